@@ -1,0 +1,42 @@
+//! What a disk image is made of and how two of them differ.
+//!
+//! **Blocks prove, pages travel, chunks find.** A block (64 KiB) carries a BLAKE3 subtree value
+//! whose tree ends in the standard BLAKE3 of the file. A page (4 KiB) carries a keyed 32-bit
+//! fingerprint that tells what changed inside a block. A chunk (content-defined) carries a keyed
+//! 64-bit id that says where the same bytes already are.
+//!
+//! This crate is pure: it has no files, sockets, clocks or threads. Everything it says about a
+//! page or a chunk is a hint; only a block hash proves.
+
+mod block;
+mod chunk;
+mod cut;
+mod digest;
+mod ids;
+mod lineage;
+mod map;
+mod meta;
+mod name;
+mod page;
+mod recipe;
+mod tree;
+mod units;
+mod walk;
+
+pub use block::{BlockRow, block_hash, verify_block};
+pub use chunk::{Chunk, ChunkParams, Chunker};
+pub use cut::{LOOKAHEAD_BYTES, hard_cuts, is_tail_cut};
+pub use digest::{SegmentDigest, chunk_segment, digest_segment};
+pub use ids::{BlockHash, ChunkId, IdError, NodeId, Root, StoreId, StoreKey};
+pub use lineage::{LINEAGE_WRITERS_MAX, Lineage, LineageError, Order};
+pub use map::{MapError, ROW_BYTES, SegmentMap};
+pub use meta::Meta;
+pub use name::{IMAGE_NAME_BYTES_MAX, ImageName, NameError, STORE_NAME_BYTES_MAX, StoreName};
+pub use page::{Fingerprints, Keys, is_zero};
+pub use recipe::{
+    ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
+    RecipePart, changed_blocks,
+};
+pub use tree::{image_root, merge, segment_value};
+pub use units::*;
+pub use walk::{Probe, Walk, WalkAnswer, answer};
