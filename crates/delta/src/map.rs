@@ -73,12 +73,15 @@ impl SegmentMap {
     pub fn row(&self, index: u32, block: usize, image_bytes: u64) -> Option<BlockRow> {
         match self {
             Self::Rows(rows) => rows.get(block).copied(),
-            Self::Zero(_) => {
-                let number = u64::from(index) * SEGMENT_BLOCKS as u64 + block as u64;
-                let exists = block < SEGMENT_BLOCKS && block_len(number, image_bytes) > 0;
-                exists.then(|| zero_row(number, image_bytes))
-            }
+            Self::Zero(_) => Self::zero_row(index, block, image_bytes),
         }
+    }
+
+    /// The row that block `block` (0 to 63) of segment `index` has when it is all zeros.
+    pub fn zero_row(index: u32, block: usize, image_bytes: u64) -> Option<BlockRow> {
+        let number = u64::from(index) * SEGMENT_BLOCKS as u64 + block as u64;
+        let exists = block < SEGMENT_BLOCKS && block_len(number, image_bytes) > 0;
+        exists.then(|| zero_row(number, image_bytes))
     }
 
     /// The record form.

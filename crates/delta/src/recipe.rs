@@ -134,7 +134,10 @@ impl PartBuilder {
                 }
             }
             Some(blocks) => {
-                let reach = (index as u64 * SEGMENT_BLOCKS as u64) * BLOCK_BYTES as u64;
+                // Chunks are picked when a part is complete: those of its first block still count.
+                let here = u64::from(index) * SEGMENT_BLOCKS as u64;
+                let first = self.part.blocks.first().map_or(here, |b| b.index.min(here));
+                let reach = first * BLOCK_BYTES as u64;
                 self.chunks.retain(|c| c.end() > reach);
                 self.add_chunks(chunks);
                 blocks.into_iter().for_each(|block| self.block(block));

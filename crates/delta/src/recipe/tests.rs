@@ -138,3 +138,30 @@ fn chunks_travel_only_over_dirt() {
     let part = builder.next_ready().expect("one part");
     assert_eq!(part.chunks, [chunks[1]]);
 }
+
+#[test]
+fn every_chunk_over_dirt_travels_whatever_part_its_blocks_are_in() {
+    let block = |index| ChangedBlock {
+        index,
+        dirty: 0xFFFF,
+        zero: 0,
+        hash: BlockHash::from_bytes([0; 32]),
+    };
+    let mut builder = PartBuilder::new(64 << 20);
+    let mut all = Vec::new();
+    for segment in 0..16u32 {
+        let start = u64::from(segment) * SEGMENT_BYTES;
+        let chunk = |n: u64| Chunk {
+            offset: start + n * 32_768,
+            bytes: 32_768,
+            id: crate::ids::ChunkId(start + n),
+        };
+        let chunks: Vec<_> = (0..128).map(chunk).collect();
+        let first = u64::from(segment) * SEGMENT_BLOCKS as u64;
+        builder.segment(segment, Some((first..first + 64).map(block).collect()), &chunks);
+        all.extend(chunks);
+    }
+    builder.finish();
+    let sent: Vec<_> = std::iter::from_fn(|| builder.next_ready()).flat_map(|p| p.chunks).collect();
+    assert_eq!(sent, all);
+}

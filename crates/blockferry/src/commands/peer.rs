@@ -1,0 +1,81 @@
+//! `peer ls | show | rm | set`.
+
+use super::App;
+use crate::args::PeerCommand;
+use crate::config::bits_text;
+use crate::failure::{AdminError, Failure};
+use crate::output::{or_dash, size, table, word};
+use blockferry_node::api::{Exit, PeerRow, PeersReport, Removed, Request};
+
+pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
+    match command {
+        PeerCommand::Ls => list(app, &Request::PeerLs {}, peers),
+        PeerCommand::Show { peer } => list(app, &Request::PeerShow { peer }, details),
+        PeerCommand::Rm { peer } => {
+            app.confirm(&format!("End the pairing with {peer}?"))?;
+            let removed: Removed = app.ask(&Request::PeerRm { peer })?;
+            app.out.either(&removed, || format!("removed {}", removed.removed))?;
+            Ok(Exit::Done)
+        }
+        PeerCommand::Set { peer, setting } => {
+            let Some((key, value)) = setting.split_once('=') else {
+                let error = AdminError::new("USAGE", format!("{setting:?} is not key=value"));
+                return Err(error.with_remedy("keys: name, address").into());
+            };
+            let (key, value) = (key.to_owned(), value.to_owned());
+            list(app, &Request::PeerSet { peer, key, value }, details)
+        }
+    }
+}
+
+fn list(app: &App, request: &Request, text: fn(&[PeerRow]) -> String) -> Result<Exit, Failure> {
+    let report: PeersReport = app.ask(request)?;
+    app.out.either(&report, || text(&report.peers))?;
+    Ok(Exit::Done)
+}
+
+/// One row per peer; also a part of `status`.
+pub(crate) fn peers(peers: &[PeerRow]) -> String {
+    let row = |peer: &PeerRow| {
+        vec![
+            peer.name.clone(),
+            peer.id.chars().take(8).collect(),
+            word(&peer.state),
+            or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
+            or_dash(peer.rate_limit_bits_per_second.map(bits_text)),
+            backlog(peer),
+        ]
+    };
+    let rows = peers.iter().map(row).collect();
+    table(
+        &["PEER", "ID", "STATE", "RTT", "LIMIT", "BACKLOG"],
+        rows,
+        "no peers: blockferry invite, then join",
+    )
+}
+
+fn backlog(peer: &PeerRow) -> String {
+    match peer.backlog_images {
+        0 => "-".to_owned(),
+        1 => format!("1 image, {}", size(peer.backlog_bytes)),
+        images => format!("{images} images, {}", size(peer.backlog_bytes)),
+    }
+}
+
+fn details(peers: &[PeerRow]) -> String {
+    let one = |peer: &PeerRow| {
+        format!(
+            "{}\n  id       {}\n  state    {}\n  address  {}\n  stores   {}\n  rtt      {}\n  \
+             limit    {}\n  backlog  {}",
+            peer.name,
+            peer.id,
+            word(&peer.state),
+            or_dash(Some(peer.addresses.join(", ")).filter(|text| !text.is_empty())),
+            or_dash(Some(peer.stores.join(", ")).filter(|text| !text.is_empty())),
+            or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
+            or_dash(peer.rate_limit_bits_per_second.map(bits_text)),
+            backlog(peer),
+        )
+    };
+    peers.iter().map(one).collect::<Vec<_>>().join("\n\n")
+}

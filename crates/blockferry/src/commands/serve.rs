@@ -1,0 +1,238 @@
+//! `serve`: the service itself, as systemd and people expect it.
+//!
+//! Ready is said when the node answers; SIGTERM and SIGINT stop it gracefully; SIGHUP re-reads the
+//! configuration and says what a restart would change, for nothing is applied while it runs. The
+//! watchdog is fed from the loop that serves, so a loop that hangs is noticed.
+
+use super::App;
+use crate::args::ServeArgs;
+use crate::config::{
+    CommitChoice, InUseChoice, Location, PeerSettings, Reserve, RoleChoice, Settings, Shown,
+    StoreSettings,
+};
+use crate::failure::{AdminError, Failure};
+use crate::logging;
+use blockferry_node::api::{Exit, Role};
+use blockferry_node::config::{Commit, Config, FreeMin, InUse, PeerConfig, StoreConfig};
+use blockferry_node::{Identity, Node};
+use sd_notify::NotifyState;
+use std::future::pending;
+use std::io::Read;
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Interval, interval};
+
+/// How often systemd's status line is brought up to date.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<Exit, Failure> {
+    let settings = app.location.load()?;
+    logging::start(&settings, app.out.verbose)?;
+    let identity = identity(&settings.identity)?;
+    let config = node_config(&settings, identity);
+    config.check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| AdminError::new("IO", format!("runtime: {error}")))?;
+    let closed = args.until_stdin_closes.then(stdin_closes);
+    runtime.block_on(serve(&app.location, &settings, config, closed))
+}
+
+async fn serve(
+    location: &Location,
+    settings: &Settings,
+    config: Config,
+    closed: Option<oneshot::Receiver<()>>,
+) -> Result<Exit, Failure> {
+    let mut signals = Signals::new()?;
+    let id = config.identity.id();
+    let node = Node::start(config).await.map_err(locked)?;
+    tracing::info!(node = %settings.node_name, %id, socket = %settings.socket.display(), "ready");
+    tell(&[NotifyState::Ready, NotifyState::Status(&node.status_line())]);
+    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
+    let mut status = interval(STATUS_EVERY);
+    let mut closed = pin!(starter_gone(closed));
+    let why = loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break "SIGTERM",
+            _ = signals.interrupt.recv() => break "SIGINT",
+            () = &mut closed => break "stdin was closed",
+            _ = signals.hangup.recv() => reread(location, settings),
+            () = tick(watchdog.as_mut()) => tell(&[NotifyState::Watchdog]),
+            _ = status.tick() => tell(&[NotifyState::Status(&node.status_line())]),
+        }
+    };
+    tracing::info!(why, "stopping");
+    tell(&[NotifyState::Stopping]);
+    node.stop().await;
+    Ok(Exit::Done)
+}
+
+/// The signals that a service answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let open =
+            |kind| signal(kind).map_err(|error| AdminError::new("IO", format!("signals: {error}")));
+        Ok(Signals {
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+            hangup: open(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Never ends when nobody asked for it.
+async fn starter_gone(closed: Option<oneshot::Receiver<()>>) {
+    match closed {
+        Some(closed) => drop(closed.await),
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => pending().await,
+    }
+}
+
+/// Says something to systemd; without systemd there is nobody to say it to.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd is not told");
+    }
+}
+
+/// What SIGHUP does: the running configuration stays in force whatever the file says.
+fn reread(location: &Location, running: &Settings) {
+    let (settings, findings) = location.check();
+    for finding in &findings {
+        tracing::error!(code = "CONFIG_ERROR", place = %finding.place, "{}", finding.message);
+    }
+    let Some(settings) = settings.filter(|_| findings.is_empty()) else {
+        tracing::error!("the configuration is bad; the running one stays in force");
+        return;
+    };
+    let changed = changed_keys(&running.shown, &settings.shown);
+    if changed.is_empty() {
+        tracing::info!("the configuration is good and unchanged");
+    }
+    for key in changed {
+        tracing::warn!(key, "changed in the configuration; takes effect at the next restart");
+    }
+}
+
+fn changed_keys(before: &[Shown], after: &[Shown]) -> Vec<String> {
+    let differs = |one: &Shown, others: &[Shown]| {
+        !others.iter().any(|other| other.key == one.key && other.value == one.value)
+    };
+    let mut keys: Vec<String> =
+        before.iter().filter(|shown| differs(shown, after)).map(|s| s.key.clone()).collect();
+    keys.extend(after.iter().filter(|shown| differs(shown, before)).map(|shown| shown.key.clone()));
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// A receiver that hears when stdin ends. The thread ends with the process.
+fn stdin_closes() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 64];
+        while std::io::stdin().read(&mut bytes).is_ok_and(|count| count > 0) {}
+        // The receiver is gone when the service stops for another reason.
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+fn identity(path: &Path) -> Result<Identity, Failure> {
+    if !path.exists() {
+        let error = AdminError::new("KEY_MISSING", format!("no key at {}", path.display()));
+        return Err(error.with_remedy("make the node first: blockferry init").into());
+    }
+    Ok(Identity::load(path)?)
+}
+
+/// The state directory is locked as a store is, and the user meets one code for both.
+fn locked(error: blockferry_node::Error) -> Failure {
+    if error.code() == "STATE_LOCKED" {
+        return AdminError::new("STORE_LOCKED", error.to_string()).into();
+    }
+    error.into()
+}
+
+fn node_config(settings: &Settings, identity: Identity) -> Config {
+    let mut config = Config::new(settings.node_name.as_str(), identity, settings.state_dir.clone());
+    config.listen.clone_from(&settings.listen);
+    config.advertise.clone_from(&settings.advertise);
+    config.admin_socket = Some(settings.socket.clone());
+    config.stores = settings.stores.iter().map(store).collect();
+    config.peers = settings.peers.iter().map(peer).collect();
+    config.send_limit_bits_per_second = settings.send_bits_per_second;
+    config.rescan = settings.rescan;
+    config.settle = settings.settle;
+    config.store_free_min = match settings.store_free_min {
+        Reserve::Bytes(bytes) => FreeMin::Bytes(bytes),
+        Reserve::Percent(percent) => FreeMin::Percent(percent),
+    };
+    config
+}
+
+fn store(settings: &StoreSettings) -> StoreConfig {
+    let role = match settings.role {
+        RoleChoice::Writer => Role::Writer,
+        RoleChoice::Mirror => Role::Mirror,
+    };
+    let mut store = StoreConfig::new(settings.name.clone(), settings.path.clone(), role);
+    store.include.clone_from(&settings.include);
+    store.exclude.clone_from(&settings.exclude);
+    store.settle = settings.settle;
+    store.in_use = match settings.in_use {
+        InUseChoice::Defer => InUse::Defer,
+        InUseChoice::Never => InUse::Never,
+    };
+    store.commit = match settings.commit {
+        CommitChoice::Auto => Commit::Auto,
+        CommitChoice::Clone => Commit::Clone,
+        CommitChoice::Copy => Commit::Copy,
+    };
+    store.keep_generations = settings.keep_generations;
+    store
+}
+
+fn peer(settings: &PeerSettings) -> PeerConfig {
+    PeerConfig {
+        name: settings.name.to_string(),
+        id: settings.id,
+        addresses: settings.address.clone(),
+        stores: settings.stores.clone(),
+        mirrors: settings.mirrors.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Place;
+
+    fn shown(key: &str, value: i64) -> Shown {
+        Shown { key: key.into(), value: toml::Value::Integer(value), place: Place::BuiltIn }
+    }
+
+    #[test]
+    fn changed_added_and_removed_keys() {
+        let before = [shown("a", 1), shown("b", 2), shown("c", 3)];
+        let after = [shown("a", 1), shown("b", 9), shown("d", 4)];
+        assert_eq!(changed_keys(&before, &after), ["b", "c", "d"]);
+        assert!(changed_keys(&before, &before).is_empty());
+    }
+}

@@ -1,0 +1,53 @@
+//! `verify`: re-hash local images against the catalog.
+
+use super::{App, read};
+use crate::failure::Failure;
+use crate::output::{seconds, size};
+use blockferry_node::api::{Answer, Exit, Request, VerifiedImage, VerifyDone};
+
+pub(crate) fn run(app: &App, image: Option<String>) -> Result<Exit, Failure> {
+    let done: VerifyDone = app.job(&Request::Verify { image }, |out, answer| match answer {
+        Answer::Item(object) => {
+            let image: VerifiedImage = read(object)?;
+            out.item(&image, || line(&image))
+        }
+        _ => Ok(()),
+    })?;
+    app.out.summary(&done, || text(&done))?;
+    Ok(match (done.ok, done.skipped_images) {
+        (false, _) => Exit::VerifyFailed,
+        (true, 0) => Exit::Done,
+        (true, _) => Exit::Partly,
+    })
+}
+
+fn line(image: &VerifiedImage) -> String {
+    let what = format!("{}@{}", image.image, image.generation);
+    if let Some(why) = &image.skipped {
+        return format!("{what}: skipped, {why}");
+    }
+    if image.ok {
+        return format!("{what}: ok, {}", size(image.bytes));
+    }
+    let mut text = format!("{what}: {} are wrong", size(image.bad_bytes));
+    for (offset, length) in image.bad.iter().take(10) {
+        text.push_str(&format!("\n  {length} bytes at {offset}"));
+    }
+    text
+}
+
+fn text(done: &VerifyDone) -> String {
+    let mut text = format!(
+        "{} images verified, {} in {}",
+        done.images,
+        size(done.bytes),
+        seconds(done.seconds)
+    );
+    if done.bad_images > 0 {
+        text.push_str(&format!("; {} wrong", done.bad_images));
+    }
+    if done.skipped_images > 0 {
+        text.push_str(&format!("; {} skipped", done.skipped_images));
+    }
+    text
+}

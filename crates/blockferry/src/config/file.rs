@@ -1,0 +1,146 @@
+//! The shape of `blockferry.toml`: what may be written, section by section.
+//!
+//! The doc comments are the descriptions in `config schema`. Every key is optional here; what is
+//! required, and what must fit together, `settings` decides after all layers are merged. Keys of
+//! later versions are not here: `known` refuses them by name.
+
+use super::values::{Period, Rate, Reserve};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Configuration of a Blockferry node.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ConfigFile {
+    /// Version of this format: 1.
+    pub(crate) version: Option<u32>,
+    /// This node.
+    pub(crate) node: NodeSection,
+    /// The admin socket.
+    pub(crate) admin: AdminSection,
+    /// Replicated directories by name; the name is the same on every member.
+    pub(crate) stores: BTreeMap<String, StoreSection>,
+    /// Other nodes, by the name they have here.
+    pub(crate) peers: BTreeMap<String, PeerSection>,
+    /// How much of the machine may be used.
+    pub(crate) limits: LimitsSection,
+    /// What is logged, and how.
+    pub(crate) log: LogSection,
+}
+
+/// This node.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NodeSection {
+    /// Name that others see. Default: the host's name.
+    pub(crate) name: Option<String>,
+    /// UDP addresses to listen on (QUIC). Default: all addresses, port 7700.
+    pub(crate) listen: Option<Vec<SocketAddr>>,
+    /// HOST:PORT addresses written into tickets and told to peers. Default: those of this host.
+    pub(crate) advertise: Option<Vec<String>>,
+    /// Directory of the node's own database. Default: /var/lib/blockferry.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The node's secret key, mode 0600. Default: identity.key beside the configuration file.
+    pub(crate) identity: Option<PathBuf>,
+    /// Each store is looked at as a whole this often, whatever the watch said. Default: 1m.
+    pub(crate) rescan: Option<Period>,
+    /// settle of stores that were added by a command. Default: 30s.
+    pub(crate) settle: Option<Period>,
+}
+
+/// The admin socket.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AdminSection {
+    /// Path of the unix socket. Default: /run/blockferry/admin.sock.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// A replicated directory.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreSection {
+    /// The directory; images are regular files directly in it. Required.
+    pub(crate) path: Option<PathBuf>,
+    /// writer: changes made here travel. mirror: only receives. Default: writer.
+    pub(crate) role: Option<RoleChoice>,
+    /// Glob patterns of the images to replicate. Default: everything.
+    pub(crate) include: Option<Vec<String>>,
+    /// Glob patterns of files to leave alone. Default: *.lok.
+    pub(crate) exclude: Option<Vec<String>>,
+    /// An image must be quiet this long before a generation is recorded. Default: 30s.
+    pub(crate) settle: Option<Period>,
+    /// What to do with an image that somebody has open for writing. defer: wait until it is
+    /// closed. never: don't ask, take it if it held still while it was read. Default: defer.
+    pub(crate) in_use: Option<InUseChoice>,
+    /// How a received generation is made current. auto: clone where the file system can, else
+    /// copy. Default: auto.
+    pub(crate) commit: Option<CommitChoice>,
+    /// How many generations the history of an image keeps. Default: 5.
+    #[schemars(range(min = 1))]
+    pub(crate) keep_generations: Option<u32>,
+}
+
+/// Another node.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PeerSection {
+    /// Its node id, as `blockferry id` prints it. Required.
+    pub(crate) id: Option<String>,
+    /// Where it is dialled, HOST:PORT. Default: nowhere, it dials this node.
+    pub(crate) address: Option<Vec<String>>,
+    /// Stores shared with it.
+    pub(crate) stores: Option<Vec<String>>,
+    /// Those of them in which it is a mirror: its generations are not taken. Default: none.
+    pub(crate) mirrors: Option<Vec<String>>,
+}
+
+/// How much of the machine may be used.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LimitsSection {
+    /// What this node sends, all peers together. Default: unlimited.
+    pub(crate) send: Option<Rate>,
+    /// Room that stays free on a store's file system. Default: 5%.
+    pub(crate) store_free_min: Option<Reserve>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogSection {
+    /// error, warn, info, debug, trace, or a filter such as "info,blockferry_node=debug".
+    /// Default: info.
+    pub(crate) level: Option<String>,
+    /// auto: the journal under systemd, else text on stderr. Default: auto.
+    pub(crate) format: Option<LogFormat>,
+}
+
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub(crate) enum $name { $($variant),* }
+
+        impl $name {
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text),* }
+            }
+        }
+    )*};
+}
+
+choices! {
+    /// What this node does in a store.
+    RoleChoice { Writer = "writer", Mirror = "mirror" }
+    /// What to do with an image that somebody writes.
+    InUseChoice { Defer = "defer", Never = "never" }
+    /// How a received generation is made current.
+    CommitChoice { Auto = "auto", Clone = "clone", Copy = "copy" }
+    /// How the log is written.
+    LogFormat { Auto = "auto", Text = "text", Json = "json", Journald = "journald" }
+}

@@ -1,0 +1,215 @@
+//! Where values come from: built-in, the file, `conf.d/*.toml`, the environment; the last wins.
+//!
+//! Each layer is cut into leaves (a dotted key, a value, a place) and laid over those before it.
+//! The place survives to the end, so that every complaint can name file, line and column and
+//! `config show --origin` can say where a value is from.
+
+use super::known::{self, Shape};
+use super::{Finding, Place};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// Largest configuration file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// A key as a list of its parts.
+pub(crate) type Key = Vec<String>;
+
+/// One value and where it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) value: toml::Value,
+    pub(crate) place: Place,
+}
+
+/// The effective value of each key.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    pub(crate) leaves: BTreeMap<Key, Leaf>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Layers {
+    /// The file, what is in `conf.d` beside it, and the environment.
+    pub(crate) fn load(file: &Path, required: bool, environment: &[(String, String)]) -> Layers {
+        let shape = known::shape();
+        let mut layers = Layers::default();
+        if required || file.exists() {
+            layers.add_file(file, &shape);
+        }
+        for path in conf_d(file, &mut layers.findings) {
+            layers.add_file(&path, &shape);
+        }
+        layers.add_environment(environment, &shape);
+        layers
+    }
+
+    /// One layer from text, as if it were a file.
+    pub(crate) fn add_text(&mut self, name: &Path, text: &str, shape: &Shape) {
+        match DeTable::parse(text) {
+            Ok(table) => {
+                let mut reader = Reader { name, text, layers: self };
+                reader.table(&table.into_inner(), &mut Vec::new(), shape);
+            }
+            Err(error) => {
+                let start = error.span().map_or(0, |span| span.start);
+                let place = Place::in_file(name, text, start);
+                self.findings.push(Finding::new(place, error.message().to_owned()));
+            }
+        }
+    }
+
+    fn add_file(&mut self, path: &Path, shape: &Shape) {
+        self.files.push(path.to_owned());
+        match read(path) {
+            Ok(text) => self.add_text(path, &text, shape),
+            Err(message) => {
+                let place = Place::File { path: path.to_owned(), line: 0, column: 0 };
+                let finding = Finding::new(place, message);
+                self.findings.push(finding.with_help("make one with: blockferry init"));
+            }
+        }
+    }
+
+    fn add_environment(&mut self, environment: &[(String, String)], shape: &Shape) {
+        for (name, text) in environment {
+            let place = Place::Environment(name.clone());
+            match known::environment_key(name, shape) {
+                known::Variable::Ours { key, list } => {
+                    let value = if list { split(text) } else { toml::Value::String(text.clone()) };
+                    match known::check_value(&key, &value) {
+                        Ok(()) => drop(self.leaves.insert(key, Leaf { value, place })),
+                        Err(complaint) => {
+                            self.findings.push(Finding::new(place, complaint.message))
+                        }
+                    }
+                }
+                known::Variable::Unknown { suggestion } => {
+                    let finding = Finding::new(place, "no key has this name".to_owned());
+                    self.findings.push(match suggestion {
+                        Some(name) => finding.with_help(format!("did you mean {name}?")),
+                        None => finding.with_help("unset it; keys: blockferry config schema"),
+                    });
+                }
+                known::Variable::NotOurs => {}
+            }
+        }
+    }
+}
+
+/// Every `BLOCKFERRY_*` variable that is set, in order of the names.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(known::ENVIRONMENT_PREFIX))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect();
+    found.sort();
+    found
+}
+
+fn split(text: &str) -> toml::Value {
+    let parts = text.split(',').map(|part| toml::Value::String(part.trim().to_owned()));
+    toml::Value::Array(parts.collect())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("{length} bytes, at most {FILE_BYTES_MAX}"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))
+}
+
+fn conf_d(file: &Path, findings: &mut Vec<Finding>) -> Vec<PathBuf> {
+    let directory = file.parent().unwrap_or(Path::new(".")).join("conf.d");
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let place = Place::File { path: directory, line: 0, column: 0 };
+            findings.push(Finding::new(place, error.to_string()));
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Walks one parsed file along the known shape.
+struct Reader<'a> {
+    name: &'a Path,
+    text: &'a str,
+    layers: &'a mut Layers,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: &DeTable<'_>, key: &mut Key, shape: &Shape) {
+        for (name, value) in table {
+            key.push(name.get_ref().to_string());
+            match shape.child(name.get_ref()) {
+                Some(inner) => self.value(value, key, inner),
+                None => self.unknown(name.span().start, key, shape),
+            }
+            key.pop();
+        }
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>, key: &mut Key, shape: &Shape) {
+        let start = value.span().start;
+        match (value.get_ref(), shape) {
+            (DeValue::Table(table), Shape::Table(_) | Shape::Map(_)) => {
+                if table.is_empty() && key.len() > 1 {
+                    self.leaf(key, toml::Value::Table(toml::Table::new()), start);
+                }
+                self.table(table, key, shape);
+            }
+            (_, Shape::Table(_) | Shape::Map(_)) => {
+                let message = format!("{} must be a table", known::dotted(key));
+                self.complain(start, message, None);
+            }
+            (_, Shape::Value { .. }) => {
+                let value = ValueDeserializer::from(value.clone());
+                match toml::Value::deserialize(value) {
+                    Ok(value) => self.typed(key, value, start),
+                    Err(error) => self.complain(start, error.message().to_owned(), None),
+                }
+            }
+        }
+    }
+
+    /// Takes the leaf if its type and content are right on their own.
+    fn typed(&mut self, key: &Key, value: toml::Value, start: usize) {
+        match known::check_value(key, &value) {
+            Ok(()) => self.leaf(key, value, start),
+            Err(complaint) => self.complain(start, complaint.message, complaint.help),
+        }
+    }
+
+    fn leaf(&mut self, key: &Key, value: toml::Value, start: usize) {
+        let place = Place::in_file(self.name, self.text, start);
+        self.layers.leaves.insert(key.clone(), Leaf { value, place });
+    }
+
+    fn unknown(&mut self, start: usize, key: &Key, shape: &Shape) {
+        let complaint = known::unknown_key(key, shape);
+        self.complain(start, complaint.message, complaint.help);
+    }
+
+    fn complain(&mut self, start: usize, message: String, help: Option<String>) {
+        let finding = Finding::new(Place::in_file(self.name, self.text, start), message);
+        self.layers.findings.push(match help {
+            Some(help) => finding.with_help(help),
+            None => finding,
+        });
+    }
+}

@@ -1,0 +1,222 @@
+//! Configuration texts and what is made of them.
+
+use super::layers::Layers;
+use super::{Finding, Place, Settings, known};
+use std::path::Path;
+
+const FILE: &str = "/etc/blockferry/blockferry.toml";
+
+fn read(texts: &[&str], environment: &[(&str, &str)]) -> (Option<Settings>, Vec<Finding>) {
+    let directory = std::env::temp_dir().join(format!("blockferry-config-{}", std::process::id()));
+    let variables: Vec<_> =
+        environment.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+    let mut layers = Layers::load(&directory.join("absent.toml"), false, &[]);
+    let shape = known::shape();
+    for (number, text) in texts.iter().enumerate() {
+        let path = if number == 0 {
+            FILE.to_owned()
+        } else {
+            format!("/etc/blockferry/conf.d/{number}.toml")
+        };
+        layers.add_text(Path::new(&path), text, &shape);
+    }
+    let last = Layers::load(&directory.join("absent.toml"), false, &variables);
+    layers.leaves.extend(last.leaves);
+    layers.findings.extend(last.findings);
+    Settings::from_layers(Path::new(FILE), layers)
+}
+
+/// The only finding, as `LINE:COLUMN message | help`.
+fn finding(text: &str) -> String {
+    let (settings, findings) = read(&[text], &[]);
+    assert!(settings.is_none(), "{text}");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let place = findings[0].place.to_string().replace(FILE, "");
+    let help = findings[0].help.as_deref().unwrap_or("");
+    format!("{} {} | {help}", place.trim_start_matches(':'), findings[0].message)
+}
+
+#[test]
+fn nothing_at_all_is_fine() {
+    let (settings, findings) = read(&[""], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    assert_eq!(settings.listen, ["[::]:7700".parse().unwrap()]);
+    assert_eq!(settings.socket, Path::new("/run/blockferry/admin.sock"));
+    assert_eq!(settings.identity, Path::new("/etc/blockferry/identity.key"));
+    assert_eq!(settings.send_bits_per_second, None);
+    assert!(settings.shown.iter().all(|shown| shown.place == Place::BuiltIn));
+}
+
+#[test]
+fn everything_is_read() {
+    let text = r#"
+version = 1
+[node]
+name = "hub-01"
+listen = ["127.0.0.1:7700", "[::1]:7701"]
+state_dir = "state"
+[stores.vdisks]
+path = "/srv/vdisks"
+role = "mirror"
+include = ["*.vhdx"]
+settle = "2m"
+in_use = "never"
+commit = "copy"
+keep_generations = 9
+[peers.branch-07]
+id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
+stores = ["vdisks"]
+[limits]
+send = "400 MB/s"
+store_free_min = "10%"
+"#;
+    let (settings, findings) = read(&[text], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    assert_eq!(settings.state_dir, Path::new("/etc/blockferry/state"));
+    assert_eq!(settings.send_bits_per_second, Some(3_200_000_000));
+    let store = &settings.stores[0];
+    assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
+    assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
+    assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("never", "copy"));
+    assert_eq!(
+        (&store.include[..], &store.exclude[..]),
+        (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])
+    );
+    assert_eq!(settings.peers[0].address.len(), 2);
+    assert_eq!(settings.peers[0].stores[0].as_str(), "vdisks");
+}
+
+#[test]
+fn mistakes_are_named_where_they_are() {
+    for (text, expected) in [
+        ("[node]\nnmae = \"a\"\n", "2:1 unknown key node.nmae | did you mean name?"),
+        ("[nod]\nname = \"a\"\n", "1:2 unknown key nod | did you mean node?"),
+        (
+            "[stores.a]\npath = \"/a\"\n  setle = \"3s\"\n",
+            "3:3 unknown key stores.a.setle | did you mean settle?",
+        ),
+        (
+            "[limits]\nsend = \"fast\"\n",
+            "2:8 limits.send: \"fast\" is not a rate such as \"5 Mbit/s\", \"400 MB/s\", \
+             \"unlimited\" | ",
+        ),
+        (
+            "[limits]\nsend = \"0 Mbit/s\"\n",
+            "2:8 limits.send: a rate of 0 stops everything; leave the key out, or \"unlimited\" | ",
+        ),
+        (
+            "[limits]\nsend = 5\n",
+            "2:8 limits.send: invalid type: integer `5`, expected a string | ",
+        ),
+        ("node = 3\n", "1:8 node must be a table | "),
+        ("version = 2\n", "1:11 version 2, this blockferry reads version 1 | "),
+        ("[stores.a]\n", "1:1 stores.a has no path | "),
+        ("[node]\nlisten = []\n", "2:10 node.listen is empty: nobody could reach this node | "),
+        (
+            "[stores.a]\npath = \"/a\"\ninclude = [\"[\"]\n",
+            "3:11 \"[\" is no pattern: unclosed character class; missing ']' | ",
+        ),
+        (
+            "[stores.a]\npath = \"/a\"\nkeep_generations = 0\n",
+            "3:20 keep_generations is 0: the current one is always kept | ",
+        ),
+        (
+            "[peers.b]\nid = \"K4MZ\"\n",
+            "2:6 \"K4MZ\" is no node id: 52 characters, as blockferry id prints them | ",
+        ),
+        (
+            "[log]\nlevel = \"blockferry=loud\"\n",
+            "2:9 log.level \"blockferry=loud\": \
+             error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \
+             \"debug\", \"trace\", or a number 0-5 | ",
+        ),
+    ] {
+        assert_eq!(finding(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn later_keys_and_values_are_refused_by_name() {
+    for text in [
+        "[admin]\nhttp = \"127.0.0.1:7780\"\n",
+        "[schedules.night]\nzone = \"Europe/Oslo\"\n",
+        "[promote]\nrequire = \"all\"\n",
+        "[limits]\nmemory = \"1 GiB\"\n",
+        "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n",
+        "[stores.a]\npath = \"/a\"\ncommit = \"journal\"\n",
+        "[stores.a]\npath = \"/a\"\nin_use = \"snapshot\"\n",
+    ] {
+        assert!(finding(text).contains("is not in this version"), "{}", finding(text));
+    }
+}
+
+#[test]
+fn syntax_errors_have_a_place() {
+    assert!(finding("[node]\nname = \n").starts_with("2:8 "), "{}", finding("[node]\nname = \n"));
+    assert!(
+        finding("a = 1\na = 2\n").contains("duplicate key")
+            || finding("a = 1\na = 2\n").starts_with('2')
+    );
+}
+
+#[test]
+fn bad_names_and_overlaps() {
+    assert!(finding("[stores.\"../x\"]\npath = \"/a\"\n").contains("bad name ../x"));
+    assert!(finding("[node]\nname = \"-rf\"\n").contains("bad name -rf"));
+    let overlap = "[stores.a]\npath = \"/srv/a\"\n[stores.b]\npath = \"/srv/b/../a/inner\"\n";
+    assert_eq!(finding(overlap), format!("4:8 /srv/a/inner overlaps store a ({FILE}:2:8) | "));
+    let state = "[node]\nstate_dir = \"/srv/a/state\"\n[stores.a]\npath = \"/srv/a\"\n";
+    assert!(finding(state).contains("holds node.state_dir"));
+}
+
+#[test]
+fn later_layers_win_and_origins_are_kept() {
+    let file = "[node]\nname = \"one\"\n[limits]\nsend = \"1 Mbit/s\"\n[stores.a]\npath = \"/a\"\n";
+    let over = "[limits]\nsend = \"2 Mbit/s\"\n[stores.a]\nsettle = \"5s\"\n";
+    let variables =
+        [("BLOCKFERRY_NODE_NAME", "two"), ("BLOCKFERRY_NODE_LISTEN", "127.0.0.1:1, 127.0.0.1:2")];
+    let (settings, findings) = read(&[file, over], &variables);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    assert_eq!(settings.node_name.as_str(), "two");
+    assert_eq!(settings.listen.len(), 2);
+    assert_eq!(settings.send_bits_per_second, Some(2_000_000));
+    let origin = |key: &str| {
+        let shown = settings.shown.iter().find(|shown| shown.key == key);
+        shown.map(|shown| shown.place.to_string()).unwrap()
+    };
+    assert_eq!(origin("node.name"), "BLOCKFERRY_NODE_NAME");
+    assert_eq!(origin("limits.send"), "/etc/blockferry/conf.d/1.toml:2:8");
+    assert_eq!(origin("stores.a.path"), format!("{FILE}:6:8"));
+    assert_eq!(origin("stores.a.settle"), "/etc/blockferry/conf.d/1.toml:4:10");
+    assert_eq!(origin("stores.a.role"), "built-in");
+}
+
+#[test]
+fn bad_environment_is_named() {
+    let (settings, findings) =
+        read(&[""], &[("BLOCKFERRY_LIMITS_SEND", "fast"), ("BLOCKFERRY_NODE_NAM", "x")]);
+    assert!(settings.is_none());
+    assert_eq!(findings.len(), 2);
+    assert_eq!(findings[0].place.to_string(), "BLOCKFERRY_LIMITS_SEND");
+    assert_eq!(findings[1].help.as_deref(), Some("did you mean BLOCKFERRY_NODE_NAME?"));
+}
+
+#[test]
+fn every_cut_and_flip_of_a_file_is_handled() {
+    let text =
+        "[node]\nname = \"a\"\nlisten = [\"[::]:1\"]\n[stores.a]\npath = \"/a\"\nsettle = \"3s\"\n";
+    for length in 0..text.len() {
+        let _ = read(&[&text[..length]], &[]);
+    }
+    for bit in 0..text.len() * 8 {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(text) = String::from_utf8(bytes) {
+            let _ = read(&[&text], &[]);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Sizes, rates, durations and shares as people write them.
+//!
+//! Each is a newtype that keeps the exact number and reads the text with a kept parser: rates by
+//! `human-bandwidth` (bits) and then by `bytesize` with `/s` (bytes), sizes by `bytesize`,
+//! durations by jiff's friendly format. Zero is refused everywhere: it never means "unlimited".
+
+use bytesize::ByteSize;
+use jiff::{Span, SpanRelativeTo};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Longest text that is looked at, in bytes: parsers need not be trusted with more.
+const TEXT_BYTES_MAX: usize = 64;
+
+/// A rate: bits per second, or no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("examples" = ["5 Mbit/s", "400 MB/s", "unlimited"]))]
+pub(crate) struct Rate {
+    bits_per_second: Option<u64>,
+}
+
+impl Rate {
+    /// `None`: unlimited.
+    pub(crate) fn bits_per_second(self) -> Option<u64> {
+        self.bits_per_second
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Rate, String> {
+        let text = bounded(text)?;
+        if text == "unlimited" {
+            return Ok(Rate { bits_per_second: None });
+        }
+        let bits = match human_bandwidth::parse_bandwidth(text) {
+            Ok(bandwidth) => u64::try_from(bandwidth.as_bps()).ok(),
+            Err(_) => bytes_per_second(text).and_then(|bytes| bytes.checked_mul(8)),
+        };
+        match bits {
+            Some(0) => {
+                Err("a rate of 0 stops everything; leave the key out, or \"unlimited\"".into())
+            }
+            Some(bits) => Ok(Rate { bits_per_second: Some(bits) }),
+            None => Err(format!(
+                "{text:?} is not a rate such as \"5 Mbit/s\", \"400 MB/s\", \"unlimited\""
+            )),
+        }
+    }
+}
+
+fn bytes_per_second(text: &str) -> Option<u64> {
+    let size: ByteSize = text.strip_suffix("/s")?.trim_end().parse().ok()?;
+    Some(size.as_u64())
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bits_per_second {
+            None => f.write_str("unlimited"),
+            Some(bits) => f.write_str(&bits_text(bits)),
+        }
+    }
+}
+
+/// Bits per second in the largest unit that loses nothing.
+pub(crate) fn bits_text(bits: u64) -> String {
+    for (unit, name) in [(1_000_000_000, "Gbit/s"), (1_000_000, "Mbit/s"), (1_000, "kbit/s")] {
+        if bits >= unit && bits.is_multiple_of(unit) {
+            return format!("{} {name}", bits / unit);
+        }
+    }
+    format!("{bits} bit/s")
+}
+
+/// Free space to keep: a number of bytes or a share of the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("examples" = ["10%", "20 GiB"]))]
+pub(crate) enum Reserve {
+    /// Bytes.
+    Bytes(u64),
+    /// Per cent of the file system's size.
+    Percent(u8),
+}
+
+impl FromStr for Reserve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Reserve, String> {
+        let text = bounded(text)?;
+        if let Some(number) = text.strip_suffix('%') {
+            return match number.trim_end().parse::<u8>() {
+                Ok(percent @ 1..=99) => Ok(Reserve::Percent(percent)),
+                _ => Err(format!("{text:?} is not a share from \"1%\" to \"99%\"")),
+            };
+        }
+        Ok(Reserve::Bytes(text.parse::<Size>()?.bytes()))
+    }
+}
+
+impl fmt::Display for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reserve::Bytes(bytes) => Size(*bytes).fmt(f),
+            Reserve::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// A number of bytes above zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(u64);
+
+impl Size {
+    pub(crate) fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let text = bounded(text)?;
+        match text.parse::<ByteSize>().map(|size| size.as_u64()) {
+            Ok(0) => Err("a size of 0".into()),
+            Ok(bytes) => Ok(Size(bytes)),
+            Err(_) => Err(format!("{text:?} is not a size such as \"1 GiB\" or \"500 MB\"")),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, name) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+            if self.0.trailing_zeros() >= shift {
+                return write!(f, "{} {name}", self.0 >> shift);
+            }
+        }
+        write!(f, "{} B", self.0)
+    }
+}
+
+/// A length of time above zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("examples" = ["30s", "2h 30m"]))]
+pub(crate) struct Period(Duration);
+
+impl Period {
+    pub(crate) fn duration(self) -> Duration {
+        self.0
+    }
+
+    /// Whole seconds, rounded up.
+    pub(crate) fn seconds(self) -> u64 {
+        self.0.as_secs() + u64::from(self.0.subsec_nanos() > 0)
+    }
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Period, String> {
+        let text = bounded(text)?;
+        let wrong = || format!("{text:?} is not a duration such as \"30s\", \"15m\", \"2h 30m\"");
+        let span: Span = text.parse().map_err(|_| wrong())?;
+        let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+        let length = Duration::try_from(length).map_err(|_| format!("{text:?} is negative"))?;
+        if length.is_zero() { Err("a duration of 0".into()) } else { Ok(Period(length)) }
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::SignedDuration::try_from(self.0) {
+            Ok(duration) => write!(f, "{duration:#}"),
+            Err(_) => write!(f, "{}s", self.0.as_secs()),
+        }
+    }
+}
+
+fn bounded(text: &str) -> Result<&str, String> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(format!("a value of {} characters", text.len()));
+    }
+    Ok(text.trim())
+}
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(text: String) -> Result<$name, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+    )*};
+}
+
+as_text!(Rate, Reserve, Period);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates() {
+        for (text, bits) in [
+            ("5 Mbit/s", Some(5_000_000)),
+            ("20Mbps", Some(20_000_000)),
+            ("1 Gbit/s", Some(1_000_000_000)),
+            ("64 kbit/s", Some(64_000)),
+            ("400 MB/s", Some(3_200_000_000)),
+            ("1 MiB/s", Some(8 << 20)),
+            ("unlimited", None),
+        ] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(rate.bits_per_second(), bits, "{text}");
+            assert_eq!(rate.to_string().parse::<Rate>().unwrap(), rate, "{text}");
+        }
+    }
+
+    #[test]
+    fn rubbish_is_refused_with_an_example() {
+        for text in [
+            "",
+            "fast",
+            "5",
+            "-1 Mbit/s",
+            "5 Mbit",
+            "0 Mbit/s",
+            "0 MB/s",
+            "1e99 GB/s",
+            "99999999999999999999 Gbit/s",
+            "18446744073709551615 Gbps",
+            "20000000 TB/s",
+        ] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        for text in ["", "big", "-1 GiB", "0", "0 GiB", "1 Gigantic"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+        for text in ["", "soon", "-5s", "0s", "5 parsecs", "1 month"] {
+            assert!(text.parse::<Period>().is_err(), "{text}");
+        }
+        for text in ["0%", "100%", "300%", "-1%", "%", "ten%"] {
+            assert!(text.parse::<Reserve>().is_err(), "{text}");
+        }
+        assert!("5 Mbit/s".repeat(100).parse::<Rate>().is_err());
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in
+            [("30s", 30), ("15m", 900), ("2h 30m", 9000), ("1d", 86400), ("500ms", 1)]
+        {
+            let period: Period = text.parse().unwrap();
+            assert_eq!(period.seconds(), seconds, "{text}");
+            assert_eq!(period.to_string().parse::<Period>().unwrap(), period, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_shares() {
+        assert_eq!("1 GiB".parse::<Size>().unwrap().bytes(), 1 << 30);
+        assert_eq!("500 MB".parse::<Size>().unwrap().bytes(), 500_000_000);
+        assert_eq!("2GiB".parse::<Size>().unwrap().to_string(), "2 GiB");
+        assert_eq!("10%".parse::<Reserve>().unwrap(), Reserve::Percent(10));
+        assert_eq!("1 MiB".parse::<Reserve>().unwrap().to_string(), "1 MiB");
+    }
+}

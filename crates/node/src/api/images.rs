@@ -1,0 +1,339 @@
+//! The JSON objects about images: what is there, what changed, what travels, what is verified.
+//!
+//! The same contract as in `objects`: documented names, units last, `null` for what is not known.
+
+use super::objects::Schema;
+use serde::{Deserialize, Serialize};
+
+/// How an image stands on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageState {
+    /// The file is the current generation.
+    Current,
+    /// The file has changed since; it is not quiet yet or waits to be recorded.
+    Changed,
+    /// A generation is being recorded.
+    Recording,
+    /// A generation is being received.
+    Receiving,
+    /// The file is not there.
+    Missing,
+    /// Histories that do not descend from one another.
+    Diverged,
+    /// The file failed verification.
+    Damaged,
+    /// Something a newer service knows.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// How an image stands on a peer, as far as its receipts tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum PairState {
+    /// It holds the current generation, verified.
+    InSync,
+    /// It is being brought there.
+    Transferring,
+    /// It lacks it; the backlog says why.
+    Waiting,
+    /// Histories that do not descend from one another.
+    Diverged,
+    /// Nothing is known yet.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why something waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// The calendar.
+    Schedule,
+    /// An operator.
+    Paused,
+    /// Somebody has the image open.
+    InUse,
+    /// The peer is not connected.
+    PeerDown,
+    /// The peer has no room.
+    Space,
+    /// Histories that do not descend from one another.
+    Diverged,
+    /// It is on its way, or next.
+    Transferring,
+    /// Images that belong to it are missing.
+    SetIncomplete,
+    /// Something a newer service knows.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// `image ls`, `image show`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImagesReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// One row each.
+    pub images: Vec<ImageRow>,
+}
+
+/// One image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// Its store.
+    pub store: String,
+    /// Its name in the store.
+    pub name: String,
+    /// Number of the current generation; `null` before the first.
+    pub generation: Option<u64>,
+    /// Hex BLAKE3 of the current generation.
+    pub root: Option<String>,
+    /// Size of the current generation.
+    pub size_bytes: u64,
+    /// How it stands here.
+    pub state: ImageState,
+    /// The set it belongs to; `null`: none.
+    pub set: Option<String>,
+    /// How it stands on the others.
+    pub peers: Vec<ImagePeer>,
+}
+
+/// One image on one peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImagePeer {
+    /// Name of the peer.
+    pub peer: String,
+    /// Newest generation it gave a receipt for.
+    pub generation: Option<u64>,
+    /// How it stands there.
+    pub state: PairState,
+    /// Age of the oldest generation it lacks; 0 when in sync.
+    pub lag_seconds: Option<f64>,
+}
+
+/// `image history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    #[serde(default)]
+    pub image: String,
+    /// Newest first.
+    pub generations: Vec<GenerationRow>,
+}
+
+/// One generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationRow {
+    /// Its number.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// Name or id of the node that recorded it first.
+    pub author: String,
+    /// When this node recorded it, RFC 3339.
+    pub recorded: String,
+    /// How what changed was found: `scan`, `metadata`, `received`.
+    pub discover: String,
+    /// Image bytes read to find it.
+    pub bytes_read: u64,
+    /// Bytes of the pages that differ from the generation before.
+    pub dirty_bytes: u64,
+    /// Bytes on the wire to bring it here (0 when recorded here).
+    pub wire_bytes: u64,
+    /// How long that took.
+    pub seconds: f64,
+    /// Names of the peers that gave a receipt for it.
+    pub peers: Vec<String>,
+}
+
+/// `publish`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublishReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// `false`: nothing had changed, the generation is the one before.
+    pub recorded: bool,
+    /// Its number.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// Image bytes read.
+    pub bytes_read: u64,
+    /// Bytes of the pages that differ from the generation before.
+    pub dirty_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `plan`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// For which peer.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Number of the generation the delta starts from; `null`: from nothing.
+    pub base: Option<u64>,
+    /// Number of the generation that would travel.
+    pub generation: u64,
+    /// Bytes that stay as they are in the base.
+    pub keep_bytes: u64,
+    /// Bytes that are zero.
+    pub zero_bytes: u64,
+    /// Bytes the receiver is believed to have elsewhere.
+    pub found_bytes: u64,
+    /// Bytes to send before compression.
+    pub send_bytes: u64,
+    /// Bytes on the wire, estimated from a sample.
+    pub wire_bytes_estimate: u64,
+    /// When it would be done, RFC 3339; `null` when no rate is known.
+    pub finish: Option<String>,
+}
+
+/// One peer of a `push`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PushPeer {
+    /// Name of the peer.
+    pub peer: String,
+    /// `in_sync` when its receipt is there.
+    pub state: PairState,
+    /// Why it waits, else `null`.
+    pub reason: Option<WaitReason>,
+    /// Bytes on the wire for it.
+    #[serde(default)]
+    pub wire_bytes: u64,
+}
+
+/// `push`: the summary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PushDone {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// Which generation.
+    pub generation: u64,
+    /// Every asked peer holds it.
+    pub in_sync: bool,
+    /// The asked peers.
+    pub peers: Vec<PushPeer>,
+    /// How long it took.
+    #[serde(default)]
+    pub seconds: f64,
+}
+
+/// `backlog`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BacklogReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// One per image and peer that lacks it.
+    pub items: Vec<BacklogItem>,
+}
+
+/// One image that one peer lacks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BacklogItem {
+    /// Its store.
+    pub store: String,
+    /// Its name in the store.
+    pub image: String,
+    /// Who lacks it.
+    pub peer: String,
+    /// Changed bytes that are not there yet, before any saving.
+    pub bytes: u64,
+    /// When it would be there, RFC 3339; `null` when no rate is known.
+    pub eta: Option<String>,
+    /// Why it waits.
+    pub reason: WaitReason,
+}
+
+/// `ready`, `wait`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadyReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// Which generation was asked for.
+    pub generation: u64,
+    /// Enough peers hold it.
+    pub ready: bool,
+    /// The peers that count.
+    pub peers: Vec<PeerReady>,
+}
+
+/// One peer of `ready`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerReady {
+    /// Name of the peer.
+    pub peer: String,
+    /// It gave a receipt for this generation or a newer one.
+    pub ready: bool,
+    /// Why not, else `null`.
+    pub reason: Option<WaitReason>,
+}
+
+/// One image of `verify`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifiedImage {
+    /// `STORE/NAME`.
+    pub image: String,
+    /// Which generation it was compared with.
+    pub generation: u64,
+    /// Every block and the root are as recorded.
+    pub ok: bool,
+    /// Bytes re-hashed.
+    pub bytes: u64,
+    /// Bytes that are not as recorded.
+    pub bad_bytes: u64,
+    /// Where, as (offset, length) in bytes; at most the first 1,000.
+    pub bad: Vec<(u64, u64)>,
+    /// Why it could not be compared, else `null`: changed since, in use.
+    #[serde(default)]
+    pub skipped: Option<String>,
+}
+
+/// `verify`: the summary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifyDone {
+    /// `v1`.
+    pub schema: Schema,
+    /// Nothing was wrong.
+    pub ok: bool,
+    /// Images compared.
+    pub images: u64,
+    /// Images that are wrong.
+    pub bad_images: u64,
+    /// Images that could not be compared.
+    pub skipped_images: u64,
+    /// Bytes re-hashed.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// `events`: the summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsDone {
+    /// `v1`.
+    pub schema: Schema,
+    /// How many were sent.
+    pub events: u64,
+}

@@ -1,0 +1,33 @@
+//! The admin protocol: what the command line and the running service say to each other.
+//!
+//! JSON lines over the admin unix socket. A client writes one request object per line; the service
+//! answers with any number of `{"progress":..}`, `{"event":..}` and `{"item":..}` lines and exactly
+//! one last line, `{"done":{..}}` or `{"error":{..}}`. Then the next request may follow.
+//!
+//! The objects in `done` are the JSON that scripts rely on (`"schema": "v1"`): the command line
+//! prints them unchanged. Fields may be added; none may change its name or meaning.
+//!
+//! Nothing here knows a runtime: `codec` works on bytes, `client` on a blocking unix socket.
+
+mod answer;
+mod client;
+mod codec;
+mod codes;
+mod images;
+mod objects;
+mod request;
+
+pub use answer::{Answer, Event, Progress, Severity};
+pub use client::{Answers, Client};
+pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
+pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
+pub use images::{
+    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, ImagePeer, ImageRow,
+    ImageState, ImagesReport, PairState, PeerReady, PlanReport, PublishReport, PushDone, PushPeer,
+    ReadyReport, VerifiedImage, VerifyDone, WaitReason,
+};
+pub use objects::{
+    Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,
+    StoreRow, StoresReport,
+};
+pub use request::{Lane, Request, Require, Role};

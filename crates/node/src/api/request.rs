@@ -1,0 +1,244 @@
+//! What a client may ask of a running service: one variant per command.
+//!
+//! A request is a JSON object with the command in `cmd` and its arguments beside it, e.g.
+//! `{"cmd":"publish","image":"vdisks/win11.vhdx"}`. Unknown commands and unknown arguments are
+//! refused, so that a newer client never believes that an older service did what it asked.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a member may do in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Its changes travel to the others.
+    #[default]
+    Writer,
+    /// Receives only.
+    Mirror,
+}
+
+/// Which transfers go first. This version has one lane; more come with the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// In the order of the backlog.
+    #[default]
+    Normal,
+}
+
+/// Who must hold a generation before it counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Require {
+    /// Every other member of the store.
+    #[default]
+    All,
+    /// At least this many other members.
+    Count(u32),
+    /// These peers, by name or id.
+    Peers(Vec<String>),
+}
+
+/// One request. An image is `STORE/NAME`, a generation `STORE/NAME@7`; a peer is a name, an id or
+/// the first 8 or more characters of an id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Request {
+    /// Node, peers and stores at a glance. Done: `StatusReport`.
+    Status {},
+    /// Take a directory into service as a store. Done: `StoresReport` with the new store.
+    StoreAdd {
+        /// Name of the store.
+        name: String,
+        /// Absolute path of an existing directory.
+        path: PathBuf,
+        /// Role of this node.
+        #[serde(default)]
+        role: Role,
+    },
+    /// All stores. Done: `StoresReport`.
+    StoreLs {},
+    /// One store. Done: `StoresReport` with one row.
+    StoreShow {
+        /// Name of the store.
+        name: String,
+    },
+    /// Take a store out of service; its files stay. Done: `Removed`.
+    StoreRm {
+        /// Name of the store.
+        name: String,
+    },
+    /// Make a one-time ticket. Done: `Invitation`.
+    Invite {
+        /// Store that the ticket admits to.
+        store: String,
+        /// Role of the node that joins.
+        #[serde(default)]
+        role: Role,
+        /// How long the ticket is good for, in seconds.
+        ttl_seconds: u64,
+    },
+    /// Pair with the inviter and take part in its store. Done: `Joined`.
+    Join {
+        /// The line that `invite` printed.
+        ticket: String,
+        /// Where the store shall live; absent: below the service's state directory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<PathBuf>,
+        /// What to call the inviter here; absent: as it calls itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// All peers. Done: `PeersReport`.
+    PeerLs {},
+    /// One peer. Done: `PeersReport` with one row.
+    PeerShow {
+        /// Which peer.
+        peer: String,
+    },
+    /// End the pairing; what was received stays. Done: `Removed`.
+    PeerRm {
+        /// Which peer.
+        peer: String,
+    },
+    /// Change a setting of a peer. Done: `PeersReport` with one row.
+    PeerSet {
+        /// Which peer.
+        peer: String,
+        /// `name` or `address` (addresses separated by commas).
+        key: String,
+        /// The new value.
+        value: String,
+    },
+    /// The images of one store or of all. Done: `ImagesReport`.
+    ImageLs {
+        /// Only this store.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<String>,
+    },
+    /// One image. Done: `ImagesReport` with one row.
+    ImageShow {
+        /// Which image.
+        image: String,
+    },
+    /// The generations of an image, newest first. Done: `HistoryReport`.
+    ImageHistory {
+        /// Which image.
+        image: String,
+    },
+    /// Record a generation now. Progress; done: `PublishReport`.
+    Publish {
+        /// Which image.
+        image: String,
+    },
+    /// What would travel; sends nothing. Progress; done: `PlanReport`.
+    Plan {
+        /// Which image.
+        image: String,
+        /// For which peer; absent: the one that lacks most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
+    /// Offer an image now. Progress, one `item` (`PushPeer`) per peer; done: `PushDone`.
+    Push {
+        /// Which image.
+        image: String,
+        /// To whom; empty: every other member of the store.
+        #[serde(default)]
+        peers: Vec<String>,
+        /// Which lane.
+        #[serde(default)]
+        lane: Lane,
+        /// Answer when the receipts are there, not when the offers are queued.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// What each peer lacks. Done: `BacklogReport`.
+    Backlog {
+        /// Only this peer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
+    /// Is a generation verified there? Done: `ReadyReport`, whatever the answer is.
+    Ready {
+        /// Image or generation.
+        image: String,
+        /// Who must hold it.
+        #[serde(default)]
+        require: Require,
+    },
+    /// Wait until it is ready. Progress; done: `ReadyReport`; `TIMED_OUT` when it never is.
+    Wait {
+        /// Image or generation.
+        image: String,
+        /// Who must hold it.
+        #[serde(default)]
+        require: Require,
+        /// Give up after so many seconds; absent: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_seconds: Option<u64>,
+    },
+    /// Re-hash local data against the catalog. Progress, one `item` (`VerifiedImage`) per image;
+    /// done: `VerifyDone`, whatever was found.
+    Verify {
+        /// Which image or store; absent: everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+    },
+    /// Events, oldest first, one `event` line each; done: `EventsDone` unless followed.
+    Events {
+        /// Keep the connection and send new events as they happen.
+        #[serde(default)]
+        follow: bool,
+        /// Only events of the last so many seconds; absent: all that are kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_seconds: Option<u64>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_have_defaults_and_names_are_as_documented() {
+        let request: Request =
+            serde_json::from_str(r#"{"cmd":"push","image":"vdisks/win11.vhdx"}"#).unwrap();
+        let expected = Request::Push {
+            image: "vdisks/win11.vhdx".into(),
+            peers: vec![],
+            lane: Lane::Normal,
+            wait: false,
+        };
+        assert_eq!(request, expected);
+        let status = serde_json::to_string(&Request::Status {}).unwrap();
+        assert_eq!(status, r#"{"cmd":"status"}"#);
+    }
+
+    #[test]
+    fn require_has_three_forms() {
+        for (text, expected) in [
+            (r#""all""#, Require::All),
+            (r#"{"count":2}"#, Require::Count(2)),
+            (r#"{"peers":["b"]}"#, Require::Peers(vec!["b".into()])),
+        ] {
+            assert_eq!(serde_json::from_str::<Require>(text).unwrap(), expected);
+            assert_eq!(serde_json::to_string(&expected).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn unknown_commands_and_arguments_are_refused() {
+        for text in [
+            r#"{"cmd":"promote","image":"a/b"}"#,
+            r#"{"cmd":"status","watch":true}"#,
+            r#"{"cmd":"publish","image":"a/b","changed":"x"}"#,
+            r#"{"image":"a/b"}"#,
+            r#"{"cmd":"invite","store":"a","ttl_seconds":-1}"#,
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+}

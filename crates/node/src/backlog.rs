@@ -1,0 +1,471 @@
+//! Backlog: who lacks what, and why it waits.
+//!
+//! Pure: events and time in, offers to make out. A peer lacks an image until it has given a
+//! receipt for exactly our current generation; only then is it done. Refusals and failures come
+//! back with a growing wait, a diverged image waits until a head changes, and nothing here is
+//! kept on disk: receipts are, and the rest is learned anew from the peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use blockferry_delta::{ImageName, NodeId, Order, Root, StoreName};
+
+use crate::budget;
+use crate::judge::Version;
+
+/// Wait after a lost connection, unless the peer is back sooner.
+const LOST_WAIT: Duration = Duration::from_secs(1);
+
+/// One image that one peer lacks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Who lacks it.
+    pub peer: NodeId,
+    /// Its store.
+    pub store: StoreName,
+    /// Its name.
+    pub image: ImageName,
+}
+
+/// Our current generation of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Number, content and descent.
+    pub version: Version,
+    /// Size of the image, in bytes.
+    pub size_bytes: u64,
+    /// When it was recorded, in milliseconds since 1970; for lag, not for decisions.
+    pub recorded_unix_ms: i64,
+    /// (content, bytes changed to get there) of the newest generations, newest first.
+    pub changed_bytes: Vec<(Root, u64)>,
+}
+
+/// Why an image has not arrived at a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The peer is not connected.
+    PeerDown,
+    /// It is on its way, or next.
+    Transferring,
+    /// Somebody has it open, here or there.
+    InUse,
+    /// The peer has no room.
+    Space,
+    /// Histories that don't descend from one another.
+    Diverged,
+    /// It was refused or failed for another reason; it is tried again.
+    Failing,
+}
+
+/// What came of an offer other than a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setback {
+    /// Try again after a growing wait.
+    Retry(Reason),
+    /// Try again as soon as the peer is back; the connection was lost.
+    Lost,
+    /// Wait until a head changes: the histories diverged.
+    Diverged,
+    /// Wait until a head changes: the peer's generation is newer.
+    Older,
+}
+
+/// Why and since when an entry waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Due,
+    Transferring,
+    NotBefore { at: Instant, reason: Reason },
+    UntilHeadChanges { diverged: bool },
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    failures: u32,
+    /// The head moved on while the older one was travelling.
+    moved_on: bool,
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self { state: State::Due, failures: 0, moved_on: false, done_bytes: 0, total_bytes: 0 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    up: bool,
+    stores: BTreeSet<StoreName>,
+    /// What it said it holds.
+    heads: BTreeMap<(StoreName, ImageName), Version>,
+    sending: usize,
+    /// Changed bytes per second, measured.
+    rate: Option<f64>,
+}
+
+/// A line of the report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// Who lacks what.
+    pub key: Key,
+    /// Changed bytes that are not there yet, before any saving.
+    pub bytes: u64,
+    /// How long it will take from now, if a rate is known.
+    pub eta: Option<Duration>,
+    /// Why it waits.
+    pub reason: Reason,
+}
+
+/// Who lacks what, and what to offer next.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    heads: BTreeMap<(StoreName, ImageName), Head>,
+    peers: BTreeMap<NodeId, Peer>,
+    receipts: BTreeMap<Key, (u64, Root)>,
+    entries: BTreeMap<Key, Entry>,
+    sending: usize,
+    /// The peer that was served last: the next one goes first.
+    served: Option<NodeId>,
+}
+
+impl Backlog {
+    /// A peer is configured to share these stores.
+    pub fn handle_peer(&mut self, peer: NodeId, stores: BTreeSet<StoreName>) {
+        let not_shared = |key: &&Key| key.peer == peer && !stores.contains(&key.store);
+        let gone: Vec<Key> = self.entries.keys().filter(not_shared).cloned().collect();
+        for key in gone {
+            self.end_sending(&key);
+            self.entries.remove(&key);
+        }
+        self.peers.entry(peer).or_default().stores = stores;
+        self.review_peer(peer);
+    }
+
+    /// A peer is gone for good.
+    pub fn handle_peer_gone(&mut self, peer: NodeId) {
+        if let Some(gone) = self.peers.remove(&peer) {
+            self.sending -= gone.sending;
+        }
+        self.entries.retain(|key, _| key.peer != peer);
+        self.receipts.retain(|key, _| key.peer != peer);
+    }
+
+    /// A peer is connected and has said what it holds.
+    pub fn handle_peer_up(&mut self, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.up = true;
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.peer == peer) {
+            if matches!(entry.state, State::NotBefore { .. }) {
+                entry.state = State::Due;
+                entry.failures = 0;
+            }
+        }
+        self.review_peer(peer);
+    }
+
+    /// The connection to a peer is lost.
+    pub fn handle_peer_down(&mut self, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.up = false;
+        known.heads.clear();
+    }
+
+    /// What a peer holds of an image.
+    pub fn handle_peer_head(
+        &mut self,
+        peer: NodeId,
+        store: StoreName,
+        image: ImageName,
+        held: Version,
+    ) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if !known.stores.contains(&store) || known.heads.len() >= budget::BACKLOG_MAX {
+            return;
+        }
+        let slot = (store.clone(), image.clone());
+        let changed = known.heads.insert(slot, held.clone()).as_ref() != Some(&held);
+        self.review(Key { peer, store, image }, changed);
+    }
+
+    /// Our current generation of an image.
+    pub fn handle_head(&mut self, store: StoreName, image: ImageName, head: Head) {
+        let slot = (store.clone(), image.clone());
+        let changed = self.heads.get(&slot).map(|h| &h.version) != Some(&head.version);
+        self.heads.insert(slot, head);
+        let sharing: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.stores.contains(&store))
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in sharing {
+            self.review(Key { peer, store: store.clone(), image: image.clone() }, changed);
+        }
+    }
+
+    /// A store is out of service.
+    pub fn handle_store_gone(&mut self, store: &StoreName) {
+        self.heads.retain(|(name, _), _| name != store);
+        self.receipts.retain(|key, _| key.store != *store);
+        let gone: Vec<Key> = self.entries.keys().filter(|k| k.store == *store).cloned().collect();
+        for key in gone {
+            self.end_sending(&key);
+            self.entries.remove(&key);
+        }
+    }
+
+    /// A peer's verified receipt, from now or from the catalog.
+    pub fn handle_receipt(&mut self, key: Key, number: u64, root: Root) {
+        self.end_sending(&key);
+        let older = self.receipts.get(&key).is_some_and(|(n, _)| *n > number);
+        if !older {
+            self.receipts.insert(key.clone(), (number, root));
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            *entry = Entry::new();
+        }
+        self.review(key, false);
+    }
+
+    /// How far a transfer is, in changed bytes.
+    pub fn handle_progress(&mut self, key: &Key, done_bytes: u64, total_bytes: u64) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.done_bytes = done_bytes.min(total_bytes);
+            entry.total_bytes = total_bytes;
+        }
+    }
+
+    /// Changed bytes per second to a peer, as just measured.
+    pub fn handle_rate(&mut self, peer: NodeId, bytes_per_second: f64) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            let old = known.rate.unwrap_or(bytes_per_second);
+            known.rate = Some(old * 0.7 + bytes_per_second * 0.3);
+        }
+    }
+
+    /// An offer came to nothing.
+    pub fn handle_setback(&mut self, key: &Key, setback: Setback, now: Instant) {
+        self.end_sending(key);
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        (entry.done_bytes, entry.total_bytes) = (0, 0);
+        let moved_on = std::mem::take(&mut entry.moved_on);
+        entry.state = match setback {
+            _ if moved_on => State::Due,
+            // The loss of the connection itself may be told a moment later.
+            Setback::Lost => {
+                State::NotBefore { at: now + LOST_WAIT, reason: Reason::Transferring }
+            }
+            Setback::Diverged => State::UntilHeadChanges { diverged: true },
+            Setback::Older => State::UntilHeadChanges { diverged: false },
+            Setback::Retry(reason) => {
+                let doublings = entry.failures.min(16);
+                entry.failures = entry.failures.saturating_add(1);
+                let wait = budget::RETRY_FIRST.saturating_mul(1 << doublings);
+                State::NotBefore { at: now + wait.min(budget::RETRY_LONGEST), reason }
+            }
+        };
+    }
+
+    /// An operator wants it tried now. Says whether the peer lacks it at all.
+    pub fn handle_push(&mut self, key: &Key) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        if entry.state != State::Transferring {
+            entry.state = State::Due;
+            entry.failures = 0;
+        }
+        true
+    }
+
+    /// The next offer to make; it counts as being sent from now on.
+    pub fn poll_offer(&mut self, now: Instant) -> Option<(Key, Head)> {
+        if self.sending >= budget::SENDS_MAX {
+            return None;
+        }
+        let free = |p: &Peer| p.up && p.sending < budget::TRANSFERS_PER_PEER;
+        // Peers after the last served one first, so that none is starved.
+        let after = |id: &NodeId| self.served.is_some_and(|served| *id <= served);
+        let mut peers: Vec<NodeId> =
+            self.peers.iter().filter(|(_, p)| free(p)).map(|(id, _)| *id).collect();
+        peers.sort_by_key(|id| (after(id), *id));
+        let key = peers.into_iter().find_map(|peer| self.next_for(peer, now))?;
+        let head = self.heads.get(&(key.store.clone(), key.image.clone()))?.clone();
+        let entry = self.entries.get_mut(&key)?;
+        entry.state = State::Transferring;
+        self.peers.get_mut(&key.peer)?.sending += 1;
+        self.sending += 1;
+        self.served = Some(key.peer);
+        Some((key, head))
+    }
+
+    /// When `poll_offer` may have something new without an event.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let waits = self.entries.iter().filter_map(|(key, entry)| match entry.state {
+            State::NotBefore { at, .. } if self.is_up(&key.peer) => Some(at),
+            _ => None,
+        });
+        waits.min()
+    }
+
+    /// Whether the peer holds our current generation, by its receipt.
+    pub fn in_sync(&self, key: &Key) -> bool {
+        let Some(head) = self.heads.get(&(key.store.clone(), key.image.clone())) else {
+            return true;
+        };
+        self.receipts.get(key) == Some(&(head.version.number, head.version.root))
+    }
+
+    /// The newest generation a peer gave a receipt for.
+    pub fn receipt(&self, key: &Key) -> Option<(u64, Root)> {
+        self.receipts.get(key).copied()
+    }
+
+    /// Our current generation of an image.
+    pub fn head(&self, store: &StoreName, image: &ImageName) -> Option<&Head> {
+        self.heads.get(&(store.clone(), image.clone()))
+    }
+
+    /// What a peer said it holds of an image.
+    pub fn peer_head(&self, key: &Key) -> Option<&Version> {
+        self.peers.get(&key.peer)?.heads.get(&(key.store.clone(), key.image.clone()))
+    }
+
+    /// Why the peer doesn't have it; `None`: it has, or holds something newer.
+    pub fn reason(&self, key: &Key) -> Option<Reason> {
+        let entry = self.entries.get(key)?;
+        match entry.state {
+            State::UntilHeadChanges { diverged: false } => None,
+            State::UntilHeadChanges { diverged: true } => Some(Reason::Diverged),
+            _ if !self.is_up(&key.peer) => Some(Reason::PeerDown),
+            State::NotBefore { reason, .. } => Some(reason),
+            State::Due | State::Transferring => Some(Reason::Transferring),
+        }
+    }
+
+    /// How often it was refused or failed in a row.
+    pub fn failures(&self, key: &Key) -> u32 {
+        self.entries.get(key).map_or(0, |entry| entry.failures)
+    }
+
+    /// How far a transfer that is under way has come: changed bytes done, and all of them.
+    pub fn progress(&self, key: &Key) -> Option<(u64, u64)> {
+        let entry = self.entries.get(key)?;
+        (entry.state == State::Transferring).then_some((entry.done_bytes, entry.total_bytes))
+    }
+
+    /// Everything that some peer lacks, in the order of the keys.
+    pub fn items(&self) -> Vec<Item> {
+        let mut queued: BTreeMap<NodeId, f64> = BTreeMap::new();
+        let mut items = Vec::new();
+        for (key, entry) in &self.entries {
+            let Some(reason) = self.reason(key) else { continue };
+            let bytes = self.bytes(key, entry);
+            let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);
+            let before = queued.entry(key.peer).or_default();
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            if reason == Reason::Transferring {
+                *before += bytes as f64;
+            }
+            let seconds = rate.filter(|_| reason == Reason::Transferring).map(|r| *before / r);
+            let eta = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+            items.push(Item { key: key.clone(), bytes, eta, reason });
+        }
+        items
+    }
+
+    /// What is not there yet, in changed bytes: what the generations since the peer's changed, or
+    /// the whole image when we don't know where it stands.
+    fn bytes(&self, key: &Key, entry: &Entry) -> u64 {
+        if entry.total_bytes > 0 {
+            return entry.total_bytes - entry.done_bytes;
+        }
+        let Some(head) = self.head(&key.store, &key.image) else { return 0 };
+        let held = self.peer_head(key).map(|v| v.root);
+        let Some(held) = held.or_else(|| self.receipt(key).map(|(_, root)| root)) else {
+            return head.size_bytes;
+        };
+        let Some(at) = head.changed_bytes.iter().position(|(root, _)| *root == held) else {
+            return head.size_bytes;
+        };
+        let since = head.changed_bytes.iter().take(at).map(|(_, bytes)| *bytes);
+        since.fold(0, u64::saturating_add).min(head.size_bytes)
+    }
+
+    fn is_up(&self, peer: &NodeId) -> bool {
+        self.peers.get(peer).is_some_and(|p| p.up)
+    }
+
+    fn next_for(&self, peer: NodeId, now: Instant) -> Option<Key> {
+        let due = |entry: &Entry| match entry.state {
+            State::Due => true,
+            State::NotBefore { at, .. } => at <= now,
+            State::Transferring | State::UntilHeadChanges { .. } => false,
+        };
+        let of_peer = self.entries.iter().filter(|(key, entry)| key.peer == peer && due(entry));
+        of_peer.map(|(key, _)| key.clone()).next()
+    }
+
+    fn end_sending(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.state == State::Transferring {
+            entry.state = State::Due;
+            self.sending -= 1;
+            if let Some(peer) = self.peers.get_mut(&key.peer) {
+                peer.sending -= 1;
+            }
+        }
+    }
+
+    fn review_peer(&mut self, peer: NodeId) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let slots: Vec<_> =
+            self.heads.keys().filter(|(store, _)| known.stores.contains(store)).cloned().collect();
+        for (store, image) in slots {
+            self.review(Key { peer, store, image }, false);
+        }
+    }
+
+    /// Makes, keeps or drops the entry of `key`. `changed`: a head moved on either side.
+    fn review(&mut self, key: Key, changed: bool) {
+        if !self.heads.contains_key(&(key.store.clone(), key.image.clone())) {
+            return;
+        }
+        if self.in_sync(&key) {
+            self.end_sending(&key);
+            self.entries.remove(&key);
+            return;
+        }
+        let waits = self.waits_for_head(&key);
+        if !self.entries.contains_key(&key) && self.entries.len() >= budget::BACKLOG_MAX {
+            return;
+        }
+        let entry = self.entries.entry(key).or_insert_with(Entry::new);
+        if entry.state == State::Transferring {
+            entry.moved_on |= changed;
+            return;
+        }
+        let waiting = matches!(entry.state, State::UntilHeadChanges { .. });
+        if let Some(diverged) = waits {
+            entry.state = State::UntilHeadChanges { diverged };
+        } else if changed || waiting {
+            entry.state = State::Due;
+            entry.failures = 0;
+        }
+    }
+
+    /// Whether the peer's head forbids an offer; the value says whether they diverged.
+    fn waits_for_head(&self, key: &Key) -> Option<bool> {
+        let held = self.peer_head(key)?;
+        let ours = &self.head(&key.store, &key.image)?.version;
+        match ours.lineage.compare(&held.lineage) {
+            Order::Newer | Order::Equal => None,
+            Order::Older => Some(false),
+            Order::Concurrent => (ours.root != held.root).then_some(true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! The backlog, told as stories.
+
+use super::*;
+use blockferry_delta::Lineage;
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+fn store() -> StoreName {
+    StoreName::new("vdisks").expect("a name")
+}
+
+fn image(name: &str) -> ImageName {
+    ImageName::new(name).expect("a name")
+}
+
+fn version(number: u64, lineage: &[(u8, u64)]) -> Version {
+    let entries = lineage.iter().map(|(n, c)| (node(*n), *c));
+    let lineage = Lineage::from_entries(entries).expect("valid");
+    let root = Root::from_bytes(*blake3::hash(format!("{lineage:?}").as_bytes()).as_bytes());
+    Version { number, root, lineage }
+}
+
+fn head(number: u64) -> Head {
+    let changed_bytes =
+        (1..=number).rev().map(|n| (version(n, &[(1, n)]).root, n * 10)).collect();
+    Head {
+        version: version(number, &[(1, number)]),
+        size_bytes: 1000,
+        recorded_unix_ms: 0,
+        changed_bytes,
+    }
+}
+
+fn key(peer: u8, name: &str) -> Key {
+    Key { peer: node(peer), store: store(), image: image(name) }
+}
+
+/// We are node 1; peers 2.. share the store and are up.
+fn with_peers(count: u8) -> Backlog {
+    let mut backlog = Backlog::default();
+    for n in 2..2 + count {
+        backlog.handle_peer(node(n), BTreeSet::from([store()]));
+        backlog.handle_peer_up(node(n));
+    }
+    backlog
+}
+
+fn offers(backlog: &mut Backlog, now: Instant) -> Vec<Key> {
+    std::iter::from_fn(|| backlog.poll_offer(now).map(|(key, _)| key)).collect()
+}
+
+#[test]
+fn a_receipt_for_exactly_the_head_retires_it() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    let (one, two) = (head(1), head(2));
+    backlog.handle_head(store(), image("a"), one.clone());
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+    assert_eq!(offers(&mut backlog, now), [], "it is on its way");
+    backlog.handle_head(store(), image("a"), two.clone());
+    backlog.handle_receipt(key(2, "a"), 1, one.version.root);
+    assert!(!backlog.in_sync(&key(2, "a")));
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "the newer one follows");
+    backlog.handle_receipt(key(2, "a"), 2, one.version.root);
+    assert!(!backlog.in_sync(&key(2, "a")), "the number alone is no receipt");
+    offers(&mut backlog, now);
+    backlog.handle_receipt(key(2, "a"), 2, two.version.root);
+    assert!(backlog.in_sync(&key(2, "a")));
+    assert_eq!((backlog.items().len(), backlog.sending), (0, 0));
+}
+
+#[test]
+fn slots_are_bounded_and_shared_out() {
+    let (mut backlog, now) = (with_peers(3), Instant::now());
+    for name in ["a", "b", "c"] {
+        backlog.handle_head(store(), image(name), head(1));
+    }
+    let first = offers(&mut backlog, now);
+    assert_eq!(first.len(), budget::SENDS_MAX);
+    for peer in 2..5 {
+        let of_peer = first.iter().filter(|k| k.peer == node(peer)).count();
+        assert!((1..=budget::TRANSFERS_PER_PEER).contains(&of_peer), "peer {peer}: {of_peer}");
+    }
+    let mut done = 0;
+    let mut under_way = first;
+    while let Some(key) = under_way.pop() {
+        backlog.handle_receipt(key, 1, head(1).version.root);
+        done += 1;
+        under_way.extend(offers(&mut backlog, now));
+        assert!(under_way.len() <= budget::SENDS_MAX);
+    }
+    assert_eq!((done, backlog.items().len()), (9, 0));
+}
+
+#[test]
+fn refusals_wait_longer_each_time() {
+    let (mut backlog, mut now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(1));
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+        backlog.handle_setback(&key(2, "a"), Setback::Retry(Reason::InUse), now);
+        assert_eq!(offers(&mut backlog, now), []);
+        assert_eq!(backlog.items()[0].reason, Reason::InUse);
+        let wake = backlog.next_wake().expect("it is tried again");
+        waits.push((wake - now).as_secs());
+        now = wake;
+    }
+    assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
+    assert!(backlog.handle_push(&key(2, "a")), "an operator need not wait");
+    assert_eq!(offers(&mut backlog, now - Duration::from_secs(1)), [key(2, "a")]);
+}
+
+#[test]
+fn diverged_waits_until_a_head_changes() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(2, 1)]));
+    backlog.handle_head(store(), image("a"), head(1));
+    assert_eq!(offers(&mut backlog, now), []);
+    assert_eq!(backlog.items()[0].reason, Reason::Diverged);
+    assert_eq!(backlog.next_wake(), None);
+    let resolved = Head { version: version(2, &[(1, 2), (2, 1)]), ..head(2) };
+    backlog.handle_head(store(), image("a"), resolved);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+}
+
+#[test]
+fn an_older_head_is_not_offered_nor_shown() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(1));
+    backlog.handle_peer_head(node(2), store(), image("a"), version(2, &[(1, 1), (2, 1)]));
+    assert_eq!(offers(&mut backlog, now), []);
+    assert_eq!(backlog.items(), []);
+}
+
+#[test]
+fn a_lost_peer_is_served_again_when_it_is_back() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(1));
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+    backlog.handle_peer_down(node(2));
+    backlog.handle_setback(&key(2, "a"), Setback::Lost, now);
+    assert_eq!(backlog.items()[0].reason, Reason::PeerDown);
+    assert_eq!(offers(&mut backlog, now), []);
+    backlog.handle_peer_up(node(2));
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+    backlog.handle_peer_gone(node(2));
+    assert_eq!((backlog.sending, backlog.items().len()), (0, 0));
+}
+
+#[test]
+fn a_head_that_moves_on_during_a_failure_is_tried_at_once() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(1));
+    offers(&mut backlog, now);
+    backlog.handle_head(store(), image("a"), head(2));
+    backlog.handle_setback(&key(2, "a"), Setback::Retry(Reason::InUse), now);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+}
+
+#[test]
+fn bytes_and_eta_follow_what_is_known() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(3));
+    let item = |b: &Backlog| b.items().remove(0);
+    assert_eq!((item(&backlog).bytes, item(&backlog).eta), (1000, None));
+    backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(1, 1)]));
+    assert_eq!(item(&backlog).bytes, 50, "generations 2 and 3");
+    backlog.handle_rate(node(2), 10.0);
+    assert_eq!(item(&backlog).eta, Some(Duration::from_secs(5)));
+    offers(&mut backlog, now);
+    backlog.handle_progress(&key(2, "a"), 20, 60);
+    assert_eq!(item(&backlog).bytes, 40);
+}
+
+#[test]
+fn stores_that_are_not_shared_stay_unknown() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    let other = StoreName::new("other").expect("a name");
+    backlog.handle_head(other.clone(), image("a"), head(1));
+    backlog.handle_peer_head(node(2), other, image("a"), version(1, &[(2, 1)]));
+    assert_eq!((offers(&mut backlog, now).len(), backlog.items().len()), (0, 0));
+    backlog.handle_head(store(), image("a"), head(1));
+    offers(&mut backlog, now);
+    backlog.handle_store_gone(&store());
+    assert_eq!((backlog.sending, backlog.items().len()), (0, 0));
+}

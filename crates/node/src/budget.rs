@@ -1,0 +1,163 @@
+//! All limits of a node, with the arithmetic that ties them together.
+//!
+//! Each queue, buffer and count that something from outside can grow has its limit here. The sums
+//! are asserted at compile time: who changes one figure learns at once which promise it breaks.
+
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+// ---- memory ----
+
+/// What one node may keep resident, in bytes: the promise that the sum below keeps.
+pub const RESIDENT_BYTES_MAX: u64 = 300 * MIB;
+/// Cache of one store's catalog, in bytes.
+pub const STORE_CACHE_BYTES: u64 = 32 * MIB;
+/// Cache of the node's own database (tickets, events), in bytes.
+pub const LEDGER_CACHE_BYTES: u64 = 2 * MIB;
+/// Raw bytes of a pack.
+pub const PACK_BYTES_MAX: u64 = blockferry_wire::limits::PACK_RAW_BYTES_MAX as u64;
+/// Packs that are read, hashed and compressed ahead of the network, per transfer. Two keep both
+/// cores busy, four ride out a slow read.
+pub const PACKS_AHEAD: usize = blockferry_wire::limits::PACKS_IN_FLIGHT;
+/// Frames received and not yet handled, per transfer. The rest waits in QUIC's window.
+pub const FRAMES_QUEUED: usize = 4;
+/// Transfers one node sends at the same time.
+pub const SENDS_MAX: usize = 4;
+/// Transfers one node receives at the same time.
+pub const RECEIVES_MAX: usize = 4;
+/// Transfers at the same time with one peer, each way.
+pub const TRANSFERS_PER_PEER: usize = 2;
+/// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
+/// are 128 rows of about 64 bytes; chunks 4,096 rows of 20 bytes).
+pub const PLAN_BYTES: u64 = 2 * MIB;
+/// Work of the store for one transfer: one segment being verified and its map rows, in bytes.
+pub const STAGE_BYTES: u64 = 6 * MIB;
+/// Buffers of the scan of one image, in bytes.
+pub const SCAN_BYTES: u64 = 16 * MIB;
+/// Program, runtime, maps, allocator slack, in bytes.
+pub const BASE_BYTES: u64 = 48 * MIB;
+
+/// One outgoing transfer: packs ahead hold raw and compressed bytes at once.
+pub const SEND_BYTES: u64 = PACKS_AHEAD as u64 * 2 * PACK_BYTES_MAX + PLAN_BYTES;
+/// One incoming transfer: queued frames, one being unpacked, and the store's work.
+pub const RECEIVE_BYTES: u64 =
+    FRAMES_QUEUED as u64 * PACK_BYTES_MAX + 2 * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
+
+/// The sum for a node with one store and every transfer slot in use. QUIC's windows are bounded by
+/// [`SEND_WINDOW_BYTES`] and [`RECEIVE_WINDOW_BYTES`] per connection; of those, two connections are
+/// counted full each way: more only when peers stall on purpose.
+pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
+    + STORE_CACHE_BYTES
+    + LEDGER_CACHE_BYTES
+    + SCAN_BYTES
+    + SENDS_MAX as u64 * SEND_BYTES
+    + RECEIVES_MAX as u64 * RECEIVE_BYTES
+    + 2 * SEND_WINDOW_BYTES
+    + 2 * RECEIVE_WINDOW_BYTES;
+
+const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
+const _: () = assert!(TRANSFERS_PER_PEER <= SENDS_MAX && TRANSFERS_PER_PEER <= RECEIVES_MAX);
+
+// ---- transport ----
+
+/// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
+pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
+/// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
+pub const RECEIVE_WINDOW_BYTES: u64 = 16 * MIB;
+/// What we keep unacknowledged towards one peer, in bytes.
+pub const SEND_WINDOW_BYTES: u64 = 12 * MIB;
+/// The smallest send window under a rate limit, in bytes: one pack slice and its overhead.
+pub const SEND_WINDOW_BYTES_MIN: u64 = 128 << 10;
+/// Asked of the kernel for each UDP socket and direction, in bytes.
+pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+/// Streams a peer may have open: its transfers, one control, and room for one being closed each.
+pub const BIDI_STREAMS_MAX: u32 = 16;
+/// One-way streams a peer may have open: the protocol has none.
+pub const UNI_STREAMS_MAX: u32 = 0;
+/// Connections that have not proved a key yet.
+pub const INCOMING_MAX: usize = 256;
+/// From this many unfinished handshakes on, an address must prove itself by a Retry first.
+pub const INCOMING_RETRY_FROM: usize = 32;
+/// Early bytes kept for one unfinished handshake.
+pub const INCOMING_BUFFER_BYTES: u64 = 64 << 10;
+/// Early bytes kept for all unfinished handshakes.
+pub const INCOMING_BUFFER_BYTES_TOTAL: u64 = 8 * MIB;
+/// Connections one key may hold.
+pub const CONNECTIONS_PER_KEY: usize = 4;
+/// Read from a stream at once, in bytes; one buffer per open stream.
+pub const READ_BYTES_MAX: usize = 128 << 10;
+/// A slice written to a stream, and taken from the token bucket, at once, in bytes.
+pub const PACE_BYTES_MAX: usize = 64 << 10;
+/// Everything before a key is proved, together.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// No packet for this long: the connection is gone.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Keeps NAT bindings and finds dead peers.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A pairing dialogue, together.
+pub const PAIRING_DEADLINE: Duration = Duration::from_secs(15);
+/// A transfer in which the other side says nothing while we wait for it.
+/// Long, for a peer that syncs a large image to a slow disk says nothing meanwhile; a dead peer is
+/// found by [`IDLE_TIMEOUT`].
+pub const SILENCE_MAX: Duration = Duration::from_secs(900);
+
+const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
+const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
+const _: () = assert!(PACE_BYTES_MAX as u64 * 2 <= SEND_WINDOW_BYTES_MIN);
+const _: () = assert!(KEEP_ALIVE.as_secs() * 2 < IDLE_TIMEOUT.as_secs());
+const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
+
+// ---- work ----
+
+/// Threads that read and compress packs, for all transfers together.
+pub const WORKERS_MAX: usize = 8;
+/// Blocking jobs of stores at the same time (scan, verify); transfers have their own slots.
+pub const STORE_JOBS_MAX: usize = 2;
+/// Stores of a node.
+pub const STORES_MAX: usize = 64;
+/// Peers of a node.
+pub const PEERS_MAX: usize = 1024;
+/// Addresses of a peer.
+pub const ADDRESSES_MAX: usize = 16;
+/// Backlog entries: peers times images. Beyond it new ones wait for a rescan.
+pub const BACKLOG_MAX: usize = 1 << 18;
+/// Events kept in the node's database.
+pub const EVENTS_KEPT: u64 = 10_000;
+/// Events that wait to be written; beyond it they are counted and dropped.
+pub const EVENTS_QUEUED: usize = 1024;
+/// Tickets kept, used and expired ones included.
+pub const TICKETS_KEPT: usize = 4096;
+/// Wrong tries with a ticket per minute and address.
+pub const TICKET_TRIES_PER_MINUTE: u32 = 5;
+/// Addresses whose wrong tries are remembered.
+pub const TICKET_TRIERS_MAX: usize = 4096;
+/// Longest life of a ticket.
+pub const TICKET_LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+// ---- admin socket ----
+
+/// Clients at the same time.
+pub const ADMIN_CLIENTS_MAX: usize = 64;
+/// A client must send its request within this time.
+pub const ADMIN_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Progress lines are at least this far apart.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+// ---- time ----
+
+/// First wait before a refused or failed transfer is tried again.
+pub const RETRY_FIRST: Duration = Duration::from_secs(10);
+/// Longest wait before it is tried again.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(300);
+/// First wait before a lost or refused connection is dialled again.
+pub const DIAL_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait before it is dialled again.
+pub const DIAL_LONGEST: Duration = Duration::from_secs(60);
+/// Changes a watch reports are collected this long before the store is looked at.
+pub const WATCH_QUIET: Duration = Duration::from_millis(500);
+
+const _: () = assert!(RETRY_FIRST.as_secs() < RETRY_LONGEST.as_secs());
+const _: () = assert!(DIAL_FIRST.as_millis() < DIAL_LONGEST.as_millis());
+/// Generations whose changes a backlog entry adds up.
+pub const HISTORY_IN_HEAD: usize = 16;

@@ -1,0 +1,294 @@
+//! What a node is told at its start: plain values, already checked for syntax by the binary.
+//!
+//! [`Config::check`] checks what concerns several of them (twins, limits, nested directories), so
+//! that a bad configuration is refused before anything is opened.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use blockferry_delta::{NodeId, StoreName};
+
+use crate::api::Role;
+use crate::budget;
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+
+/// How new content replaces old in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Commit {
+    /// As the file system allows, found by a probe.
+    #[default]
+    Auto,
+    /// By reflink.
+    Clone,
+    /// By a whole new file.
+    Copy,
+}
+
+/// What happens to an image that somebody writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum InUse {
+    /// It is recorded, or replaced, when the writer is gone.
+    #[default]
+    Defer,
+    /// It is not recorded again until it is touched once more or published by hand.
+    Never,
+}
+
+/// Space that is kept free in a store's file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeMin {
+    /// So many bytes.
+    Bytes(u64),
+    /// A share of the file system, in percent.
+    Percent(u8),
+}
+
+/// One store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Its name, the same on every member.
+    pub name: StoreName,
+    /// Its directory, absolute.
+    pub path: PathBuf,
+    /// Our role.
+    pub role: Role,
+    /// Globs of file names that are images; empty: all.
+    pub include: Vec<String>,
+    /// Globs of file names that are not.
+    pub exclude: Vec<String>,
+    /// Quiet this long before a generation is recorded.
+    pub settle: Duration,
+    /// What happens to an image that somebody writes.
+    pub in_use: InUse,
+    /// How new content replaces old.
+    pub commit: Commit,
+    /// Generations whose block maps are kept.
+    pub keep_generations: u32,
+}
+
+impl StoreConfig {
+    /// A store with built-in settings.
+    pub fn new(name: StoreName, path: PathBuf, role: Role) -> Self {
+        Self {
+            name,
+            path,
+            role,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            settle: Duration::from_secs(30),
+            in_use: InUse::default(),
+            commit: Commit::default(),
+            keep_generations: 5,
+        }
+    }
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// What we call it.
+    pub name: String,
+    /// Its key.
+    pub id: NodeId,
+    /// Where it is dialled (`host:port`); empty: it dials us.
+    pub addresses: Vec<String>,
+    /// Stores shared with it.
+    pub stores: Vec<StoreName>,
+    /// Stores in which it is a mirror, i.e. may not make generations.
+    pub mirrors: Vec<StoreName>,
+}
+
+/// Everything a node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What we call ourselves towards peers.
+    pub name: String,
+    /// Our key.
+    pub identity: Identity,
+    /// UDP addresses to listen on; none: we only dial.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses put into tickets and told to peers (`host:port`); empty: found out.
+    pub advertise: Vec<String>,
+    /// Directory of `node.redb` and `managed.toml`.
+    pub state_dir: PathBuf,
+    /// The admin socket; `None`: there is none.
+    pub admin_socket: Option<PathBuf>,
+    /// Stores of the configuration file.
+    pub stores: Vec<StoreConfig>,
+    /// Peers of the configuration file.
+    pub peers: Vec<PeerConfig>,
+    /// Limit for everything this node sends, in bits per second.
+    pub send_limit_bits_per_second: Option<u64>,
+    /// A store is looked at as a whole this often, whatever the watch said.
+    pub rescan: Duration,
+    /// Space kept free in each store's file system.
+    pub store_free_min: FreeMin,
+    /// Quiet time for stores that are added at run time.
+    pub settle: Duration,
+    /// Seed of what is random without being secret (jitter).
+    pub seed: u64,
+}
+
+impl Config {
+    /// A node with built-in settings that listens nowhere and has no stores.
+    pub fn new(name: &str, identity: Identity, state_dir: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            identity,
+            listen: Vec::new(),
+            advertise: Vec::new(),
+            admin_socket: Some(state_dir.join("admin.sock")),
+            state_dir,
+            stores: Vec::new(),
+            peers: Vec::new(),
+            send_limit_bits_per_second: None,
+            rescan: Duration::from_secs(60),
+            store_free_min: FreeMin::Percent(0),
+            settle: Duration::from_secs(30),
+            seed: u64::from(std::process::id()),
+        }
+    }
+
+    /// Refuses what can't be meant.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::Config { what });
+        if self.send_limit_bits_per_second == Some(0) {
+            return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        // Node names go by the rule for store names: they are said to peers.
+        if let Err(error) = StoreName::new(&self.name) {
+            return wrong(format!("name of this node: {error}"));
+        }
+        if self.stores.len() > budget::STORES_MAX || self.peers.len() > budget::PEERS_MAX {
+            let (stores, peers) = (budget::STORES_MAX, budget::PEERS_MAX);
+            return wrong(format!("at most {stores} stores and {peers} peers"));
+        }
+        for (i, store) in self.stores.iter().enumerate() {
+            check_store(store, &self.stores[..i])?;
+        }
+        let mut ids = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        for peer in &self.peers {
+            if peer.id == self.identity.id() {
+                return wrong(format!("peer {} is this node itself", peer.name));
+            }
+            if !ids.insert(peer.id) || !names.insert(&peer.name) {
+                return wrong(format!("peer {} is there twice", peer.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a store that collides with one of `others`.
+pub fn check_store(store: &StoreConfig, others: &[StoreConfig]) -> Result<()> {
+    let name = || store.name.to_string();
+    if !store.path.is_absolute() {
+        let what = format!("store {}: {} is not absolute", store.name, store.path.display());
+        return Err(Error::Config { what });
+    }
+    for other in others {
+        if other.name == store.name {
+            return Err(Error::StoreExists { name: name(), what: "a name is used once".into() });
+        }
+        if nested(&other.path, &store.path) {
+            let what = format!("{} belongs to store {}", other.path.display(), other.name);
+            return Err(Error::StoreExists { name: name(), what });
+        }
+    }
+    globs(&store.include)?;
+    globs(&store.exclude)?;
+    Ok(())
+}
+
+/// Which names a store takes.
+pub(crate) struct Names {
+    include: Option<globset::GlobSet>,
+    exclude: globset::GlobSet,
+}
+
+impl Names {
+    pub(crate) fn new(store: &StoreConfig) -> Result<Self> {
+        let include = if store.include.is_empty() { None } else { Some(globs(&store.include)?) };
+        Ok(Self { include, exclude: globs(&store.exclude)? })
+    }
+
+    /// Whether a file of this name is an image of the store.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        self.include.as_ref().is_none_or(|set| set.is_match(name)) && !self.exclude.is_match(name)
+    }
+}
+
+fn globs(patterns: &[String]) -> Result<globset::GlobSet> {
+    let wrong = |e: globset::Error| Error::Config { what: format!("glob: {e}") };
+    let mut set = globset::GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(globset::Glob::new(pattern).map_err(wrong)?);
+    }
+    set.build().map_err(wrong)
+}
+
+fn nested(a: &Path, b: &Path) -> bool {
+    let real = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+    let (a, b) = (real(a), real(b));
+    a.starts_with(&b) || b.starts_with(&a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(name: &str, path: &str) -> StoreConfig {
+        StoreConfig::new(StoreName::new(name).expect("a name"), path.into(), Role::Writer)
+    }
+
+    fn config() -> Config {
+        Config::new("hub", Identity::generate().expect("a key"), "/nonexistent/state".into())
+    }
+
+    #[test]
+    fn twins_and_nested_directories_are_refused() {
+        let mut config = config();
+        config.stores = vec![store("a", "/x/a"), store("b", "/x/b")];
+        config.check().expect("fine");
+        for (name, path) in [("a", "/x/c"), ("c", "/x/a"), ("c", "/x/a/sub"), ("c", "/x")] {
+            config.stores.truncate(2);
+            config.stores.push(store(name, path));
+            assert_eq!(config.check().expect_err(path).code(), "STORE_EXISTS");
+        }
+        config.stores = vec![store("a", "relative")];
+        assert_eq!(config.check().expect_err("relative").code(), "CONFIG_ERROR");
+    }
+
+    #[test]
+    fn a_limit_of_zero_and_a_peer_that_is_us_are_refused() {
+        let mut config = config();
+        config.send_limit_bits_per_second = Some(0);
+        assert_eq!(config.check().expect_err("zero").code(), "CONFIG_ERROR");
+        config.send_limit_bits_per_second = None;
+        config.peers.push(PeerConfig {
+            name: "me".into(),
+            id: config.identity.id(),
+            addresses: vec![],
+            stores: vec![],
+            mirrors: vec![],
+        });
+        assert_eq!(config.check().expect_err("itself").code(), "CONFIG_ERROR");
+    }
+
+    #[test]
+    fn globs_choose_names() {
+        let mut images = store("a", "/x");
+        images.include = vec!["*.vhdx".into(), "*.qcow2".into()];
+        images.exclude = vec!["tmp*".into()];
+        let names = Names::new(&images).expect("globs");
+        assert!(names.takes("win11.vhdx") && !names.takes("tmp1.vhdx") && !names.takes("x.lok"));
+        let all = Names::new(&store("a", "/x")).expect("no globs");
+        assert!(all.takes("anything"));
+        images.include = vec!["[".into()];
+        assert_eq!(check_store(&images, &[]).expect_err("bad glob").code(), "CONFIG_ERROR");
+    }
+}

@@ -1,0 +1,197 @@
+//! What all tasks of a node share: the decisions' state, the stores, the peers, the ways to wake
+//! each other.
+//!
+//! Locks here are held for moments and never across an await or a disk access. The order, where
+//! two are needed: members, stores, peers, one peer, backlog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use blockferry_delta::{ImageName, NodeId, StoreName};
+use blockferry_store::Generation;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::api::Role;
+use crate::backlog::{Backlog, Head, Key};
+use crate::budget;
+use crate::config::{Config, PeerConfig};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::exchange::version_of;
+use crate::ledger::Ledger;
+use crate::limit::Limit;
+use crate::members::Members;
+use crate::peer::Peer;
+use crate::stores::OpenStore;
+use crate::ticket::Tries;
+use crate::transport::Transport;
+use crate::trust::Trust;
+use crate::workers::Workers;
+
+/// What all tasks of a node share.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) events: Events,
+    pub(crate) transport: Transport,
+    pub(crate) limit: Arc<Limit>,
+    pub(crate) workers: Workers,
+    pub(crate) members: Mutex<Members>,
+    pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
+    pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    pub(crate) backlog: Mutex<Backlog>,
+    /// The backlog may have something to offer.
+    pub(crate) backlog_wake: Notify,
+    /// Scans and scrubs under way.
+    pub(crate) jobs: Arc<Semaphore>,
+    /// Transfers being received.
+    pub(crate) receives: Arc<Semaphore>,
+    pub(crate) tries: Mutex<Tries>,
+    /// Counts receipts, heads and states, so that those who wait look again.
+    pub(crate) changed: watch::Sender<u64>,
+    /// True: everything ends.
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) started: Instant,
+}
+
+/// A lock whose holder panicked is still good: holders only move values.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// All stores in service.
+    pub(crate) fn all_stores(&self) -> Vec<Arc<OpenStore>> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.values().cloned().collect()
+    }
+
+    /// A store by name.
+    pub(crate) fn store(&self, name: &str) -> Result<Arc<OpenStore>> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        let found = stores.values().find(|s| s.config.name.as_str() == name);
+        found.cloned().ok_or_else(|| Error::StoreUnknown { name: name.to_owned() })
+    }
+
+    /// All peers.
+    pub(crate) fn all_peers(&self) -> Vec<Arc<Peer>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().cloned().collect()
+    }
+
+    /// A peer by id.
+    pub(crate) fn peer(&self, id: &NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// A peer by name, id, or the first 8 or more characters of its id.
+    pub(crate) fn find_peer(&self, text: &str) -> Result<Arc<Peer>> {
+        let peers = self.all_peers();
+        let unknown = || Error::PeerUnknown { id: text.to_owned() };
+        if let Some(peer) = peers.iter().find(|p| p.name() == text) {
+            return Ok(peer.clone());
+        }
+        let upper = text.to_ascii_uppercase();
+        let mut fits =
+            peers.iter().filter(|p| upper.len() >= 8 && p.id.to_string().starts_with(&upper));
+        match (fits.next(), fits.next()) {
+            (Some(peer), None) => Ok(peer.clone()),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// A peer's name, or the short form of an id we don't know.
+    pub(crate) fn name_of(&self, id: &NodeId) -> String {
+        self.peer(id).map_or_else(|| id.short(), |p| p.name())
+    }
+
+    /// Peers that share a store with us.
+    pub(crate) fn sharers(&self, store: &StoreName) -> Vec<Arc<Peer>> {
+        let mut peers = self.all_peers();
+        peers.retain(|p| p.shares(store));
+        peers
+    }
+
+    /// Tells the backlog which of our stores a peer shares.
+    pub(crate) fn review_peer(&self, peer: &Peer) {
+        let ours: BTreeSet<StoreName> =
+            self.all_stores().iter().map(|s| s.config.name.clone()).collect();
+        let shared = peer.config().stores.into_iter().filter(|s| ours.contains(s)).collect();
+        lock(&self.backlog).handle_peer(peer.id, shared);
+        self.wake();
+    }
+
+    /// Our current generation of an image has changed: the backlog and the peers learn it.
+    pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
+        if !self.travels(store, generation) {
+            return;
+        }
+        let (name, image) = (&store.config.name, &generation.image);
+        lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
+        for peer in self.sharers(name) {
+            peer.announce(name.clone(), image.clone());
+        }
+        self.wake();
+    }
+
+    /// Whether a generation is for others: what a mirror made itself is not.
+    pub(crate) fn travels(&self, store: &OpenStore, generation: &Generation) -> bool {
+        store.config.role == Role::Writer || generation.author != self.config.identity.id()
+    }
+
+    /// Wakes the backlog and everybody who waits for something to change.
+    pub(crate) fn wake(&self) {
+        self.backlog_wake.notify_one();
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Resolves when the node stops.
+    pub(crate) async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as we do.
+        let _stopped = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Whether the node is stopping.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Makes a peer of `config`, known to the backlog and admitted by TLS.
+    pub(crate) fn add_peer(&self, config: PeerConfig, configured: bool) -> Arc<Peer> {
+        let peer = Arc::new(Peer::new(config, configured));
+        self.trust.admit(peer.id);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.insert(peer.id, peer.clone());
+        drop(peers);
+        self.review_peer(&peer);
+        peer
+    }
+}
+
+/// A job that blocks, off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(job).await.unwrap_or(Err(Error::Broken { what }))
+}
+
+/// What the backlog knows of a generation, with the changes that led to it. Blocking.
+pub(crate) fn head_of(store: &OpenStore, generation: &Generation) -> Result<Head> {
+    let history = store.store.history(&generation.image)?;
+    let changed = history.iter().take(budget::HISTORY_IN_HEAD).map(|g| (g.root, g.dirty_bytes));
+    Ok(Head {
+        version: version_of(generation),
+        size_bytes: generation.size_bytes,
+        recorded_unix_ms: generation.recorded_unix_ms,
+        changed_bytes: changed.collect(),
+    })
+}
+
+/// The backlog's key.
+pub(crate) fn key(peer: NodeId, store: &StoreName, image: &ImageName) -> Key {
+    Key { peer, store: store.clone(), image: image.clone() }
+}

@@ -1,0 +1,301 @@
+//! Everything that can go wrong in a node, as facts with fields.
+//!
+//! Every variant has a stable code, which users' scripts and the peer see. What is to be *done*
+//! about an error is decided in one place only: `verdict`.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a node could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key file can be read or written by others than its owner.
+    #[error("key file {path} has mode {mode:04o}: others may read it; chmod 600 it")]
+    KeyUnsafe {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The key file is not an Ed25519 private key in PKCS#8 PEM.
+    #[error("key file {path} is not an Ed25519 key in PKCS#8 PEM: {what}")]
+    KeyInvalid {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An operation of the operating system failed.
+    #[error("{op} {path}: {source}")]
+    Io {
+        /// What was tried, a verb.
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The cryptographic library refused.
+    #[error("cryptography: {what}")]
+    Crypto {
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The store could not do it.
+    #[error(transparent)]
+    Store(#[from] blockferry_store::Error),
+    /// The protocol was broken.
+    #[error(transparent)]
+    Wire(#[from] blockferry_wire::Error),
+    /// TLS could not be set up or was refused.
+    #[error("TLS refused: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A peer's key is in no membership we have.
+    #[error("peer {id} is not a member here")]
+    PeerUnknown {
+        /// The key it proved or the name it was asked for by.
+        id: String,
+    },
+    /// A peer's key was revoked.
+    #[error("peer {id} was revoked")]
+    PeerRevoked {
+        /// The key it proved.
+        id: String,
+    },
+    /// The other side closed the connection and said why.
+    #[error("{peer} closed the connection: {reason} ({code})")]
+    PeerClosed {
+        /// Who.
+        peer: String,
+        /// The code it gave.
+        code: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// No connection could be made or it was lost.
+    #[error("no connection to {peer}: {what}")]
+    Unreachable {
+        /// Who was dialled.
+        peer: String,
+        /// What happened.
+        what: String,
+    },
+    /// A handshake or a dialogue took longer than its deadline.
+    #[error("{what} took longer than {seconds} s")]
+    Deadline {
+        /// What was waited for.
+        what: &'static str,
+        /// The deadline, in seconds.
+        seconds: u64,
+    },
+    /// A name of a host has no address.
+    #[error("no address for {host}: {what}")]
+    NoAddress {
+        /// The name that was looked up.
+        host: String,
+        /// The answer.
+        what: String,
+    },
+    /// The text is no ticket.
+    #[error("not a ticket: {what}")]
+    TicketInvalid {
+        /// Which rule it breaks.
+        what: &'static str,
+    },
+    /// The ticket was used before.
+    #[error("the ticket was used before")]
+    TokenUsed,
+    /// The ticket's time is over.
+    #[error("the ticket has expired")]
+    TokenExpired,
+    /// The ticket is for another store or role.
+    #[error("the ticket is for another store or role")]
+    TokenScope,
+    /// The ticket was issued by another node.
+    #[error("the ticket was issued by another node")]
+    TokenWrongHub,
+    /// The ticket's secret is not known here.
+    #[error("the ticket is not known here")]
+    TokenUnknown,
+    /// Too many tries from one address.
+    #[error("too many tries from {from}; wait a minute")]
+    RateLimited {
+        /// Whose tries.
+        from: String,
+    },
+    /// There is no such store.
+    #[error("no store {name}")]
+    StoreUnknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// There is a store of this name, or one that shares the directory.
+    #[error("store {name} exists already: {what}")]
+    StoreExists {
+        /// The name.
+        name: String,
+        /// What it collides with.
+        what: String,
+    },
+    /// There is no such image or generation.
+    #[error("no image {image}")]
+    ImageUnknown {
+        /// `store/name` or `store/name@generation`.
+        image: String,
+    },
+    /// The configuration can't be used.
+    #[error("configuration: {what}")]
+    Config {
+        /// Which rule it breaks.
+        what: String,
+    },
+    /// What only the configuration file may change was asked to be changed at run time.
+    #[error("{what} is set in the configuration file; change it there")]
+    Configured {
+        /// `store x` or `peer y`.
+        what: String,
+    },
+    /// The node's own database can't be read or written.
+    #[error("node state {path}: {what}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        what: String,
+    },
+    /// Another process holds the node's state.
+    #[error("{path} is in use by another process")]
+    StateLocked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A request on the admin socket can't be understood.
+    #[error("bad request: {what}")]
+    Control {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A request line on the admin socket is longer than its limit.
+    #[error("request line is longer than {max_bytes} bytes")]
+    ControlTooLong {
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// A node key asked for what its role doesn't allow.
+    #[error("forbidden: {what}")]
+    Forbidden {
+        /// The right and the store.
+        what: String,
+    },
+    /// The other side refused an offer or failed in it.
+    #[error("{peer} refused {image}: {reason} ({code})")]
+    Refused {
+        /// Who.
+        peer: String,
+        /// What was offered.
+        image: String,
+        /// The code it gave.
+        code: &'static str,
+        /// Its words.
+        reason: String,
+        /// What the transfer needs there, in bytes, when it said so.
+        bytes_needed: Option<u64>,
+        /// What is free there, in bytes, when it said so.
+        bytes_free: Option<u64>,
+    },
+    /// The two sides hold changes that don't descend from each other.
+    #[error("{image} has diverged: both sides changed it")]
+    Diverged {
+        /// `store/name`.
+        image: String,
+    },
+    /// The image is being received or published already.
+    #[error("{image} is busy: another transfer of it is under way")]
+    Busy {
+        /// `store/name`.
+        image: String,
+    },
+    /// A local change on a mirror: it doesn't travel.
+    #[error("{image} is in a mirror here: its local changes don't travel")]
+    Mirror {
+        /// `store/name`.
+        image: String,
+    },
+    /// A receipt whose signature doesn't fit.
+    #[error("receipt of {peer} for {image} is not signed by its key")]
+    BadReceipt {
+        /// Who sent it.
+        peer: String,
+        /// For what.
+        image: String,
+    },
+    /// A wait was longer than the time given.
+    #[error("not ready after {seconds} s")]
+    WaitedTooLong {
+        /// The time given, in seconds.
+        seconds: u64,
+    },
+    /// A task was cut off by a panic; the node goes on without it.
+    #[error("{what} stopped unexpectedly")]
+    Broken {
+        /// The task.
+        what: &'static str,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// The stable code that users' scripts and peers see.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::KeyUnsafe { .. } => "KEY_UNSAFE",
+            Self::KeyInvalid { .. } => "KEY_INVALID",
+            Self::Io { .. } => "IO",
+            Self::Crypto { .. } => "CRYPTO",
+            Self::Store(error) => error.code(),
+            Self::Wire(error) => error.code(),
+            Self::Tls(_) => "TLS_REFUSED",
+            Self::PeerUnknown { .. } => "PEER_UNKNOWN",
+            Self::PeerRevoked { .. } => "PEER_REVOKED",
+            Self::PeerClosed { code, .. } => code,
+            Self::Unreachable { .. } => "PEER_UNREACHABLE",
+            Self::Deadline { .. } => "DEADLINE",
+            Self::NoAddress { .. } => "NO_ADDRESS",
+            Self::TicketInvalid { .. } => "TICKET_INVALID",
+            Self::TokenUsed => "TOKEN_USED",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::TokenScope => "TOKEN_SCOPE",
+            Self::TokenWrongHub => "TOKEN_WRONG_HUB",
+            Self::TokenUnknown => "TOKEN_UNKNOWN",
+            Self::RateLimited { .. } => "RATE_LIMITED",
+            Self::StoreUnknown { .. } => "STORE_UNKNOWN",
+            Self::StoreExists { .. } => "STORE_EXISTS",
+            Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
+            Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
+            Self::State { .. } => "STATE_UNREADABLE",
+            Self::StateLocked { .. } => "STATE_LOCKED",
+            Self::Control { .. } => "CONTROL_BAD_REQUEST",
+            Self::ControlTooLong { .. } => "CONTROL_TOO_LONG",
+            Self::Forbidden { .. } => "FORBIDDEN",
+            Self::Refused { code, .. } => code,
+            Self::Diverged { .. } => "DIVERGED",
+            Self::Busy { .. } => "BUSY",
+            Self::Mirror { .. } => "MIRROR",
+            Self::BadReceipt { .. } => "BAD_SIGNATURE",
+            Self::WaitedTooLong { .. } => "TIMED_OUT",
+            Self::Broken { .. } => "INTERNAL",
+            Self::Stopping => "STOPPING",
+        }
+    }
+
+    /// An error of the operating system, with what was tried on what.
+    pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { op, path: path.into(), source }
+    }
+}

@@ -1,0 +1,30 @@
+//! A transfer between two stores, without any transport.
+//!
+//! [`SendSide`] joins [`wire::Sender`](blockferry_wire::Sender) to the store that has a generation,
+//! [`RecvSide`] joins [`wire::Receiver`](blockferry_wire::Receiver) to the one that gets it. Both
+//! are plain blocking values: messages go in, [`Step`]s come out. The service runs each on a thread
+//! with QUIC around it; a test runs both in one thread, from one seed, with any link between.
+
+mod receive;
+mod send;
+
+use blockferry_wire::Message;
+
+pub use receive::{RecvOutcome, RecvSide};
+pub use send::{PackJob, Packed, SendOutcome, SendSide};
+
+/// What a side wants done next. Call `step` until it says `Wait` or `Done`.
+#[derive(Debug)]
+pub enum Step<Outcome> {
+    /// Give this to the other side.
+    Transmit(Box<Message>),
+    /// Run this, on any thread, and hand the result to [`SendSide::handle_packed`].
+    Pack(PackJob),
+    /// Nothing to do until a message or a packed pack comes in.
+    Wait,
+    /// The transfer is over; nothing more is to be sent.
+    Done(Outcome),
+}
+
+#[cfg(test)]
+mod tests;

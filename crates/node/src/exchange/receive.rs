@@ -1,0 +1,360 @@
+//! The receiving side of a transfer: judge, plan, stage, fill, commit, receipt.
+//!
+//! Whatever the peer sends passes the store's block hashes before it counts. A refusal is said
+//! before the first byte; a failure after it keeps the staging, so that the next attempt resumes
+//! inside the image. The receipt is made after the last durable step and never before.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use blockferry_delta::{ImageName, NodeId, Root};
+use blockferry_store::{
+    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store,
+};
+use blockferry_wire::{
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse,
+    extents_bytes, unpack,
+};
+
+use super::Step;
+use crate::api::Role;
+use crate::error::Result;
+use crate::events::now_unix_ms;
+use crate::identity::Identity;
+use crate::judge::{Decision, Offerer, Version, judge};
+use crate::verdict;
+
+/// How a transfer ended for the receiver.
+#[derive(Debug)]
+pub enum RecvOutcome {
+    /// It is current here, and the receipt was sent.
+    Committed(Box<Generation>),
+    /// It was here already, and a receipt was sent.
+    AlreadyHere {
+        /// Which image.
+        image: ImageName,
+        /// Its generation's number.
+        number: u64,
+        /// Its content.
+        root: Root,
+    },
+    /// We refused it.
+    Refused {
+        /// Which image.
+        image: ImageName,
+        /// The code we gave.
+        code: Refusal,
+        /// Our words.
+        text: String,
+    },
+    /// It came to nothing here; the peer was told.
+    FailedHere {
+        /// Which image.
+        image: ImageName,
+        /// Why.
+        error: StoreError,
+    },
+    /// The peer gave up.
+    Cancelled {
+        /// Which image.
+        image: ImageName,
+        /// The code it gave.
+        code: Refusal,
+        /// Its words.
+        text: String,
+    },
+}
+
+/// The receiving side of one transfer.
+#[derive(Debug)]
+pub struct RecvSide {
+    store: Arc<Store>,
+    identity: Identity,
+    peer: NodeId,
+    peer_role: Option<Role>,
+    receiver: Receiver,
+    staging: Option<Staging>,
+    /// The generation as it will be recorded here.
+    generation: Option<Generation>,
+    wire_bytes: u64,
+    found_bytes: u64,
+    kept_bytes: u64,
+    /// Measures the transfer; decides nothing.
+    started: Instant,
+    outcome: Option<RecvOutcome>,
+}
+
+impl RecvSide {
+    /// Receives from `peer`, which has `peer_role` in the store if we know it. The offer, which must
+    /// be for `store`, is the first message to hand in.
+    pub fn new(
+        store: Arc<Store>,
+        identity: Identity,
+        peer: NodeId,
+        peer_role: Option<Role>,
+    ) -> Self {
+        Self {
+            store,
+            identity,
+            peer,
+            peer_role,
+            receiver: Receiver::new(),
+            staging: None,
+            generation: None,
+            wire_bytes: 0,
+            found_bytes: 0,
+            kept_bytes: 0,
+            started: Instant::now(),
+            outcome: None,
+        }
+    }
+
+    /// Whether another message may be handed in now.
+    pub fn has_room(&self) -> bool {
+        self.receiver.has_room()
+    }
+
+    /// Raw bytes that have come, and those wanted so far.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.receiver.received_bytes(), self.receiver.wanted_bytes())
+    }
+
+    /// Whether the generation is durable here, whatever becomes of the receipt.
+    pub fn is_committed(&self) -> bool {
+        matches!(self.outcome, Some(RecvOutcome::Committed(_)))
+    }
+
+    /// Takes a message of the peer that took `wire_bytes` on the wire.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; the transfer is over.
+    pub fn handle_message(&mut self, message: Message, wire_bytes: u64) -> Result<()> {
+        self.wire_bytes = self.wire_bytes.saturating_add(wire_bytes);
+        Ok(self.receiver.handle_message(message)?)
+    }
+
+    /// What to do next. Never says [`Step::Pack`].
+    ///
+    /// # Errors
+    /// The peer sent what contradicts itself; the transfer is over.
+    pub fn step(&mut self) -> Result<Step<RecvOutcome>> {
+        loop {
+            if let Some(message) = self.receiver.poll_transmit() {
+                return Ok(Step::Transmit(Box::new(message)));
+            }
+            let Some(event) = self.receiver.poll_event() else { break };
+            match self.take(event) {
+                Err(crate::Error::Store(error)) if !verdict::is_peers_doing(&error) => {
+                    self.fail(error)?;
+                }
+                other => other?,
+            }
+        }
+        match self.outcome.take() {
+            Some(outcome) if self.receiver.is_finished() => Ok(Step::Done(outcome)),
+            outcome => {
+                self.outcome = outcome;
+                Ok(Step::Wait)
+            }
+        }
+    }
+
+    fn take(&mut self, event: ReceiverEvent) -> Result<()> {
+        match event {
+            ReceiverEvent::Offered(offer) => self.offered(&offer),
+            ReceiverEvent::Part(part) => {
+                // Without a staging the transfer has failed already.
+                let Some(staging) = &mut self.staging else { return Ok(()) };
+                let planned = staging.plan(&part)?;
+                self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
+                self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
+                Ok(self.receiver.handle_planned(part.number, planned.wants)?)
+            }
+            ReceiverEvent::Pack(pack) => self.fill(&pack),
+            ReceiverEvent::Complete => self.commit(),
+            ReceiverEvent::Cancelled(abort) => {
+                let image = self.image();
+                let (code, text) = (abort.code, abort.text.to_string());
+                self.staging = None;
+                self.outcome = image.map(|image| RecvOutcome::Cancelled { image, code, text });
+                Ok(())
+            }
+        }
+    }
+
+    fn offered(&mut self, offer: &Offer) -> Result<()> {
+        if offer.store != self.store.identity().id {
+            return self.refuse(offer, Refuse::new(Refusal::StoreUnknown, "another store"));
+        }
+        let ours = self.store.current(&offer.image)?;
+        let held = ours.as_ref().map(version_of);
+        let offered = Version {
+            number: offer.number,
+            root: offer.root,
+            lineage: offer.lineage.clone(),
+        };
+        let from = Offerer { role: self.peer_role, is_author: offer.author == self.peer };
+        let mut generation = generation_of(offer);
+        match judge(held.as_ref(), &offered, from) {
+            Decision::Accept => {}
+            Decision::Merge(lineage) => {
+                // Its number must be free here; the lineages tell the two sides who goes on.
+                let ours = held.map_or(0, |h| h.number);
+                generation.number = ours.max(offer.number).saturating_add(1);
+                generation.lineage = lineage;
+            }
+            Decision::AlreadyHere => return self.already_here(offer),
+            Decision::Older => return self.refuse_as(offer, Refusal::GenerationOld),
+            Decision::Diverged => return self.refuse_as(offer, Refusal::Diverged),
+            Decision::Fork => {
+                let fork = Refuse::new(Refusal::Diverged, "one number, two contents");
+                return self.refuse(offer, fork);
+            }
+            Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
+        }
+        self.stage(offer, generation)
+    }
+
+    fn stage(&mut self, offer: &Offer, generation: Generation) -> Result<()> {
+        let staged = self.store.plan_base(offer.root, &offer.bases, &offer.image).and_then(|base| {
+            let dirty_bytes = dirty_bytes_max(offer, base);
+            let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
+            Ok((base, self.store.stage(request)?))
+        });
+        match staged {
+            Ok((base, staging)) => {
+                self.staging = Some(staging);
+                self.generation = Some(generation);
+                Ok(self.receiver.accept(base)?)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let refuse = match &error {
+                    StoreError::OutOfSpace { needed_bytes, free_bytes } => {
+                        Refuse::disk_full(&text, *needed_bytes, *free_bytes)
+                    }
+                    other => Refuse::new(verdict::refusal_of(other), &text),
+                };
+                self.refuse(offer, refuse)
+            }
+        }
+    }
+
+    fn fill(&mut self, pack: &Pack) -> Result<()> {
+        let Some(staging) = &mut self.staging else { return Ok(()) };
+        let size = self.receiver.offer().map_or(0, |offer| offer.size_bytes);
+        let pages = unpack(pack, extents_bytes(&pack.extents, size))?;
+        let filled = staging.fill(pack.part, &pack.extents, &pages)?;
+        Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let Some(staging) = self.staging.take() else { return Ok(()) };
+        let sealed = staging.seal()?;
+        let stats = Received {
+            recorded_unix_ms: now_unix_ms(),
+            wire_bytes: self.wire_bytes,
+            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let generation = self.store.commit(sealed, stats)?;
+        let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
+        self.receiver.handle_committed(self.receipt(&offer))?;
+        self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
+        Ok(())
+    }
+
+    fn already_here(&mut self, offer: &Offer) -> Result<()> {
+        self.receiver.have(self.receipt(offer))?;
+        let Offer { image, number, root, .. } = offer.clone();
+        self.outcome = Some(RecvOutcome::AlreadyHere { image, number, root });
+        Ok(())
+    }
+
+    fn refuse_as(&mut self, offer: &Offer, code: Refusal) -> Result<()> {
+        let text = match code {
+            Refusal::GenerationOld => "a newer generation is here",
+            Refusal::Diverged => "both sides changed it",
+            Refusal::Forbidden => "a mirror may not make generations",
+            _ => "",
+        };
+        self.refuse(offer, Refuse::new(code, text))
+    }
+
+    fn refuse(&mut self, offer: &Offer, refuse: Refuse) -> Result<()> {
+        let (code, text) = (refuse.code, refuse.text.to_string());
+        self.receiver.refuse(refuse)?;
+        self.outcome = Some(RecvOutcome::Refused { image: offer.image.clone(), code, text });
+        Ok(())
+    }
+
+    /// Ends the transfer by our own fault. Before the offer was answered it is a refusal.
+    fn fail(&mut self, error: StoreError) -> Result<()> {
+        let Some(offer) = self.receiver.offer().cloned() else { return Ok(()) };
+        let (code, text) = (verdict::refusal_of(&error), error.to_string());
+        if self.generation.is_none() {
+            return self.refuse(&offer, Refuse::new(code, &text));
+        }
+        self.staging = None;
+        self.receiver.handle_failed(Failed::new(code, &text))?;
+        self.outcome = Some(RecvOutcome::FailedHere { image: offer.image, error });
+        Ok(())
+    }
+
+    fn image(&self) -> Option<ImageName> {
+        self.receiver.offer().map(|offer| offer.image.clone())
+    }
+
+    fn receipt(&self, offer: &Offer) -> Receipt {
+        let mut receipt = Receipt {
+            node: self.identity.id(),
+            store: offer.store,
+            image: offer.image.clone(),
+            number: offer.number,
+            root: offer.root,
+            signature: [0; 64],
+        };
+        receipt.signature = self.identity.sign(&receipt.signed_bytes());
+        receipt
+    }
+}
+
+/// How many bytes of pages may have to be written at most, as the room to reserve.
+fn dirty_bytes_max(offer: &Offer, base: Option<Root>) -> u64 {
+    let stated = offer.dirty_bytes.unwrap_or(offer.size_bytes).min(offer.size_bytes);
+    match base {
+        Some(base) if base == offer.root => 0,
+        // What the offer states is against its first base, or against nothing when it has none.
+        base if base == offer.bases.first().copied() => stated,
+        _ => offer.size_bytes,
+    }
+}
+
+/// What judging needs of a generation.
+pub(crate) fn version_of(generation: &Generation) -> Version {
+    Version {
+        number: generation.number,
+        root: generation.root,
+        lineage: generation.lineage.clone(),
+    }
+}
+
+/// The generation as it will be recorded here.
+fn generation_of(offer: &Offer) -> Generation {
+    Generation {
+        image: offer.image.clone(),
+        number: offer.number,
+        root: offer.root,
+        size_bytes: offer.size_bytes,
+        data_bytes: 0,
+        meta: offer.meta.clone(),
+        lineage: offer.lineage.clone(),
+        author: offer.author,
+        recorded_unix_ms: offer.recorded_unix_ms,
+        discover: Discover::Received,
+        bytes_read: 0,
+        dirty_bytes: 0,
+        wire_bytes: 0,
+        millis: 0,
+        allocated_zero: Vec::new(),
+    }
+}

@@ -1,0 +1,269 @@
+//! The sending side of a transfer: offer, parts, packs, receipt.
+//!
+//! Reading and compressing is handed out as [`PackJob`]s, so that several run ahead of the link;
+//! everything else happens inside [`SendSide::step`]. Pages are re-hashed as they are read: a file
+//! that moved under us ends the transfer, never reaches the peer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use blockferry_delta::{ChunkParams, ImageName, PAGE_BYTES, PageExtent, RecipePart, Root};
+use blockferry_store::{Error as StoreError, Generation, RecipeCursor, Source, Store};
+use blockferry_wire::{
+    Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
+};
+
+use super::Step;
+use crate::error::{Error, Result};
+use crate::verdict;
+
+/// How a transfer ended for the sender.
+#[derive(Debug)]
+pub enum SendOutcome {
+    /// The peer has it. Whether the signature is its own is for the caller to verify.
+    Receipt(Receipt),
+    /// The peer doesn't want it now.
+    Refused(Refuse),
+    /// It came to nothing at the peer.
+    FailedThere {
+        /// Why.
+        code: Refusal,
+        /// Its words.
+        text: String,
+    },
+    /// It came to nothing here; the peer was told.
+    FailedHere(StoreError),
+}
+
+/// Pages to be read and compressed.
+#[derive(Clone, Debug)]
+pub struct PackJob {
+    number: u64,
+    part: u32,
+    extents: Vec<PageExtent>,
+    source: Arc<Source>,
+}
+
+/// A pack, or why there is none.
+#[derive(Debug)]
+pub struct Packed {
+    number: u64,
+    result: Result<Pack>,
+}
+
+impl PackJob {
+    /// Reads, proves and compresses. Blocking.
+    pub fn run(self, packer: &mut Packer) -> Packed {
+        let pages = self.source.read(&self.extents).map_err(Error::from);
+        let result = pages.and_then(|p| Ok(packer.pack(self.part, self.extents, p)?));
+        Packed { number: self.number, result }
+    }
+}
+
+/// The sending side of one transfer.
+#[derive(Debug)]
+pub struct SendSide {
+    store: Arc<Store>,
+    generation: Generation,
+    sender: Sender,
+    cursor: Option<RecipeCursor>,
+    source: Option<Arc<Source>>,
+    /// Number of the next pack asked for, and of the next one that may be handed over.
+    asked: u64,
+    handed: u64,
+    /// Packed out of order.
+    early: BTreeMap<u64, Result<Pack>>,
+    /// Bytes of the parts that are travelling, by number.
+    open_parts: BTreeMap<u32, u64>,
+    done_bytes: u64,
+    total_bytes: u64,
+    outcome: Option<SendOutcome>,
+}
+
+impl SendSide {
+    /// Offers the current generation of `image`.
+    pub fn new(store: Arc<Store>, image: &ImageName) -> Result<Self> {
+        let generation =
+            store.current(image)?.ok_or_else(|| StoreError::NotFound(image.clone()))?;
+        let mut bases = store.bases(image)?;
+        bases.retain(|root| *root != generation.root);
+        bases.truncate(blockferry_wire::limits::BASES_MAX);
+        let dirty_bytes = match bases.first() {
+            Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
+            None => generation.data_bytes,
+        };
+        let sender = Sender::new(offer_of(&store, &generation, bases, dirty_bytes))?;
+        Ok(Self {
+            total_bytes: generation.size_bytes,
+            store,
+            generation,
+            sender,
+            cursor: None,
+            source: None,
+            asked: 0,
+            handed: 0,
+            early: BTreeMap::new(),
+            open_parts: BTreeMap::new(),
+            done_bytes: 0,
+            outcome: None,
+        })
+    }
+
+    /// What is offered.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Changed bytes that have arrived, and all of them, as far as is known.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.done_bytes.min(self.total_bytes), self.total_bytes)
+    }
+
+    /// Takes a message of the peer.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; the transfer is over.
+    pub fn handle_message(&mut self, message: Message) -> Result<()> {
+        if let Message::Filled(filled) = &message {
+            let bytes = self.open_parts.remove(&filled.part).unwrap_or(0);
+            self.done_bytes = self.done_bytes.saturating_add(bytes);
+        }
+        Ok(self.sender.handle_message(message)?)
+    }
+
+    /// Takes a finished [`PackJob`]; they may come in any order.
+    pub fn handle_packed(&mut self, packed: Packed) -> Result<()> {
+        self.early.insert(packed.number, packed.result);
+        while let Some(result) = self.early.remove(&self.handed) {
+            self.handed += 1;
+            match result {
+                Ok(pack) => self.sender.handle_pack(pack)?,
+                Err(Error::Store(error)) => self.fail(error),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the transfer up; the peer is told.
+    pub fn cancel(&mut self, code: Refusal, text: &str) {
+        self.sender.handle_cancel(code, text);
+    }
+
+    /// What to do next.
+    pub fn step(&mut self) -> Result<Step<SendOutcome>> {
+        loop {
+            if let Some(message) = self.sender.poll_transmit() {
+                return Ok(Step::Transmit(Box::new(message)));
+            }
+            let Some(event) = self.sender.poll_event() else { break };
+            if let Some(job) = self.take(event)? {
+                return Ok(Step::Pack(job));
+            }
+        }
+        match self.outcome.take() {
+            Some(outcome) if self.sender.is_finished() => Ok(Step::Done(outcome)),
+            outcome => {
+                self.outcome = outcome;
+                Ok(Step::Wait)
+            }
+        }
+    }
+
+    fn take(&mut self, event: SenderEvent) -> Result<Option<PackJob>> {
+        match event {
+            SenderEvent::Accepted { base } => self.accepted(base)?,
+            SenderEvent::NeedPart => self.next_part()?,
+            SenderEvent::NeedPack { part, extents } => return Ok(self.pack(part, extents)),
+            SenderEvent::Done(receipt) => self.outcome = Some(SendOutcome::Receipt(receipt)),
+            SenderEvent::Refused(refuse) => self.outcome = Some(SendOutcome::Refused(refuse)),
+            SenderEvent::Failed(failed) => {
+                let text = failed.text.to_string();
+                self.outcome = Some(SendOutcome::FailedThere { code: failed.code, text });
+            }
+        }
+        Ok(None)
+    }
+
+    fn accepted(&mut self, base: Option<Root>) -> Result<()> {
+        let (image, root) = (self.generation.image.clone(), self.generation.root);
+        if base == Some(root) {
+            self.total_bytes = 0;
+            return Ok(());
+        }
+        let prepared = self.store.recipe(&image, root, base).and_then(|cursor| {
+            let total = match base {
+                Some(_) => self.store.dirty_bytes(&image, root, base)?,
+                None => self.generation.data_bytes,
+            };
+            Ok((cursor, self.store.source(&image, root)?, total))
+        });
+        match prepared {
+            Ok((cursor, source, total)) => {
+                self.cursor = Some(cursor);
+                self.source = Some(Arc::new(source));
+                self.total_bytes = total;
+            }
+            Err(error) => self.fail(error),
+        }
+        Ok(())
+    }
+
+    fn next_part(&mut self) -> Result<()> {
+        // Without a cursor the transfer has failed already and the question is stale.
+        let Some(cursor) = &mut self.cursor else { return Ok(()) };
+        match cursor.next_part() {
+            Ok(Some(part)) => {
+                self.open_parts.insert(part.number, changed_bytes(&part));
+                self.sender.handle_part(part)?;
+            }
+            Ok(None) => self.sender.handle_parts_end()?,
+            Err(error) => self.fail(error),
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, part: u32, extents: Vec<PageExtent>) -> Option<PackJob> {
+        let source = self.source.clone()?;
+        let number = self.asked;
+        self.asked += 1;
+        Some(PackJob { number, part, extents, source })
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        if self.outcome.is_none() {
+            let code = verdict::refusal_of(&error);
+            self.sender.handle_cancel(code, &error.to_string());
+            self.outcome = Some(SendOutcome::FailedHere(error));
+        }
+    }
+}
+
+fn offer_of(
+    store: &Store,
+    generation: &Generation,
+    bases: Vec<Root>,
+    dirty_bytes: u64,
+) -> Offer {
+    Offer {
+        store: store.identity().id,
+        image: generation.image.clone(),
+        number: generation.number,
+        root: generation.root,
+        size_bytes: generation.size_bytes,
+        meta: generation.meta.clone(),
+        lineage: generation.lineage.clone(),
+        author: generation.author,
+        recorded_unix_ms: generation.recorded_unix_ms,
+        dirty_bytes: Some(dirty_bytes),
+        bases,
+        chunk_params: ChunkParams::CURRENT,
+        lane: Lane::Normal,
+    }
+}
+
+/// Bytes of the changed pages of a part that aren't zero now.
+fn changed_bytes(part: &RecipePart) -> u64 {
+    let pages = part.blocks.iter().map(|b| u64::from((b.dirty & !b.zero).count_ones()));
+    pages.sum::<u64>() * PAGE_BYTES as u64
+}

@@ -1,0 +1,142 @@
+//! Judge: what an offer means for what we hold.
+//!
+//! Pure. Lineage decides, never a clock; roles limit who may offer what; equal bytes are never
+//! moved. "Diverged" overwrites nothing: both sides keep what they have until somebody decides.
+
+use blockferry_delta::{Lineage, Order, Root};
+
+use crate::api::Role;
+
+/// One generation, as far as judging needs it: ours or the offered one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number in the history of whoever says so; each node counts its own, so it decides
+    /// nothing.
+    pub number: u64,
+    /// Its content.
+    pub root: Root,
+    /// What it descends from.
+    pub lineage: Lineage,
+}
+
+/// Who offers, and who made what is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offerer {
+    /// The offering peer's role in the store, when we know it.
+    pub role: Option<Role>,
+    /// The offering peer itself recorded the generation.
+    pub is_author: bool,
+}
+
+/// What to do with an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Receive it.
+    Accept,
+    /// We hold these bytes under this lineage already: a receipt is all that is due.
+    AlreadyHere,
+    /// Equal bytes, two histories: record the generation under the merged lineage.
+    Merge(Lineage),
+    /// Ours descends from it; we shall offer ours.
+    Older,
+    /// Neither descends from the other.
+    Diverged,
+    /// One lineage with two contents: a store was restored or cloned.
+    Fork,
+    /// A mirror offers a change of its own.
+    Forbidden,
+}
+
+/// Judges `offered` against `ours`, the current generation of the image here.
+pub fn judge(ours: Option<&Version>, offered: &Version, from: Offerer) -> Decision {
+    if from.is_author && from.role == Some(Role::Mirror) {
+        return Decision::Forbidden;
+    }
+    let Some(ours) = ours else { return Decision::Accept };
+    let same_bytes = ours.root == offered.root;
+    match offered.lineage.compare(&ours.lineage) {
+        Order::Equal if same_bytes => Decision::AlreadyHere,
+        Order::Equal => Decision::Fork,
+        Order::Newer => Decision::Accept,
+        Order::Older => Decision::Older,
+        Order::Concurrent if same_bytes => match ours.lineage.merge(&offered.lineage) {
+            Ok(merged) => Decision::Merge(merged),
+            Err(_) => Decision::Diverged,
+        },
+        Order::Concurrent => Decision::Diverged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blockferry_delta::NodeId;
+
+    fn version(number: u64, root: u8, lineage: &[(u8, u64)]) -> Version {
+        let entries = lineage.iter().map(|(n, c)| (NodeId::from_bytes([*n; 32]), *c));
+        Version {
+            number,
+            root: Root::from_bytes([root; 32]),
+            lineage: Lineage::from_entries(entries).expect("valid"),
+        }
+    }
+
+    const WRITER: Offerer = Offerer { role: Some(Role::Writer), is_author: true };
+
+    #[test]
+    fn table() {
+        use Decision::*;
+        let merged = version(0, 0, &[(1, 2), (2, 1)]).lineage;
+        let rows = [
+            // ours, offered, decision
+            (version(1, 1, &[(1, 1)]), version(2, 2, &[(1, 2)]), Accept),
+            (version(1, 1, &[(1, 1)]), version(2, 1, &[(1, 2)]), Accept), // a touch
+            (version(1, 1, &[(1, 1)]), version(9, 2, &[(1, 9)]), Accept), // some were missed
+            (version(2, 2, &[(1, 2)]), version(2, 2, &[(1, 2)]), AlreadyHere),
+            (version(2, 2, &[(1, 2)]), version(2, 3, &[(1, 2)]), Fork),
+            (version(5, 2, &[(1, 2)]), version(4, 3, &[(1, 3)]), Accept), // each node counts itself
+            (version(2, 2, &[(1, 2)]), version(1, 1, &[(1, 1)]), Older),
+            (version(2, 2, &[(1, 2)]), version(2, 3, &[(2, 1)]), Diverged),
+            (version(2, 2, &[(1, 2)]), version(1, 2, &[(2, 1)]), Merge(merged)),
+        ];
+        for (ours, offered, decision) in rows {
+            assert_eq!(judge(Some(&ours), &offered, WRITER), decision, "{ours:?} {offered:?}");
+        }
+        assert_eq!(judge(None, &version(7, 1, &[(1, 7)]), WRITER), Accept);
+    }
+
+    #[test]
+    fn a_mirror_relays_but_makes_nothing() {
+        let offered = version(1, 1, &[(1, 1)]);
+        let mirror = |is_author| Offerer { role: Some(Role::Mirror), is_author };
+        assert_eq!(judge(None, &offered, mirror(true)), Decision::Forbidden);
+        assert_eq!(judge(None, &offered, mirror(false)), Decision::Accept);
+        let unknown = Offerer { role: None, is_author: true };
+        assert_eq!(judge(None, &offered, unknown), Decision::Accept);
+    }
+
+    #[test]
+    fn two_sides_never_both_accept() {
+        let versions: Vec<Version> = (0..3_u8)
+            .flat_map(|a| (0..3_u8).map(move |b| (a, b)))
+            .filter(|(a, b)| a + b > 0)
+            .map(|(a, b)| {
+                let mut lineage = Vec::new();
+                if a > 0 {
+                    lineage.push((1, u64::from(a)));
+                }
+                if b > 0 {
+                    lineage.push((2, u64::from(b)));
+                }
+                version(u64::from(a + b), a * 3 + b, &lineage)
+            })
+            .collect();
+        for x in &versions {
+            for y in &versions {
+                let there = judge(Some(x), y, WRITER) == Decision::Accept;
+                let back = judge(Some(y), x, WRITER) == Decision::Accept;
+                assert!(!(there && back), "{x:?} {y:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Ledger: the node's own database, `state_dir/node.redb`.
+//!
+//! Tables: `tickets.v1` (SHA-256 of a secret -> what it grants and who used it), `events.v1` (number
+//! -> event as a numbered CBOR map), `stores.v1` (name -> id of a store that was in service here), all
+//! bounded. Using a ticket is one durable
+//! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
+
+use std::path::{Path, PathBuf};
+
+use blockferry_delta::{NodeId, StoreId, StoreName};
+use minicbor::{Decode, Encode};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
+
+use crate::api::{Event, Severity};
+use crate::budget::{EVENTS_KEPT, LEDGER_CACHE_BYTES, TICKETS_KEPT};
+use crate::error::{Error, Result};
+use crate::ticket::{self, Issued, SecretHash};
+
+const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets.v1");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events.v1");
+
+const STORES: TableDefinition<'_, &str, &[u8; 16]> = TableDefinition::new("stores.v1");
+
+/// The node's database.
+pub struct Ledger {
+    database: Database,
+    path: PathBuf,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct TicketRecord {
+    #[n(0)]
+    store: String,
+    #[n(1)]
+    role: u8,
+    #[n(2)]
+    expires_unix_ms: i64,
+    #[n(3)]
+    #[cbor(with = "minicbor::bytes")]
+    used_by: Option<[u8; 32]>,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct EventRecord {
+    #[n(0)]
+    unix_ms: i64,
+    #[n(1)]
+    code: String,
+    #[n(2)]
+    severity: u8,
+    #[n(3)]
+    message: String,
+    #[n(4)]
+    store: Option<String>,
+    #[n(5)]
+    image: Option<String>,
+    #[n(6)]
+    peer: Option<String>,
+}
+
+/// An event before it has a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happening {
+    /// When, in milliseconds since 1970.
+    pub unix_ms: i64,
+    /// Stable code.
+    pub code: &'static str,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What happened, in words.
+    pub message: String,
+    /// Which store, if one.
+    pub store: Option<String>,
+    /// Which image, if one.
+    pub image: Option<String>,
+    /// Which peer, if one.
+    pub peer: Option<String>,
+}
+
+impl Ledger {
+    /// Opens or makes the database; refuses if another process holds it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let opened = Database::builder()
+            .set_cache_size(usize::try_from(LEDGER_CACHE_BYTES).unwrap_or(1 << 20))
+            .create(path);
+        let database = match opened {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(Error::StateLocked { path: path.to_owned() });
+            }
+            Err(error) => return Err(state(path, &error)),
+        };
+        let ledger = Self { database, path: path.to_owned() };
+        // Tables exist from the start, so that reading needs no special case.
+        ledger.write(|transaction| {
+            transaction.open_table(TICKETS)?;
+            transaction.open_table(EVENTS)?;
+            transaction.open_table(STORES)?;
+            Ok(())
+        })?;
+        Ok(ledger)
+    }
+
+    /// Remembers a new ticket; forgets the ones that are long over when there are too many.
+    pub fn issue(&self, secret: SecretHash, issued: &Issued, now_unix_ms: i64) -> Result<()> {
+        let record = minicbor::to_vec(record_of(issued)).expect("memory takes every byte");
+        self.write(|transaction| {
+            let mut table = transaction.open_table(TICKETS)?;
+            table.retain(|_, value| {
+                let old: Result<TicketRecord, _> = minicbor::decode(value);
+                old.is_ok_and(|t| now_unix_ms.saturating_sub(t.expires_unix_ms) < 86_400_000)
+            })?;
+            let count = table.iter()?.count();
+            if count >= TICKETS_KEPT {
+                return Err(redb::Error::Io(std::io::Error::other("too many tickets are out")));
+            }
+            table.insert(secret.as_slice(), record.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Uses a ticket for `joiner`, once and durably; or says why not.
+    pub fn redeem(
+        &self,
+        secret: SecretHash,
+        store: &StoreName,
+        joiner: NodeId,
+        now_unix_ms: i64,
+    ) -> Result<Issued> {
+        let mut outcome = Err(Error::TokenUnknown);
+        self.write(|transaction| {
+            let mut table = transaction.open_table(TICKETS)?;
+            let issued = table.get(secret.as_slice())?.and_then(|v| issued_of(v.value()));
+            outcome = ticket::check(issued.as_ref(), store, joiner, now_unix_ms);
+            if let (Ok(()), Some(mut issued)) = (&outcome, issued) {
+                issued.used_by = Some(joiner);
+                let record = minicbor::to_vec(record_of(&issued)).expect("memory");
+                table.insert(secret.as_slice(), record.as_slice())?;
+                return Ok(Some(issued));
+            }
+            Ok(None)
+        })?
+        .map_or_else(|| Err(outcome.err().unwrap_or(Error::TokenUnknown)), Ok)
+    }
+
+    /// Until when some unused ticket is good, in milliseconds since 1970; 0: none is out.
+    pub fn open_until(&self, now_unix_ms: i64) -> Result<i64> {
+        self.read(|transaction| {
+            let table = transaction.open_table(TICKETS)?;
+            let mut until = 0;
+            for row in table.iter()? {
+                let (_, value) = row?;
+                if let Some(issued) = issued_of(value.value())
+                    && issued.expires_unix_ms > now_unix_ms
+                {
+                    // A used one counts too: its joiner may have to ask again.
+                    until = until.max(issued.expires_unix_ms);
+                }
+            }
+            Ok(until)
+        })
+    }
+
+    /// The id of a store that was in service here under `name`: its directory must hold it again,
+    /// and is not made anew when it doesn't.
+    pub fn known_store(&self, name: &StoreName) -> Result<Option<StoreId>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(STORES)?;
+            Ok(table.get(name.as_str())?.map(|id| StoreId::from_bytes(*id.value())))
+        })
+    }
+
+    /// Remembers or forgets that a store is in service here.
+    pub fn note_store(&self, name: &StoreName, id: Option<StoreId>) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(STORES)?;
+            match id {
+                Some(id) => table.insert(name.as_str(), id.as_bytes())?.is_some(),
+                None => table.remove(name.as_str())?.is_some(),
+            };
+            Ok(())
+        })
+    }
+
+    /// Appends events in one transaction and drops the oldest beyond the limit. Gives them their
+    /// numbers.
+    pub fn append(&self, happenings: &[Happening]) -> Result<Vec<Event>> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(EVENTS)?;
+            let last = table.last()?.map_or(0, |(number, _)| number.value());
+            let mut events = Vec::with_capacity(happenings.len());
+            for (number, happening) in (last + 1..).zip(happenings) {
+                let record = event_record(happening);
+                let bytes = minicbor::to_vec(&record).expect("memory takes every byte");
+                table.insert(number, bytes.as_slice())?;
+                events.push(event_of(number, record));
+            }
+            let newest = events.last().map_or(last, |e| e.number);
+            let oldest = table.first()?.map_or(0, |(number, _)| number.value());
+            for number in oldest..newest.saturating_sub(EVENTS_KEPT).saturating_add(1) {
+                table.remove(number)?;
+            }
+            Ok(events)
+        })
+    }
+
+    /// Kept events from `since_unix_ms` on, oldest first.
+    pub fn events(&self, since_unix_ms: i64) -> Result<Vec<Event>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(EVENTS)?;
+            let mut events = Vec::new();
+            for row in table.iter()? {
+                let (number, value) = row?;
+                let record: Result<EventRecord, _> = minicbor::decode(value.value());
+                if let Ok(record) = record
+                    && record.unix_ms >= since_unix_ms
+                {
+                    events.push(event_of(number.value(), record));
+                }
+            }
+            Ok(events)
+        })
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T> {
+        let run = || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_quick_repair(true);
+            let value = f(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run().map_err(|e: redb::Error| state(&self.path, &e))
+    }
+
+    fn read<T>(
+        &self,
+        f: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T> {
+        let run = || f(&self.database.begin_read()?);
+        run().map_err(|e: redb::Error| state(&self.path, &e))
+    }
+}
+
+fn state(path: &Path, error: &dyn std::error::Error) -> Error {
+    Error::State { path: path.to_owned(), what: error.to_string() }
+}
+
+fn record_of(issued: &Issued) -> TicketRecord {
+    TicketRecord {
+        store: issued.store.as_str().to_owned(),
+        role: ticket::role_number(issued.role),
+        expires_unix_ms: issued.expires_unix_ms,
+        used_by: issued.used_by.map(|id| *id.as_bytes()),
+    }
+}
+
+/// What can't be read grants nothing.
+fn issued_of(bytes: &[u8]) -> Option<Issued> {
+    let record: TicketRecord = minicbor::decode(bytes).ok()?;
+    Some(Issued {
+        store: StoreName::new(&record.store).ok()?,
+        role: ticket::role_of_number(record.role)?,
+        expires_unix_ms: record.expires_unix_ms,
+        used_by: record.used_by.map(NodeId::from_bytes),
+    })
+}
+
+fn event_record(happening: &Happening) -> EventRecord {
+    EventRecord {
+        unix_ms: happening.unix_ms,
+        code: happening.code.to_owned(),
+        severity: match happening.severity {
+            Severity::Info => 0,
+            Severity::Warning => 1,
+            Severity::Error => 2,
+        },
+        message: happening.message.clone(),
+        store: happening.store.clone(),
+        image: happening.image.clone(),
+        peer: happening.peer.clone(),
+    }
+}
+
+fn event_of(number: u64, record: EventRecord) -> Event {
+    Event {
+        number,
+        time: rfc3339(record.unix_ms),
+        code: record.code,
+        severity: match record.severity {
+            0 => Severity::Info,
+            1 => Severity::Warning,
+            _ => Severity::Error,
+        },
+        message: record.message,
+        store: record.store,
+        image: record.image,
+        peer: record.peer,
+    }
+}
+
+/// A moment as RFC 3339 in UTC, with milliseconds.
+pub fn rfc3339(unix_ms: i64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{moment:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Role;
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let ledger = Ledger::open(&dir.path().join("node.redb")).expect("opened");
+        (dir, ledger)
+    }
+
+    fn happening(unix_ms: i64) -> Happening {
+        Happening {
+            unix_ms,
+            code: "COMMITTED",
+            severity: Severity::Info,
+            message: "x".into(),
+            store: Some("s".into()),
+            image: None,
+            peer: None,
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_used_once_even_across_a_restart() {
+        let (dir, ledger) = ledger();
+        let store = StoreName::new("vdisks").expect("a name");
+        let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let issued = Issued {
+            store: store.clone(),
+            role: Role::Mirror,
+            expires_unix_ms: 1000,
+            used_by: None,
+        };
+        ledger.issue([7; 32], &issued, 0).expect("issued");
+        assert_eq!(ledger.open_until(0).expect("read"), 1000);
+        assert_eq!(ledger.open_until(1000).expect("read"), 0);
+        let code = |l: &Ledger, secret, id, now| {
+            l.redeem(secret, &store, id, now).map(|i| i.role).map_err(|e| e.code())
+        };
+        assert_eq!(code(&ledger, [8; 32], a, 0), Err("TOKEN_UNKNOWN"));
+        assert_eq!(code(&ledger, [7; 32], a, 1000), Err("TOKEN_EXPIRED"));
+        assert_eq!(code(&ledger, [7; 32], a, 0), Ok(Role::Mirror));
+        drop(ledger);
+        let ledger = Ledger::open(&dir.path().join("node.redb")).expect("opened again");
+        assert_eq!(code(&ledger, [7; 32], b, 0), Err("TOKEN_USED"));
+        assert_eq!(code(&ledger, [7; 32], a, 0), Ok(Role::Mirror), "its answer got lost");
+    }
+
+    #[test]
+    fn events_are_numbered_and_bounded() {
+        let (_dir, ledger) = ledger();
+        for batch in 0..3_i64 {
+            let rows: Vec<_> = (0..4000).map(|i| happening(batch * 4000 + i)).collect();
+            let events = ledger.append(&rows).expect("appended");
+            assert_eq!(events[0].number, u64::try_from(batch * 4000 + 1).expect("small"));
+        }
+        let kept = ledger.events(0).expect("read");
+        assert_eq!(u64::try_from(kept.len()).expect("small"), EVENTS_KEPT);
+        assert_eq!(kept.last().map(|e| e.number), Some(12_000));
+        assert_eq!(kept[0].time, "1970-01-01T00:00:02.000Z");
+        assert_eq!(ledger.events(11_999).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn a_store_in_service_is_remembered() {
+        let (_dir, ledger) = ledger();
+        let (name, id) = (StoreName::new("a").expect("a name"), StoreId::from_bytes([3; 16]));
+        assert_eq!(ledger.known_store(&name).expect("read"), None);
+        ledger.note_store(&name, Some(id)).expect("written");
+        assert_eq!(ledger.known_store(&name).expect("read"), Some(id));
+        ledger.note_store(&name, None).expect("written");
+        assert_eq!(ledger.known_store(&name).expect("read"), None);
+    }
+
+    #[test]
+    fn two_processes_can_not_share_it() {
+        let (dir, _ledger) = ledger();
+        let error = Ledger::open(&dir.path().join("node.redb")).err().expect("locked");
+        assert_eq!(error.code(), "STATE_LOCKED");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_not_replaced() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("node.redb");
+        std::fs::write(&path, vec![0x5a; 100_000]).expect("written");
+        assert_eq!(Ledger::open(&path).err().expect("damaged").code(), "STATE_UNREADABLE");
+        assert_eq!(std::fs::read(&path).expect("there")[..4], [0x5a; 4]);
+    }
+}

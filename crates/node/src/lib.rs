@@ -1,0 +1,34 @@
+//! Who talks to whom, when, and how much at once.
+//!
+//! The only crate that introduces `wire` (what is said) to `store` (what is on disk). Everything
+//! that decides is a pure value with events and time going in and actions coming out: [`judge`],
+//! [`backlog`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
+//! [`transport`] (QUIC), `stores` (blocking work in a bounded pool) and `admin` (the unix socket).
+//!
+//! Start at [`Node::start`]. The drivers of a transfer live in [`exchange`] and need no socket, so
+//! that a test can run a pair of nodes in one thread from one seed.
+
+pub mod api;
+pub mod backlog;
+pub mod budget;
+pub mod config;
+pub mod error;
+pub(crate) mod events;
+pub mod exchange;
+pub mod identity;
+pub mod judge;
+pub mod ledger;
+pub(crate) mod limit;
+pub mod members;
+pub mod pace;
+pub mod settle;
+pub(crate) mod stream;
+pub mod ticket;
+pub mod tls;
+pub mod transport;
+pub mod trust;
+pub mod verdict;
+pub(crate) mod workers;
+
+pub use error::{Error, Result};
+pub use identity::Identity;

@@ -1,0 +1,210 @@
+//! A peer: what we know of it and the one connection to it.
+//!
+//! Of two connections between a pair one survives: a new one takes the place of an old one, unless
+//! both were just made; then the one that the node with the smaller id dialled is kept. A peer that
+//! dials while we believe to be connected has usually been restarted.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use blockferry_delta::{ImageName, NodeId, StoreName};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::api::{PeerState, Role};
+use crate::budget;
+use crate::config::PeerConfig;
+use crate::core::lock;
+use crate::transport::Link;
+
+/// Connections this young may have crossed on the way.
+const CROSSING: Duration = Duration::from_secs(5);
+
+/// Images whose current generation is to be told to the peer.
+type Announcements = BTreeSet<(StoreName, ImageName)>;
+
+/// A peer.
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    /// It stands in the configuration file.
+    pub(crate) configured: bool,
+    config: RwLock<PeerConfig>,
+    active: Mutex<Option<Active>>,
+    state: Mutex<PeerState>,
+    /// Dial now, don't wait.
+    pub(crate) dial_wake: Notify,
+    /// Transfers being received from it.
+    pub(crate) receives: Arc<Semaphore>,
+    /// It is no peer any more: its tasks end.
+    gone: tokio::sync::watch::Sender<bool>,
+}
+
+/// The connection to a peer.
+#[derive(Clone)]
+pub(crate) struct Active {
+    pub(crate) link: Link,
+    since: Instant,
+    pub(crate) outbox: Arc<Outbox>,
+}
+
+/// What is to be said on the control stream.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    announcements: Mutex<Announcements>,
+    probe: Mutex<Option<oneshot::Sender<()>>>,
+    pub(crate) wake: Notify,
+}
+
+impl Outbox {
+    /// Takes what is to be announced.
+    pub(crate) fn take_announcements(&self) -> Announcements {
+        std::mem::take(&mut *lock(&self.announcements))
+    }
+
+    /// Takes the one who waits for a sign of life.
+    pub(crate) fn take_probe(&self) -> Option<oneshot::Sender<()>> {
+        lock(&self.probe).take()
+    }
+}
+
+/// What is to be done with a new connection.
+pub(crate) enum Adoption {
+    /// It is the connection now; the old one, if any, was closed.
+    Adopted(Active),
+    /// The old one is kept if it still lives.
+    Doubtful(Active),
+}
+
+impl Peer {
+    pub(crate) fn new(config: PeerConfig, configured: bool) -> Self {
+        Self {
+            id: config.id,
+            configured,
+            config: RwLock::new(config),
+            active: Mutex::new(None),
+            state: Mutex::new(PeerState::Down),
+            dial_wake: Notify::new(),
+            receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
+            gone: tokio::sync::watch::Sender::new(false),
+        }
+    }
+
+    /// What we were told of it.
+    pub(crate) fn config(&self) -> PeerConfig {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what we were told of it.
+    pub(crate) fn set_config(&self, config: PeerConfig) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        self.dial_wake.notify_one();
+    }
+
+    /// What we call it.
+    pub(crate) fn name(&self) -> String {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).name.clone()
+    }
+
+    /// Whether it shares a store.
+    pub(crate) fn shares(&self, store: &StoreName) -> bool {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        config.stores.contains(store)
+    }
+
+    /// Its role in a store, as far as we know: tickets say who is a mirror.
+    pub(crate) fn role(&self, store: &StoreName) -> Option<Role> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        config.mirrors.contains(store).then_some(Role::Mirror)
+    }
+
+    /// How it is reached.
+    pub(crate) fn state(&self) -> PeerState {
+        *lock(&self.state)
+    }
+
+    /// Notes how it is reached.
+    pub(crate) fn set_state(&self, state: PeerState) {
+        *lock(&self.state) = state;
+    }
+
+    /// The connection.
+    pub(crate) fn active(&self) -> Option<Active> {
+        lock(&self.active).clone()
+    }
+
+    /// Takes a new connection, or says that there is a young one that must prove it lives.
+    pub(crate) fn adopt(&self, link: Link, us: NodeId, now: Instant) -> Adoption {
+        let mut active = lock(&self.active);
+        if let Some(old) = active.as_ref() {
+            let young = now.saturating_duration_since(old.since) < CROSSING;
+            let smaller = us < self.id;
+            let preferred = |link: &Link| link.dialled == smaller;
+            if young && preferred(&old.link) && !preferred(&link) {
+                return Adoption::Doubtful(old.clone());
+            }
+        }
+        Adoption::Adopted(replace(&mut active, link, now))
+    }
+
+    /// Takes a new connection whatever was there.
+    pub(crate) fn adopt_anyway(&self, link: Link, now: Instant) -> Active {
+        replace(&mut lock(&self.active), link, now)
+    }
+
+    /// Forgets a connection that has ended; says whether it was the current one.
+    pub(crate) fn drop_link(&self, link: &Link) -> bool {
+        let mut active = lock(&self.active);
+        let current = active.as_ref().is_some_and(|a| same(&a.link, link));
+        if current {
+            *active = None;
+            self.set_state(PeerState::Down);
+            self.dial_wake.notify_one();
+        }
+        current
+    }
+
+    /// Has the current generation of an image told to the peer.
+    pub(crate) fn announce(&self, store: StoreName, image: ImageName) {
+        if let Some(active) = self.active() {
+            lock(&active.outbox.announcements).insert((store, image));
+            active.outbox.wake.notify_one();
+        }
+    }
+
+    /// Ends everything that concerns this peer.
+    pub(crate) fn forget(&self, code: u32, reason: &str) {
+        self.gone.send_replace(true);
+        if let Some(active) = lock(&self.active).take() {
+            active.link.connection.close(code.into(), reason.as_bytes());
+        }
+        self.dial_wake.notify_one();
+    }
+
+    /// Whether it is no peer any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+}
+
+impl Active {
+    /// Whether the other side answers within `limit`.
+    pub(crate) async fn answers(&self, limit: Duration) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        *lock(&self.outbox.probe) = Some(sender);
+        self.outbox.wake.notify_one();
+        tokio::time::timeout(limit, receiver).await.is_ok_and(|answer| answer.is_ok())
+    }
+}
+
+fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
+    let active = Active { link, since: now, outbox: Arc::default() };
+    if let Some(old) = slot.replace(active.clone()) {
+        let code = crate::transport::close::DUPLICATE;
+        old.link.connection.close(code.into(), b"DUPLICATE_CONNECTION");
+    }
+    active
+}
+
+fn same(a: &Link, b: &Link) -> bool {
+    a.connection.stable_id() == b.connection.stable_id()
+}

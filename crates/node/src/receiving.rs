@@ -1,0 +1,223 @@
+//! Receiving: a stream that a peer opened becomes a generation and a receipt.
+//!
+//! A bounded number at a time, per peer and per node; what doesn't fit waits for a while and is
+//! then refused as busy. The exchange runs on one blocking thread with two pumps beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use blockferry_wire::{Message, Offer, PeerMisbehaved, Refusal, Refuse};
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::debug;
+
+use crate::budget;
+use crate::core::{Core, blocking, head_of};
+use crate::error::{Error, Result};
+use crate::events::Note;
+use crate::exchange::{RecvOutcome, RecvSide, Step};
+use crate::peer::Peer;
+use crate::sending::end_connection_if_due;
+use crate::stores::{Activity, Doing, OpenStore};
+use crate::stream::{Input, pump_in, pump_out};
+use crate::transport::{Link, deadline};
+
+/// An offer waits this long for a free slot before it is refused as busy.
+const SLOT_WAIT: Duration = Duration::from_secs(20);
+/// A stream's first message must come within this time.
+const OFFER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Receives what the stream offers.
+pub(crate) async fn receive(
+    core: Arc<Core>,
+    peer: Arc<Peer>,
+    link: Link,
+    streams: (SendStream, RecvStream),
+) {
+    if let Err(error) = try_receive(&core, &peer, streams).await {
+        debug!(peer = %peer.name(), code = error.code(), %error, "not received");
+        end_connection_if_due(&link, &error);
+    }
+}
+
+async fn try_receive(
+    core: &Arc<Core>,
+    peer: &Arc<Peer>,
+    (stream_out, stream_in): (SendStream, RecvStream),
+) -> Result<()> {
+    let name = peer.name();
+    let (inbox, mut inputs) = mpsc::unbounded_channel();
+    let reader = tokio::spawn(pump_in(name.clone(), stream_in, inbox, budget::SILENCE_MAX));
+    let reader = AbortOnDrop(reader);
+    let (offer, offer_bytes) = first_offer(&mut inputs).await?;
+    let (outbox, frames) = mpsc::channel(budget::FRAMES_QUEUED);
+    let (limit, sent) = (core.limit.clone(), Arc::new(AtomicU64::new(0)));
+    tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
+    let admitted = match admit(core, peer, &offer).await {
+        Ok(admitted) => admitted,
+        Err(refuse) => {
+            debug!(peer = %name, image = %offer.image, code = %refuse.code, "refused");
+            let refusal = Message::from(refuse).encode()?;
+            // When the stream is gone the peer knows already.
+            let _gone = outbox.send(refusal).await;
+            return Ok(());
+        }
+    };
+    let role = peer.role(&admitted.store.config.name);
+    let store = admitted.store.store.clone();
+    let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
+    let drive = Drive { name: name.clone(), inputs, outbox };
+    let core = core.clone();
+    let result = blocking("receiving", move || {
+        let outcome = drive.run(side, offer, offer_bytes)?;
+        conclude(&core, &admitted.store, &name, outcome)
+    });
+    let result = result.await;
+    drop(reader);
+    result
+}
+
+async fn first_offer(inputs: &mut mpsc::UnboundedReceiver<Input>) -> Result<(Offer, u64)> {
+    let wrong = |message| PeerMisbehaved::WrongState { message, state: "an offer is awaited" };
+    match deadline("an offer", OFFER_DEADLINE, inputs.recv()).await? {
+        Some(Input::Message(message, bytes, _place)) => match *message {
+            Message::Offer(offer) => Ok((offer, bytes)),
+            other => Err(Error::Wire(wrong(other.name()).into())),
+        },
+        Some(Input::End(Some(error))) => Err(error),
+        _ => Err(Error::Wire(wrong("nothing").into())),
+    }
+}
+
+/// An offer that may be judged: its store and the slots it holds until it is over.
+struct Admitted {
+    store: Arc<OpenStore>,
+    _doing: Doing,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+async fn admit(
+    core: &Arc<Core>,
+    peer: &Arc<Peer>,
+    offer: &Offer,
+) -> std::result::Result<Admitted, Refuse> {
+    let unknown = Refuse::new(Refusal::StoreUnknown, "no such store is shared with you");
+    let shared = |s: &Arc<OpenStore>| {
+        s.store.identity().id == offer.store && peer.shares(&s.config.name)
+    };
+    let store = core.all_stores().into_iter().find(shared).ok_or(unknown)?;
+    if !store.takes(offer.image.as_str()) {
+        return Err(Refuse::new(Refusal::Forbidden, "names like this are excluded here"));
+    }
+    let slots = async {
+        let of_peer = slot(&peer.receives).await?;
+        Some([of_peer, slot(&core.receives).await?])
+    };
+    let busy = || Refuse::new(Refusal::Busy, "too many transfers at once");
+    let permits = tokio::time::timeout(SLOT_WAIT, slots).await.map_err(|_| busy())?;
+    let permits = permits.ok_or_else(busy)?;
+    let doing = store.begin(&offer.image, Activity::Receiving);
+    let doing = doing.map_err(|e| Refuse::new(Refusal::Duplicate, &e.to_string()))?;
+    if core.is_stopping() {
+        return Err(Refuse::new(Refusal::ShuttingDown, "stopping"));
+    }
+    Ok(Admitted { store, _doing: doing, _permits: permits })
+}
+
+async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    slots.clone().acquire_owned().await.ok()
+}
+
+/// What a finished exchange means here. Blocking.
+fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) -> Result<()> {
+    let name = &store.config.name;
+    let note = match outcome {
+        RecvOutcome::Committed(generation) => {
+            core.note_head(store, &generation, head_of(store, &generation)?);
+            store.no_trouble(&generation.image);
+            let text = format!(
+                "{}@{} came from {peer}: {} bytes received in {} ms",
+                store.full_name(&generation.image),
+                generation.number,
+                generation.wire_bytes,
+                generation.millis
+            );
+            Note::info("COMMITTED", text).image(&generation.image)
+        }
+        RecvOutcome::AlreadyHere { image, .. } => {
+            debug!(store = %name, %image, peer, "here already");
+            return Ok(());
+        }
+        RecvOutcome::Cancelled { image, code, text } => {
+            debug!(store = %name, %image, peer, code = code.code(), text, "the sender gave up");
+            return Ok(());
+        }
+        RecvOutcome::Refused { image, code, text } => {
+            if code == Refusal::GenerationOld || !store.trouble(&image, code.code()) {
+                return Ok(());
+            }
+            let text = format!("{} of {peer} is refused: {text}", store.full_name(&image));
+            Note::warning(code.code(), text).image(&image)
+        }
+        RecvOutcome::FailedHere { image, error } => {
+            if !store.trouble(&image, error.code()) {
+                return Ok(());
+            }
+            let text = format!("{} of {peer} failed: {error}", store.full_name(&image));
+            Note::error(error.code(), text).image(&image)
+        }
+    };
+    core.events.note(note.store(name).peer(&peer));
+    Ok(())
+}
+
+/// The thread that drives a [`RecvSide`].
+struct Drive {
+    name: String,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    outbox: mpsc::Sender<Vec<u8>>,
+}
+
+impl Drive {
+    fn run(mut self, mut side: RecvSide, offer: Offer, offer_bytes: u64) -> Result<RecvOutcome> {
+        side.handle_message(Message::Offer(offer), offer_bytes)?;
+        loop {
+            match side.step()? {
+                Step::Transmit(message) => self.transmit(&side, message.encode()?)?,
+                Step::Wait => match self.inputs.blocking_recv() {
+                    Some(Input::Message(message, bytes, _place)) => {
+                        side.handle_message(*message, bytes)?;
+                    }
+                    Some(Input::End(Some(error))) => return Err(error),
+                    _ => return Err(self.lost()),
+                },
+                Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
+                Step::Done(outcome) => return Ok(outcome),
+            }
+        }
+    }
+
+    /// A receipt that can't be said is no failure of ours: the generation is here, and the peer
+    /// learns it when it offers again.
+    fn transmit(&self, side: &RecvSide, frame: Vec<u8>) -> Result<()> {
+        match self.outbox.blocking_send(frame) {
+            Err(_) if !side.is_committed() => Err(self.lost()),
+            _ => Ok(()),
+        }
+    }
+
+    fn lost(&self) -> Error {
+        let what = "the stream ended too early".to_owned();
+        Error::Unreachable { peer: self.name.clone(), what }
+    }
+}
+
+/// A task that ends with the value that needs it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

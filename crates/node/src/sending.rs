@@ -1,0 +1,233 @@
+//! Sending: an offer of the backlog becomes a stream, a stream becomes a receipt.
+//!
+//! The exchange runs on one blocking thread; packs are read and compressed by the workers a few
+//! ahead of the link; two pumps carry frames between that thread and QUIC. Whatever ends it ends
+//! here as a receipt or as a setback for the backlog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use blockferry_delta::NodeId;
+use blockferry_wire::Receipt;
+use tokio::sync::mpsc;
+use tracing::{debug, info};
+
+use crate::backlog::{Head, Key};
+use crate::budget;
+use crate::core::{Core, blocking, lock};
+use crate::error::{Error, Result};
+use crate::events::Note;
+use crate::exchange::{SendOutcome, SendSide, Step};
+use crate::stream::{Input, pump_in, pump_out};
+use crate::transport::{Link, closed, deadline};
+use crate::verdict;
+
+/// The peer has so long to take what was said last.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Makes offers as the backlog has them, until the node stops.
+pub(crate) async fn run(core: Arc<Core>) {
+    loop {
+        loop {
+            let offer = lock(&core.backlog).poll_offer(Instant::now());
+            let Some((key, head)) = offer else { break };
+            tokio::spawn(send(core.clone(), key, head));
+        }
+        let wake = lock(&core.backlog).next_wake();
+        let pause = wake.map_or(core.config.rescan, |at| at.duration_since(Instant::now()));
+        tokio::select! {
+            () = core.stopped() => return,
+            () = core.backlog_wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Sends one generation to one peer and tells the backlog what came of it.
+async fn send(core: Arc<Core>, key: Key, head: Head) {
+    let started = Instant::now();
+    let sent_bytes = Arc::new(AtomicU64::new(0));
+    let result = try_send(&core, &key, &sent_bytes).await;
+    let peer = core.name_of(&key.peer);
+    let image = format!("{}/{}", key.store, key.image);
+    match result {
+        Ok((receipt, changed_bytes)) => {
+            let wire_bytes = sent_bytes.load(Ordering::Relaxed);
+            let took = started.elapsed();
+            note_rate(&core, key.peer, changed_bytes, took);
+            lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
+            let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
+            info!(%image, %peer, wire_bytes, ?took, "receipt");
+            let note = Note::info("RECEIPT", text);
+            core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
+        }
+        Err(error) => {
+            let setback = verdict::setback_of(&error);
+            let before = lock(&core.backlog).reason(&key);
+            lock(&core.backlog).handle_setback(&key, setback, Instant::now());
+            let after = lock(&core.backlog).reason(&key);
+            debug!(%image, %peer, code = error.code(), %error, "not sent");
+            let first = lock(&core.backlog).failures(&key) <= 1;
+            if !core.is_stopping() && (first || before != after) {
+                let note = Note::warning(error.code(), error.to_string());
+                core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
+            }
+        }
+    }
+    debug!(number = head.version.number, "offer is over");
+    core.wake();
+}
+
+fn note_rate(core: &Core, peer: NodeId, changed_bytes: u64, took: Duration) {
+    // What took no time to measure says nothing about the link.
+    if changed_bytes > 1 << 20 && took > Duration::from_millis(50) {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let rate = changed_bytes as f64 / took.as_secs_f64();
+        lock(&core.backlog).handle_rate(peer, rate);
+    }
+}
+
+async fn try_send(
+    core: &Arc<Core>,
+    key: &Key,
+    sent_bytes: &Arc<AtomicU64>,
+) -> Result<(Receipt, u64)> {
+    let store = core.store(key.store.as_str())?;
+    let name = core.name_of(&key.peer);
+    let unreachable = |what: &str| Error::Unreachable { peer: name.clone(), what: what.into() };
+    let active = core.peer(&key.peer).and_then(|p| p.active());
+    let link = active.ok_or_else(|| unreachable("not connected"))?.link;
+    let opened = deadline("a stream", budget::HANDSHAKE_DEADLINE, link.connection.open_bi());
+    let (stream_out, stream_in) = opened.await?.map_err(|e| closed(&name, &e))?;
+    let (inbox, inputs) = mpsc::unbounded_channel();
+    let (outbox, frames) = mpsc::channel(1);
+    let reader = pump_in(name.clone(), stream_in, inbox.clone(), budget::SILENCE_MAX);
+    let reader = tokio::spawn(reader);
+    let (limit, sent) = (core.limit.clone(), sent_bytes.clone());
+    let writer = tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
+    let drive = Drive { core: core.clone(), key: key.clone(), name, inbox, inputs, outbox };
+    let (image, opened) = (key.image.clone(), store.clone());
+    let result = blocking("sending", move || {
+        let side = SendSide::new(opened.store.clone(), &image)?;
+        drive.run(side)
+    })
+    .await;
+    let result = match result {
+        Ok((outcome, changed)) => settle(core, key, &link, outcome).await.map(|r| (r, changed)),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        end_connection_if_due(&link, error);
+    }
+    reader.abort();
+    // What was said last (an abort, perhaps) still goes out, unless the peer doesn't take it.
+    let abort = writer.abort_handle();
+    if tokio::time::timeout(LAST_WORDS, writer).await.is_err() {
+        abort.abort();
+    }
+    result
+}
+
+/// Closes the connection of a peer that broke the rules.
+pub(crate) fn end_connection_if_due(link: &Link, error: &Error) {
+    if let verdict::Connection::Close { number, code } = verdict::connection_after(error) {
+        info!(peer = %link.peer.short(), code, %error, "the peer broke the rules");
+        link.connection.close(number.into(), code.as_bytes());
+    }
+}
+
+/// What a finished exchange means. A receipt counts when the peer's own key signed it, and when it
+/// is in the catalog.
+async fn settle(
+    core: &Arc<Core>,
+    key: &Key,
+    link: &Link,
+    outcome: SendOutcome,
+) -> Result<Receipt> {
+    let image = format!("{}/{}", key.store, key.image);
+    let peer = core.name_of(&key.peer);
+    let receipt = match outcome {
+        SendOutcome::Receipt(receipt) => receipt,
+        SendOutcome::Refused(refuse) => {
+            return Err(Error::Refused {
+                peer,
+                image,
+                code: refuse.code.code(),
+                reason: refuse.text.to_string(),
+                bytes_needed: refuse.bytes_needed,
+                bytes_free: refuse.bytes_free,
+            });
+        }
+        SendOutcome::FailedThere { code, text } => {
+            let (bytes_needed, bytes_free) = (None, None);
+            let (code, reason) = (code.code(), text);
+            return Err(Error::Refused { peer, image, code, reason, bytes_needed, bytes_free });
+        }
+        SendOutcome::FailedHere(error) => return Err(error.into()),
+    };
+    let signed = link.key.verify(&receipt.signed_bytes(), &receipt.signature);
+    if receipt.node != link.peer || !signed {
+        return Err(Error::BadReceipt { peer, image });
+    }
+    let store = core.store(key.store.as_str())?;
+    let (kept, node) = (receipt.clone(), key.peer);
+    blocking("noting a receipt", move || {
+        Ok(store.store.note_receipt(node, &kept.image, kept.number, kept.root)?)
+    })
+    .await?;
+    Ok(receipt)
+}
+
+/// The thread that drives a [`SendSide`].
+struct Drive {
+    core: Arc<Core>,
+    key: Key,
+    name: String,
+    inbox: mpsc::UnboundedSender<Input>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    outbox: mpsc::Sender<Vec<u8>>,
+}
+
+impl Drive {
+    fn run(mut self, mut side: SendSide) -> Result<(SendOutcome, u64)> {
+        let mut told = Instant::now();
+        loop {
+            match side.step()? {
+                Step::Transmit(message) => self.transmit(message.encode()?)?,
+                Step::Pack(job) => {
+                    let inbox = self.inbox.clone();
+                    self.core.workers.submit(move |packer| {
+                        // A transfer that is over needs no pack.
+                        let _over = inbox.send(Input::Packed(job.run(packer)));
+                    })?;
+                }
+                Step::Wait => self.take(&mut side)?,
+                Step::Done(outcome) => return Ok((outcome, side.progress().1)),
+            }
+            if told.elapsed() >= budget::PROGRESS_EVERY {
+                told = Instant::now();
+                let (done, total) = side.progress();
+                lock(&self.core.backlog).handle_progress(&self.key, done, total);
+            }
+        }
+    }
+
+    fn transmit(&self, frame: Vec<u8>) -> Result<()> {
+        let lost = |_| self.lost("the stream is closed");
+        self.outbox.blocking_send(frame).map_err(lost)
+    }
+
+    fn take(&mut self, side: &mut SendSide) -> Result<()> {
+        match self.inputs.blocking_recv() {
+            Some(Input::Message(message, _, _place)) => side.handle_message(*message),
+            Some(Input::Packed(packed)) => side.handle_packed(packed),
+            Some(Input::End(Some(error))) => Err(error),
+            Some(Input::End(None)) | None => Err(self.lost("the stream ended too early")),
+        }
+    }
+
+    fn lost(&self, what: &str) -> Error {
+        Error::Unreachable { peer: self.name.clone(), what: what.to_owned() }
+    }
+}

@@ -1,0 +1,317 @@
+//! Session: one connection with a peer, from the hellos to the goodbye.
+//!
+//! The dialler opens the control stream. Hellos first, then both sides say what they hold of the
+//! stores they share, then each new generation as it comes. Every other stream is a transfer that
+//! the one who opened it offers. When the control stream ends the connection ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blockferry_delta::{ImageName, StoreId, StoreName};
+use blockferry_wire::{
+    Control, ControlEvent, Goodbye, Head, Hello, Inventory, InventoryEntry, Message, Refusal,
+};
+use quinn::{RecvStream, SendStream};
+use tokio::sync::oneshot;
+use tracing::{debug, info};
+
+use crate::api::PeerState;
+use crate::budget;
+use crate::core::{Core, blocking, lock};
+use crate::error::{Error, Result};
+use crate::events::Note;
+use crate::judge::Version;
+use crate::peer::{Active, Adoption, Peer};
+use crate::receiving::receive;
+use crate::sending::end_connection_if_due;
+use crate::stores::OpenStore;
+use crate::stream::{MessageReader, write_frame};
+use crate::transport::{Link, close, closed, deadline};
+
+/// A peer that lives answers a ping within this time.
+const PROBE_WAIT: Duration = Duration::from_millis(800);
+/// The peer has this long to say what it holds before we begin to offer.
+const INVENTORY_WAIT: Duration = Duration::from_secs(5);
+
+/// Runs a connection until it ends.
+pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<()> {
+    let active = adopt(&core, &peer, link.clone()).await?;
+    let result = tokio::select! {
+        result = serve(&core, &peer, &active) => result,
+        () = core.stopped() => Err(Error::Stopping),
+    };
+    if let Err(error) = &result {
+        end_connection_if_due(&link, error);
+        link.connection.close(close::STOPPING.into(), error.code().as_bytes());
+    }
+    if peer.drop_link(&link) {
+        lock(&core.backlog).handle_peer_down(peer.id);
+        core.wake();
+        if !core.is_stopping() && !peer.is_gone() {
+            let why = result.as_ref().err().map_or("closed".into(), ToString::to_string);
+            let text = format!("{} is not connected any more: {why}", peer.name());
+            core.events.note(Note::info("PEER_DOWN", text).peer(&peer.name()));
+        }
+    }
+    result
+}
+
+/// Makes the link the peer's connection, or ends it when another one is kept.
+async fn adopt(core: &Arc<Core>, peer: &Arc<Peer>, link: Link) -> Result<Active> {
+    let us = core.config.identity.id();
+    match peer.adopt(link.clone(), us, Instant::now()) {
+        Adoption::Adopted(active) => Ok(active),
+        Adoption::Doubtful(old) if old.answers(PROBE_WAIT).await => {
+            debug!(peer = %peer.name(), "a second connection is closed");
+            link.connection.close(close::DUPLICATE.into(), b"DUPLICATE_CONNECTION");
+            let reason = "another connection is kept".into();
+            Err(Error::PeerClosed { peer: peer.name(), code: "DUPLICATE_CONNECTION", reason })
+        }
+        Adoption::Doubtful(_) => Ok(peer.adopt_anyway(link, Instant::now())),
+    }
+}
+
+/// The control stream with what it still expects.
+struct Dialogue<'a> {
+    core: &'a Arc<Core>,
+    peer: &'a Arc<Peer>,
+    active: &'a Active,
+    control: Control,
+    stream: SendStream,
+    probe: Option<oneshot::Sender<()>>,
+    pings: u64,
+    /// Stores whose inventory the peer has not finished.
+    awaited: BTreeSet<StoreId>,
+    up: bool,
+}
+
+async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()> {
+    let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
+    let name = peer.name();
+    let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
+    let hello = Hello::new(&core.config.name, agent);
+    let control =
+        if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
+    let mut dialogue = Dialogue {
+        core,
+        peer,
+        active,
+        control,
+        stream,
+        probe: None,
+        pings: 0,
+        awaited: BTreeSet::new(),
+        up: false,
+    };
+    dialogue.transmit().await?;
+    let mut reader = MessageReader::default();
+    dialogue.hellos(&mut reader, &mut stream_in).await?;
+    let late = tokio::time::sleep(INVENTORY_WAIT);
+    tokio::pin!(late);
+    loop {
+        tokio::select! {
+            message = reader.next(&name, &mut stream_in, Duration::MAX) => {
+                let Some((message, _)) = message? else { return Ok(()) };
+                dialogue.take(message).await?;
+            }
+            streams = active.link.connection.accept_bi() => {
+                let streams = streams.map_err(|e| closed(&name, &e))?;
+                let (core, peer) = (core.clone(), peer.clone());
+                tokio::spawn(receive(core, peer, active.link.clone(), streams));
+            }
+            () = active.outbox.wake.notified() => dialogue.speak().await?,
+            () = &mut late, if !dialogue.up => dialogue.set_up(),
+        }
+    }
+}
+
+/// The dialler opens it, the dialled accepts it.
+async fn control_stream(link: &Link, name: &str) -> Result<(SendStream, RecvStream)> {
+    let wait = budget::HANDSHAKE_DEADLINE;
+    let streams = if link.dialled {
+        deadline("the control stream", wait, link.connection.open_bi()).await?
+    } else {
+        deadline("the control stream", wait, link.connection.accept_bi()).await?
+    };
+    let (stream, stream_in) = streams.map_err(|e| closed(name, &e))?;
+    // Control overtakes queued bulk.
+    let _closed = stream.set_priority(100);
+    Ok((stream, stream_in))
+}
+
+impl Dialogue<'_> {
+    async fn hellos(&mut self, reader: &mut MessageReader, stream: &mut RecvStream) -> Result<()> {
+        let name = self.peer.name();
+        while !self.control.is_ready() {
+            let next = reader.next(&name, stream, budget::HANDSHAKE_DEADLINE).await?;
+            let Some((message, _)) = next else {
+                let what = "it closed the control stream".to_owned();
+                return Err(Error::Unreachable { peer: name, what });
+            };
+            self.take(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, message: Message) -> Result<()> {
+        let event = self.control.handle_message(message)?;
+        self.transmit().await?;
+        match event {
+            Some(ControlEvent::Ready { node_name, agent, version, .. }) => {
+                info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                self.greet().await
+            }
+            Some(ControlEvent::Inventory(inventory)) => {
+                self.inventory(inventory);
+                Ok(())
+            }
+            Some(ControlEvent::Head(Head { store, entry })) => {
+                self.head(store, entry);
+                self.core.wake();
+                Ok(())
+            }
+            Some(ControlEvent::Pong { .. }) => {
+                // Whoever asked may have stopped waiting.
+                let _waiting = self.probe.take().map(|probe| probe.send(()));
+                Ok(())
+            }
+            Some(ControlEvent::Goodbye(goodbye)) => Err(Error::PeerClosed {
+                peer: self.peer.name(),
+                code: goodbye.code.code(),
+                reason: goodbye.text.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Says what we hold of the stores we share.
+    async fn greet(&mut self) -> Result<()> {
+        self.peer.set_state(PeerState::Up);
+        // What changes from now on is announced; what is said twice does no harm.
+        let stores: Vec<_> =
+            self.core.all_stores().into_iter().filter(|s| self.peer.shares(&s.config.name)).collect();
+        self.awaited = stores.iter().map(|s| s.store.identity().id).collect();
+        for store in stores {
+            let (core, held) = (self.core.clone(), store.clone());
+            let entries = blocking("an inventory", move || entries(&core, &held)).await?;
+            let id = store.store.identity().id;
+            for inventory in Inventory::split(id, &store.config.name, entries) {
+                self.say(inventory.into()).await?;
+            }
+        }
+        if self.awaited.is_empty() {
+            self.set_up();
+        }
+        Ok(())
+    }
+
+    fn inventory(&mut self, inventory: Inventory) {
+        let Inventory { store, store_name, entries, last } = inventory;
+        let ours = self.core.store(store_name.as_str()).ok();
+        if ours.is_some_and(|s| s.store.identity().id != store && self.peer.shares(&store_name)) {
+            let name = self.peer.name();
+            let text = format!("store {store_name} of {name} is another store of this name");
+            self.core.events.note(Note::warning("WRONG_STORE", text).store(&store_name).peer(&name));
+        }
+        for entry in entries {
+            self.head(store, entry);
+        }
+        if last {
+            self.awaited.remove(&store);
+            if self.awaited.is_empty() && !self.up {
+                self.set_up();
+            }
+        }
+        self.core.wake();
+    }
+
+    fn head(&mut self, store: StoreId, entry: InventoryEntry) {
+        let InventoryEntry { image, number, root, lineage, .. } = entry;
+        if let Some(ours) = self.shared(store) {
+            let held = Version { number, root, lineage };
+            let name = ours.config.name.clone();
+            lock(&self.core.backlog).handle_peer_head(self.peer.id, name, image, held);
+        }
+    }
+
+    fn shared(&self, id: StoreId) -> Option<Arc<OpenStore>> {
+        let fits = |s: &Arc<OpenStore>| {
+            s.store.identity().id == id && self.peer.shares(&s.config.name)
+        };
+        self.core.all_stores().into_iter().find(fits)
+    }
+
+    /// From now on we offer.
+    fn set_up(&mut self) {
+        self.up = true;
+        lock(&self.core.backlog).handle_peer_up(self.peer.id);
+        let name = self.peer.name();
+        let note = Note::info("PEER_UP", format!("{name} is connected"));
+        self.core.events.note(note.peer(&name));
+        self.core.wake();
+    }
+
+    /// Says what was queued for this peer.
+    async fn speak(&mut self) -> Result<()> {
+        if let Some(probe) = self.active.outbox.take_probe() {
+            self.probe = Some(probe);
+            self.pings += 1;
+            self.control.ping(self.pings);
+            self.transmit().await?;
+        }
+        for (store, image) in self.active.outbox.take_announcements() {
+            if let Some(head) = current(self.core, store, image).await? {
+                self.say(head.into()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn transmit(&mut self) -> Result<()> {
+        while let Some(message) = self.control.poll_transmit() {
+            self.say(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, message: Message) -> Result<()> {
+        let frame = message.encode()?;
+        write_frame(&self.peer.name(), &mut self.stream, &frame, &self.core.limit).await
+    }
+}
+
+/// Our current generations of a store, as far as they are for others. Blocking.
+fn entries(core: &Core, store: &OpenStore) -> Result<Vec<InventoryEntry>> {
+    let mut generations = store.store.images()?;
+    generations.retain(|g| core.travels(store, g));
+    Ok(generations.into_iter().map(entry_of).collect())
+}
+
+fn entry_of(generation: blockferry_store::Generation) -> InventoryEntry {
+    InventoryEntry {
+        image: generation.image,
+        number: generation.number,
+        root: generation.root,
+        lineage: generation.lineage,
+        size_bytes: generation.size_bytes,
+    }
+}
+
+/// The current generation of an image as a message; `None` when it is not for others.
+async fn current(core: &Arc<Core>, store: StoreName, image: ImageName) -> Result<Option<Head>> {
+    // A store that was removed meanwhile has nothing to announce.
+    let Ok(store) = core.store(store.as_str()) else { return Ok(None) };
+    let core = core.clone();
+    blocking("a head", move || {
+        let generation = store.store.current(&image)?.filter(|g| core.travels(&store, g));
+        let id = store.store.identity().id;
+        Ok(generation.map(|g| Head { store: id, entry: entry_of(g) }))
+    })
+    .await
+}
+
+/// A last word for a connection that we end.
+pub(crate) fn goodbye(code: Refusal, text: &str) -> Message {
+    Goodbye::new(code, text).into()
+}

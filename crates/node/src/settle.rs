@@ -1,0 +1,194 @@
+//! Settle: when a changed file has been quiet long enough to be recorded.
+//!
+//! Pure: what the store saw and the time go in, names that are due come out. A file is due when its
+//! times are old enough, or (clocks may be wrong, files may be dated in the future) when we have
+//! seen them unchanged for that long. A file that could not be recorded is put in quarantine with
+//! a growing backoff: one bad file holds up nobody.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// First wait after a failure to record.
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+/// Longest wait after failures to record.
+const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+/// A changed or new file, as the store saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The file's name.
+    pub name: String,
+    /// The later of its times, in milliseconds since 1970.
+    pub quiet_since_unix_ms: i64,
+}
+
+/// What is known of one changed file.
+#[derive(Debug)]
+struct Entry {
+    quiet_since_unix_ms: i64,
+    /// When we first saw these times.
+    unchanged_since: Instant,
+    failures: u32,
+    not_before: Option<Instant>,
+    recording: bool,
+    last_code: Option<String>,
+}
+
+/// The changed files of one store.
+#[derive(Debug)]
+pub struct Settle {
+    quiet: Duration,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Settle {
+    /// Files are due when nothing has touched them for `quiet`.
+    pub fn new(quiet: Duration) -> Self {
+        Self { quiet, entries: BTreeMap::new() }
+    }
+
+    /// Takes all changed files of the store; what it knew beside them is unchanged again.
+    pub fn handle_seen(&mut self, seen: &[Seen], now: Instant) {
+        let mut before = std::mem::take(&mut self.entries);
+        for file in seen {
+            let entry = match before.remove(&file.name) {
+                Some(entry) if entry.quiet_since_unix_ms == file.quiet_since_unix_ms => entry,
+                // Touched again: the quiet time starts anew, and what failed may go well now.
+                other => Entry {
+                    quiet_since_unix_ms: file.quiet_since_unix_ms,
+                    unchanged_since: now,
+                    failures: 0,
+                    not_before: None,
+                    recording: other.is_some_and(|e| e.recording),
+                    last_code: None,
+                },
+            };
+            self.entries.insert(file.name.clone(), entry);
+        }
+    }
+
+    /// The next file to record, if one is due; it counts as being recorded from now on.
+    pub fn poll_due(&mut self, now: Instant, now_unix_ms: i64) -> Option<String> {
+        let quiet = self.quiet;
+        let due = |e: &Entry| !e.recording && wait_of(e, quiet, now, now_unix_ms).is_zero();
+        let (name, entry) = self.entries.iter_mut().find(|(_, e)| due(e))?;
+        entry.recording = true;
+        Some(name.clone())
+    }
+
+    /// How long until a file may be due.
+    pub fn next_wake(&self, now: Instant, now_unix_ms: i64) -> Option<Duration> {
+        let waiting = self.entries.values().filter(|e| !e.recording);
+        waiting.map(|e| wait_of(e, self.quiet, now, now_unix_ms)).min()
+    }
+
+    /// A file was recorded or turned out to be unchanged.
+    pub fn handle_recorded(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
+    /// A file could not be recorded. Says whether this is news (worth an event), i.e. the code
+    /// differs from the last try's.
+    pub fn handle_failed(&mut self, name: &str, code: &str, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else { return false };
+        entry.recording = false;
+        entry.failures = entry.failures.saturating_add(1);
+        let doublings = entry.failures.saturating_sub(1).min(16);
+        let wait = RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_LONGEST);
+        entry.not_before = Some(now + wait);
+        let news = entry.last_code.as_deref() != Some(code);
+        entry.last_code = Some(code.to_owned());
+        news
+    }
+
+    /// A file is not to be tried again until it is touched.
+    pub fn handle_left_alone(&mut self, name: &str, code: &str, now: Instant) -> bool {
+        let news = self.handle_failed(name, code, now);
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.not_before = now.checked_add(Duration::from_secs(365 * 86_400));
+        }
+        news
+    }
+
+    /// Whether the file is changed and waits, and why it failed the last time.
+    pub fn pending(&self, name: &str) -> Option<Option<&str>> {
+        self.entries.get(name).map(|e| e.last_code.as_deref())
+    }
+}
+
+fn wait_of(entry: &Entry, quiet: Duration, now: Instant, now_unix_ms: i64) -> Duration {
+    let by_watch = quiet.saturating_sub(now.saturating_duration_since(entry.unchanged_since));
+    let age_ms = now_unix_ms.saturating_sub(entry.quiet_since_unix_ms);
+    let by_date = match u64::try_from(age_ms) {
+        Ok(age) => quiet.saturating_sub(Duration::from_millis(age)),
+        Err(_) => quiet, // dated in the future: says nothing
+    };
+    let retry = entry.not_before.map(|t| t.saturating_duration_since(now)).unwrap_or_default();
+    by_watch.min(by_date).max(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_secs(30);
+
+    fn seen(name: &str, at: i64) -> Vec<Seen> {
+        vec![Seen { name: name.into(), quiet_since_unix_ms: at }]
+    }
+
+    #[test]
+    fn quiet_long_enough() {
+        let (mut settle, t0) = (Settle::new(QUIET), Instant::now());
+        settle.handle_seen(&seen("a", 100_000), t0);
+        assert_eq!(settle.poll_due(t0, 110_000), None);
+        assert_eq!(settle.next_wake(t0, 110_000), Some(Duration::from_secs(20)));
+        assert_eq!(settle.poll_due(t0, 130_000).as_deref(), Some("a"));
+        assert_eq!(settle.poll_due(t0, 130_000), None, "being recorded");
+        settle.handle_recorded("a");
+        assert_eq!(settle.next_wake(t0, 130_000), None);
+    }
+
+    #[test]
+    fn a_file_written_all_the_time_never_is() {
+        let (mut settle, t0) = (Settle::new(QUIET), Instant::now());
+        for step in 0..100_u32 {
+            let (now, unix) = (t0 + Duration::from_secs(10) * step, i64::from(step) * 10_000);
+            settle.handle_seen(&seen("a", unix), now);
+            assert_eq!(settle.poll_due(now, unix), None);
+        }
+    }
+
+    #[test]
+    fn a_file_dated_in_the_future_is_due_by_our_own_watch() {
+        let (mut settle, t0) = (Settle::new(QUIET), Instant::now());
+        settle.handle_seen(&seen("a", i64::MAX), t0);
+        assert_eq!(settle.poll_due(t0 + Duration::from_secs(29), 0), None);
+        assert!(settle.poll_due(t0 + Duration::from_secs(30), 0).is_some());
+    }
+
+    #[test]
+    fn failures_back_off_and_are_news_once() {
+        let (mut settle, mut now) = (Settle::new(Duration::ZERO), Instant::now());
+        settle.handle_seen(&seen("a", 0), now);
+        let mut waits = Vec::new();
+        for try_number in 0..10 {
+            assert!(settle.poll_due(now, 0).is_some());
+            let news = settle.handle_failed("a", "IN_USE", now);
+            assert_eq!(news, try_number == 0);
+            let wait = settle.next_wake(now, 0).expect("waits");
+            waits.push(wait.as_secs());
+            now += wait;
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(settle.pending("a"), Some(Some("IN_USE")));
+        settle.handle_seen(&seen("a", 1), now);
+        assert!(settle.poll_due(now, 1).is_some(), "touched again: tried at once");
+        settle.handle_left_alone("a", "IN_USE", now);
+        assert_eq!(settle.poll_due(now + Duration::from_secs(86_400), 1), None);
+        settle.handle_seen(&seen("a", 2), now);
+        assert!(settle.poll_due(now, 2).is_some(), "touched once more");
+        settle.handle_seen(&[], now);
+        assert_eq!(settle.pending("a"), None);
+    }
+}

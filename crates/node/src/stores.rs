@@ -1,0 +1,445 @@
+//! Stores: opened, watched, settled, recorded.
+//!
+//! One task per store. A watch says that something moved, a timed rescan is the truth; either way
+//! the store is looked at (one stat per file, no image data), files that have been quiet long
+//! enough are recorded one at a time in the blocking pool, and what is new goes to the backlog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use blockferry_delta::{ImageName, StoreId, StoreKey};
+use blockferry_store::disk::RealDisk;
+use blockferry_store::{
+    CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
+    RecoveryReport, Store, StoreIdentity,
+};
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use crate::api::Role;
+use crate::budget;
+use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
+use crate::core::{Core, blocking, head_of, key, lock};
+use crate::error::{Error, Result};
+use crate::events::{Note, now_unix_ms};
+use crate::ledger::Ledger;
+use crate::settle::{Seen, Settle};
+
+/// What is being done with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Recording,
+    Receiving,
+}
+
+/// A store in service.
+pub(crate) struct OpenStore {
+    pub(crate) config: StoreConfig,
+    /// It stands in the configuration file.
+    pub(crate) configured: bool,
+    pub(crate) store: Arc<Store>,
+    names: Names,
+    settle: Mutex<Settle>,
+    /// What the last look saw, by name; unchanged ones left out.
+    seen: Mutex<BTreeMap<String, LookState>>,
+    pub(crate) activity: Mutex<BTreeMap<ImageName, Activity>>,
+    /// What was told already, so that each trouble is one event.
+    told: Mutex<BTreeSet<String>>,
+    /// Look now.
+    pub(crate) wake: Arc<Notify>,
+    gone: tokio::sync::watch::Sender<bool>,
+}
+
+/// How to make a store that is not there yet.
+pub(crate) enum Origin {
+    /// It must be there, or never have been: then it is made with a new identity.
+    Ours,
+    /// It was granted by a ticket.
+    Granted(StoreIdentity),
+}
+
+/// Opens a store, making it if it has never been. Blocking.
+pub(crate) fn open(
+    config: &StoreConfig,
+    configured: bool,
+    origin: Origin,
+    free_min: FreeMin,
+    ledger: &Ledger,
+) -> Result<(OpenStore, RecoveryReport)> {
+    let names = Names::new(config)?;
+    let real = RealDisk::open(&config.path).map_err(|e| Error::io("open", &config.path, e))?;
+    let disk = Arc::new(real);
+    let options = options(config, free_min)?;
+    let (store, report) = match Store::open(disk.clone(), &options) {
+        Err(StoreError::StoreMissing) => match (origin, ledger.known_store(&config.name)?) {
+            (_, Some(_)) => return Err(StoreError::StoreMissing.into()),
+            (Origin::Granted(identity), None) => {
+                (Store::create(disk, identity, &options)?, RecoveryReport::default())
+            }
+            (Origin::Ours, None) => {
+                let identity = fresh_identity(config)?;
+                (Store::create(disk, identity, &options)?, RecoveryReport::default())
+            }
+        },
+        Err(other) => return Err(other.into()),
+        Ok((store, report)) => {
+            check_identity(config, &origin, &store)?;
+            (store, report)
+        }
+    };
+    ledger.note_store(&config.name, Some(store.identity().id))?;
+    let open = OpenStore {
+        config: config.clone(),
+        configured,
+        store: Arc::new(store),
+        names,
+        settle: Mutex::new(Settle::new(config.settle)),
+        seen: Mutex::default(),
+        activity: Mutex::default(),
+        told: Mutex::default(),
+        wake: Arc::new(Notify::new()),
+        gone: tokio::sync::watch::Sender::new(false),
+    };
+    Ok((open, report))
+}
+
+fn check_identity(config: &StoreConfig, origin: &Origin, store: &Store) -> Result<()> {
+    let found = store.identity();
+    let exists = |what: String| Error::StoreExists { name: config.name.to_string(), what };
+    if found.name != config.name {
+        return Err(exists(format!("{} holds store {}", config.path.display(), found.name)));
+    }
+    match origin {
+        Origin::Granted(granted) if granted.id != found.id => {
+            Err(exists(format!("{} holds another store of this name", config.path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fresh_identity(config: &StoreConfig) -> Result<StoreIdentity> {
+    let (mut id, mut key) = ([0; 16], [0; 32]);
+    let random = |bytes: &mut [u8]| {
+        rand::fill(bytes).map_err(|_| Error::Crypto { what: "random bytes" })
+    };
+    random(&mut id)?;
+    random(&mut key)?;
+    let (id, key) = (StoreId::from_bytes(id), StoreKey::from_bytes(key));
+    Ok(StoreIdentity { name: config.name.clone(), id, key })
+}
+
+fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
+    let free_min_bytes = match free_min {
+        FreeMin::Bytes(bytes) => bytes,
+        FreeMin::Percent(percent) => {
+            let space = rustix::fs::statvfs(&config.path)
+                .map_err(|e| Error::io("look at", &config.path, e.into()))?;
+            let total = space.f_blocks.saturating_mul(space.f_frsize);
+            total / 100 * u64::from(percent.min(100))
+        }
+    };
+    Ok(Options {
+        commit: match config.commit {
+            Commit::Auto => None,
+            Commit::Clone => Some(CommitMode::Clone),
+            Commit::Copy => Some(CommitMode::Copy),
+        },
+        cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
+        free_min_bytes,
+        keep_generations: config.keep_generations,
+        ..Options::default()
+    })
+}
+
+/// Marks what is being done with an image, until dropped.
+pub(crate) struct Doing {
+    store: Arc<OpenStore>,
+    image: ImageName,
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        lock(&self.store.activity).remove(&self.image);
+    }
+}
+
+impl OpenStore {
+    /// Claims an image for one activity at a time.
+    pub(crate) fn begin(self: &Arc<Self>, image: &ImageName, activity: Activity) -> Result<Doing> {
+        let mut active = lock(&self.activity);
+        if active.contains_key(image) {
+            return Err(Error::Busy { image: self.full_name(image) });
+        }
+        active.insert(image.clone(), activity);
+        Ok(Doing { store: self.clone(), image: image.clone() })
+    }
+
+    /// `store/image`.
+    pub(crate) fn full_name(&self, image: &ImageName) -> String {
+        format!("{}/{image}", self.config.name)
+    }
+
+    /// Whether a name is an image of this store.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        self.names.takes(name)
+    }
+
+    /// What the last look saw of a file; `None`: it is unchanged.
+    pub(crate) fn seen(&self, name: &str) -> Option<LookState> {
+        lock(&self.seen).get(name).copied()
+    }
+
+    /// Changed or new files that are no generation yet.
+    pub(crate) fn unrecorded(&self) -> Vec<ImageName> {
+        let seen = lock(&self.seen);
+        let new = seen.iter().filter(|(_, state)| **state == LookState::New);
+        new.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
+    }
+
+    /// Ends the store's task.
+    pub(crate) fn close(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Whether this was not told before.
+    fn news(&self, what: String) -> bool {
+        let mut told = lock(&self.told);
+        if told.len() > 10_000 {
+            told.clear();
+        }
+        told.insert(what)
+    }
+
+    /// Notes that an image can't be received; says whether this is news.
+    pub(crate) fn trouble(&self, image: &ImageName, code: &str) -> bool {
+        self.news(format!("{image} {code}"))
+    }
+
+    /// Forgets the troubles of an image that was received.
+    pub(crate) fn no_trouble(&self, image: &ImageName) {
+        let prefix = format!("{image} ");
+        lock(&self.told).retain(|what| !what.starts_with(&prefix));
+    }
+
+    fn no_news(&self, what: &str) {
+        lock(&self.told).remove(what);
+    }
+}
+
+/// Takes a store into service: its heads and receipts go to the backlog. Blocking.
+pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
+    for generation in store.store.images()? {
+        for (peer, number, root) in store.store.receipts(&generation.image)? {
+            let key = key(peer, &store.config.name, &generation.image);
+            lock(&core.backlog).handle_receipt(key, number, root);
+        }
+        let head = head_of(store, &generation)?;
+        core.note_head(store, &generation, head);
+    }
+    Ok(())
+}
+
+/// Looks after a store until the node stops or the store is removed.
+pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
+    let _watch = watch(&store);
+    let mut gone = store.gone.subscribe();
+    loop {
+        let pause = match round(&core, &store).await {
+            Ok(pause) => {
+                store.no_news("round");
+                pause
+            }
+            Err(error) => {
+                if store.news("round".into()) {
+                    let note = Note::error(error.code(), error.to_string());
+                    core.events.note(note.store(&store.config.name));
+                }
+                core.config.rescan
+            }
+        };
+        tokio::select! {
+            () = core.stopped() => return,
+            _ = gone.wait_for(|gone| *gone) => return,
+            () = tokio::time::sleep(pause) => {}
+            () = store.wake.notified() => tokio::time::sleep(budget::WATCH_QUIET).await,
+        }
+    }
+}
+
+/// One look, and everything that is due; says how long until the next.
+async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
+    let at = Instant::now();
+    let looking = store.clone();
+    let looks = blocking("a look", move || Ok(looking.store.look()?)).await?;
+    debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
+    take_looks(core, store, &looks);
+    loop {
+        if core.is_stopping() {
+            return Ok(core.config.rescan);
+        }
+        let due = lock(&store.settle).poll_due(Instant::now(), now_unix_ms());
+        let Some(name) = due else { break };
+        settle_one(core, store, &name).await;
+    }
+    let wake = lock(&store.settle).next_wake(Instant::now(), now_unix_ms());
+    // A file that is due again at once was being written: one look a second is enough.
+    let wake = wake.map_or(core.config.rescan, |w| w.max(Duration::from_secs(1)));
+    Ok(wake.min(core.config.rescan))
+}
+
+fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
+    let mut seen = BTreeMap::new();
+    let mut changed = Vec::new();
+    for look in looks.iter().filter(|l| store.takes(&l.name)) {
+        match look.state {
+            LookState::Unchanged => {
+                store.no_news(&look.name);
+                continue;
+            }
+            LookState::Changed if store.config.role == Role::Mirror => {
+                let text = "changed here, in a mirror: the change does not travel";
+                tell(core, store, look, "LOCAL_CHANGE", text);
+            }
+            LookState::New | LookState::Changed => changed.push(Seen {
+                name: look.name.clone(),
+                quiet_since_unix_ms: look.quiet_since_unix_ms,
+            }),
+            LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
+            LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
+            LookState::NotRegular => {
+                tell(core, store, look, "SOURCE_NOT_REGULAR", "not a regular file");
+            }
+        }
+        seen.insert(look.name.clone(), look.state);
+    }
+    lock(&store.settle).handle_seen(&changed, Instant::now());
+    *lock(&store.seen) = seen;
+}
+
+/// One event per file and trouble.
+fn tell(core: &Core, store: &OpenStore, look: &Look, code: &'static str, text: &str) {
+    if store.news(look.name.clone()) {
+        let note = Note::warning(code, format!("{}: {text}", look.name));
+        core.events.note(note.store(&store.config.name).image(&look.name));
+    }
+}
+
+async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
+    let Ok(image) = ImageName::new(name) else {
+        lock(&store.settle).handle_recorded(name);
+        return;
+    };
+    let result = record(core, store, &image, Arc::new(())).await;
+    let now = Instant::now();
+    let mut settle = lock(&store.settle);
+    let Err(error) = result else {
+        settle.handle_recorded(name);
+        return;
+    };
+    let never = store.config.in_use == InUse::Never && error.code() == "IN_USE";
+    let news = if never {
+        settle.handle_left_alone(name, error.code(), now)
+    } else {
+        settle.handle_failed(name, error.code(), now)
+    };
+    drop(settle);
+    if news {
+        let note = Note::warning(error.code(), error.to_string());
+        core.events.note(note.store(&store.config.name).image(&name));
+    }
+}
+
+/// Records the current content of an image as a generation, if it is a new one.
+pub(crate) async fn record(
+    core: &Arc<Core>,
+    store: &Arc<OpenStore>,
+    image: &ImageName,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> Result<Recorded> {
+    let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+    let doing = store.begin(image, Activity::Recording)?;
+    let (core, store, image) = (core.clone(), store.clone(), image.clone());
+    blocking("recording", move || {
+        let _held = (permit, doing);
+        let author = core.config.identity.id();
+        let stopping = Stopping { core: &core, inner: progress.as_ref() };
+        let recorded = store.store.record(&image, author, now_unix_ms(), &stopping)?;
+        if let Recorded::New(generation) = &recorded {
+            note_recorded(&core, &store, generation)?;
+        }
+        Ok(recorded)
+    })
+    .await
+}
+
+fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    let head = head_of(store, generation)?;
+    core.note_head(store, generation, head);
+    let text = format!(
+        "{}@{}: {} bytes changed, {} bytes read in {} ms",
+        store.full_name(&generation.image),
+        generation.number,
+        generation.dirty_bytes,
+        generation.bytes_read,
+        generation.millis
+    );
+    let note = Note::info("RECORDED", text);
+    core.events.note(note.store(&store.config.name).image(&generation.image));
+    Ok(())
+}
+
+/// A job's progress that also ends it when the node stops.
+pub(crate) struct Stopping<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) inner: &'a dyn Progress,
+}
+
+impl Progress for Stopping<'_> {
+    fn advance(&self, done_bytes: u64, total_bytes: u64) {
+        self.inner.advance(done_bytes, total_bytes);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.core.is_stopping() || self.inner.cancelled()
+    }
+}
+
+/// Wakes the store's task when something in its directory moves. Without a watch the rescan still
+/// finds everything.
+fn watch(store: &OpenStore) -> Option<notify::RecommendedWatcher> {
+    let wake = store.wake.clone();
+    let handler = move |event: notify::Result<notify::Event>| match event {
+        // Our own reads must not wake us.
+        Ok(event) if matches!(event.kind, EventKind::Access(access) if !is_write(access)) => {}
+        Ok(event) if event.paths.iter().all(|p| is_private(p)) => {}
+        _ => wake.notify_one(),
+    };
+    let path: &PathBuf = &store.config.path;
+    let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => {
+            info!(store = %store.config.name, path = %path.display(), "watching");
+            Some(watcher)
+        }
+        Err(error) => {
+            warn!(store = %store.config.name, %error, "no watch; changes wait for the rescan");
+            None
+        }
+    }
+}
+
+fn is_write(access: notify::event::AccessKind) -> bool {
+    use notify::event::{AccessKind, AccessMode};
+    matches!(access, AccessKind::Close(AccessMode::Write))
+}
+
+fn is_private(path: &std::path::Path) -> bool {
+    path.file_name().is_some_and(|name| name == ".blockferry")
+}

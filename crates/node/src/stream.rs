@@ -1,0 +1,158 @@
+//! Streams: frames between QUIC and the blocking threads that drive a transfer.
+//!
+//! Each direction is one pump. Inwards at most [`budget::FRAMES_QUEUED`] messages wait; the rest
+//! waits in QUIC's window, which is the back pressure the peer feels. Outwards every slice passes
+//! the token bucket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use blockferry_wire::{FrameDecoder, Message, limits};
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::budget;
+use crate::error::{Error, Result};
+use crate::exchange::Packed;
+use crate::limit::Limit;
+use crate::transport::closed;
+
+/// Something for the thread that drives a transfer.
+pub(crate) enum Input {
+    /// A message that took so many bytes on the wire. The permit is its place in the queue.
+    Message(Box<Message>, u64, OwnedSemaphorePermit),
+    /// A pack is ready.
+    Packed(Packed),
+    /// The stream has ended; `None`: as it should.
+    End(Option<Error>),
+}
+
+/// Reads messages until the stream ends; says why it did.
+pub(crate) async fn pump_in(
+    peer: String,
+    mut stream: RecvStream,
+    inbox: mpsc::UnboundedSender<Input>,
+    silence: Duration,
+) {
+    let room = Arc::new(Semaphore::new(budget::FRAMES_QUEUED));
+    let result = read_messages(&peer, &mut stream, &inbox, &room, silence).await;
+    // The driver may be gone already: then nobody needs to know.
+    let _gone = inbox.send(Input::End(result.err()));
+}
+
+async fn read_messages(
+    peer: &str,
+    stream: &mut RecvStream,
+    inbox: &mpsc::UnboundedSender<Input>,
+    room: &Arc<Semaphore>,
+    silence: Duration,
+) -> Result<()> {
+    let mut reader = MessageReader::default();
+    while let Some((message, bytes)) = reader.next(peer, stream, silence).await? {
+        let permit = room.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+        if inbox.send(Input::Message(Box::new(message), bytes, permit)).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Cuts one stream into messages.
+pub(crate) struct MessageReader {
+    decoder: FrameDecoder,
+    buffer: Box<[u8]>,
+}
+
+impl Default for MessageReader {
+    fn default() -> Self {
+        Self {
+            decoder: FrameDecoder::new(),
+            buffer: vec![0; budget::READ_BYTES_MAX].into_boxed_slice(),
+        }
+    }
+}
+
+impl MessageReader {
+    /// The next message with its bytes on the wire; `None` when the stream has ended.
+    /// Cancel-safe: nothing is lost when the future is dropped.
+    pub(crate) async fn next(
+        &mut self,
+        peer: &str,
+        stream: &mut RecvStream,
+        silence: Duration,
+    ) -> Result<Option<(Message, u64)>> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                let bytes = (limits::FRAME_HEADER_BYTES + frame.payload.len()) as u64;
+                return Ok(Some((Message::decode(frame)?, bytes)));
+            }
+            let read = stream.read(&mut self.buffer);
+            let read = tokio::time::timeout(silence, read).await.map_err(|_| {
+                Error::Deadline { what: "the peer's next message", seconds: silence.as_secs() }
+            })?;
+            match read.map_err(|e| read_error(peer, &e))? {
+                Some(count) => self.decoder.push(&self.buffer[..count]),
+                None if self.decoder.is_empty() => return Ok(None),
+                None => return Err(lost(peer, "a stream ended inside a message")),
+            }
+        }
+    }
+}
+
+/// Writes frames until the other end of `outbox` is dropped, then finishes the stream.
+pub(crate) async fn pump_out(
+    peer: String,
+    mut stream: SendStream,
+    mut outbox: mpsc::Receiver<Vec<u8>>,
+    limit: Arc<Limit>,
+    sent_bytes: Arc<AtomicU64>,
+) -> Result<()> {
+    while let Some(frame) = outbox.recv().await {
+        write_frame(&peer, &mut stream, &frame, &limit).await?;
+        sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+    }
+    // A stream that the peer has stopped already needs no end.
+    let _stopped = stream.finish();
+    Ok(())
+}
+
+/// Writes one frame at the pace that the limit allows.
+pub(crate) async fn write_frame(
+    peer: &str,
+    stream: &mut SendStream,
+    frame: &[u8],
+    limit: &Limit,
+) -> Result<()> {
+    for slice in frame.chunks(budget::PACE_BYTES_MAX) {
+        limit.wait_for(slice.len()).await;
+        stream.write_all(slice).await.map_err(|e| write_error(peer, &e))?;
+    }
+    Ok(())
+}
+
+/// Ends both directions of a stream that is of no more use.
+pub(crate) fn reset(stream: &mut SendStream, number: u32) {
+    // The stream may be over already.
+    let _over = stream.reset(VarInt::from_u32(number));
+}
+
+fn read_error(peer: &str, error: &ReadError) -> Error {
+    match error {
+        ReadError::ConnectionLost(lost) => closed(peer, lost),
+        ReadError::Reset(code) => lost(peer, &format!("the stream was reset ({code})")),
+        other => lost(peer, &other.to_string()),
+    }
+}
+
+fn write_error(peer: &str, error: &WriteError) -> Error {
+    match error {
+        WriteError::ConnectionLost(lost) => closed(peer, lost),
+        WriteError::Stopped(code) => lost(peer, &format!("the stream was stopped ({code})")),
+        other => lost(peer, &other.to_string()),
+    }
+}
+
+fn lost(peer: &str, what: &str) -> Error {
+    Error::Unreachable { peer: peer.to_owned(), what: what.to_owned() }
+}

@@ -1,0 +1,421 @@
+//! QUIC endpoints: the only file that knows sockets.
+//!
+//! Sockets are made with large buffers (asked, read back, warned about once), every quinn limit
+//! that defaults to generous is set from `budget`, and nothing before a proved key takes longer
+//! than the handshake deadline. What comes out is a [`Link`]: a connection with its proved key.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::Once;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use blockferry_delta::NodeId;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig,
+    IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use rustls::pki_types::CertificateDer;
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{debug, warn};
+
+use crate::budget;
+use crate::error::{Error, Result};
+use crate::identity::{Identity, PublicKey, SERVER_NAME};
+use crate::tls;
+use crate::trust::Trust;
+
+/// Close codes of the connection, sent with the stable code as the reason.
+pub mod close {
+    /// The node is stopping; dial again later.
+    pub const STOPPING: u32 = 1;
+    /// Another connection between the two nodes is kept.
+    pub const DUPLICATE: u32 = 2;
+    /// The peer broke the protocol.
+    pub const PROTOCOL: u32 = 3;
+    /// The peer is no member (any more).
+    pub const NOT_A_MEMBER: u32 = 4;
+    /// A pairing dialogue is over.
+    pub const PAIRED: u32 = 5;
+}
+
+/// A connection whose other side has proved its key.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The connection.
+    pub connection: Connection,
+    /// The proved key.
+    pub key: PublicKey,
+    /// Its id.
+    pub peer: NodeId,
+    /// Whether we dialled.
+    pub dialled: bool,
+}
+
+/// The endpoints of a node.
+#[derive(Clone)]
+pub struct Transport {
+    identity: Identity,
+    endpoints: Vec<Endpoint>,
+    transport: Arc<TransportConfig>,
+}
+
+impl Transport {
+    /// Binds every address of `listen`; with none it can dial only. `send_limit` in bits per
+    /// second shrinks the send window so that a limit bites soon.
+    pub fn bind(
+        identity: &Identity,
+        trust: Arc<Trust>,
+        listen: &[SocketAddr],
+        send_limit: Option<u64>,
+    ) -> Result<Self> {
+        let transport = Arc::new(transport_config(send_limit));
+        let tls = tls::server_config(identity, trust)?;
+        let crypto = QuicServerConfig::try_from(tls)
+            .map_err(|_| Error::Crypto { what: "no initial cipher suite" })?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(transport.clone())
+            .max_incoming(budget::INCOMING_MAX)
+            .incoming_buffer_size(budget::INCOMING_BUFFER_BYTES)
+            .incoming_buffer_size_total(budget::INCOMING_BUFFER_BYTES_TOTAL);
+        let mut endpoints = Vec::new();
+        for address in listen {
+            endpoints.push(endpoint(identity, *address, Some(server.clone()))?);
+        }
+        if endpoints.is_empty() {
+            endpoints.push(dialling_endpoint(identity)?);
+        }
+        Ok(Self { identity: identity.clone(), endpoints, transport })
+    }
+
+    /// The addresses that are listened on, with the ports the system chose.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.endpoints.iter().filter_map(|e| e.local_addr().ok()).collect()
+    }
+
+    /// The endpoints, to accept from.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Dials one address and proves that it is `expected` who answers.
+    pub async fn dial(&self, address: SocketAddr, expected: NodeId) -> Result<Link> {
+        let tls = tls::client_config(&self.identity, expected)?;
+        let crypto = QuicClientConfig::try_from(tls)
+            .map_err(|_| Error::Crypto { what: "no initial cipher suite" })?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.transport.clone());
+        let unreachable = |what: String| Error::Unreachable { peer: address.to_string(), what };
+        let endpoint = self.endpoint_for(address)?;
+        let connecting = endpoint
+            .connect_with(config, address, SERVER_NAME)
+            .map_err(|e| unreachable(e.to_string()))?;
+        let connection = deadline("handshake", budget::HANDSHAKE_DEADLINE, connecting)
+            .await?
+            .map_err(|e| closed(&expected.short(), &e))?;
+        link(connection, true)
+    }
+
+    /// Closes all connections with `code` and waits until the peers know.
+    pub async fn close(&self, code: u32, reason: &str) {
+        for endpoint in &self.endpoints {
+            endpoint.close(VarInt::from_u32(code), reason.as_bytes());
+        }
+        for endpoint in &self.endpoints {
+            let idle = endpoint.wait_idle();
+            if tokio::time::timeout(Duration::from_secs(2), idle).await.is_err() {
+                debug!("a peer did not confirm the close");
+            }
+        }
+    }
+
+    /// An endpoint whose address family can reach `address`.
+    fn endpoint_for(&self, address: SocketAddr) -> Result<Endpoint> {
+        let reaches = |e: &&Endpoint| match e.local_addr() {
+            Ok(local) => local.is_ipv6() || address.is_ipv4(),
+            Err(_) => false,
+        };
+        // A socket bound to loopback can't reach beyond it, and the other way round.
+        let same_reach = |e: &&Endpoint| match e.local_addr() {
+            Ok(local) => {
+                local.ip().is_unspecified() || local.ip().is_loopback() == address.ip().is_loopback()
+            }
+            Err(_) => false,
+        };
+        match self.endpoints.iter().filter(reaches).find(same_reach) {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => dialling_endpoint(&self.identity),
+        }
+    }
+}
+
+/// Finishes one incoming handshake. An address that has not proved itself is sent a Retry when
+/// many are under way; `None` then.
+pub async fn admit(incoming: quinn::Incoming, under_way: usize) -> Result<Option<Link>> {
+    if under_way > budget::INCOMING_RETRY_FROM && !incoming.remote_address_validated() {
+        if incoming.retry().is_err() {
+            debug!("an address that had proved itself was asked again");
+        }
+        return Ok(None);
+    }
+    let from = incoming.remote_address().to_string();
+    let connecting = incoming.accept().map_err(|e| closed(&from, &e))?;
+    let connection = deadline("handshake", budget::HANDSHAKE_DEADLINE, connecting)
+        .await?
+        .map_err(|e| closed(&from, &e))?;
+    link(connection, false).map(Some)
+}
+
+/// Addresses of `host:port`.
+pub async fn lookup(host: &str) -> Result<Vec<SocketAddr>> {
+    let nowhere = |what: String| Error::NoAddress { host: host.to_owned(), what };
+    let found = tokio::net::lookup_host(host).await.map_err(|e| nowhere(e.to_string()))?;
+    let found: Vec<_> = found.take(budget::ADDRESSES_MAX).collect();
+    if found.is_empty() { Err(nowhere("none".into())) } else { Ok(found) }
+}
+
+/// What a lost or refused connection means, with the code the other side gave.
+pub fn closed(peer: &str, error: &ConnectionError) -> Error {
+    let peer = peer.to_owned();
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            let reason = printable(&close.reason);
+            let code = match u32::try_from(close.error_code.into_inner()) {
+                Ok(close::STOPPING) => "STOPPING",
+                Ok(close::DUPLICATE) => "DUPLICATE_CONNECTION",
+                Ok(close::NOT_A_MEMBER) => "PEER_REVOKED",
+                Ok(close::PAIRED) => "PAIRED",
+                _ => "PROTOCOL",
+            };
+            Error::PeerClosed { peer, code, reason }
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            let number = u64::from(close.error_code);
+            let reason = close.error_code.to_string();
+            match number.checked_sub(0x100).map(u8::try_from) {
+                Some(Ok(alert)) => {
+                    Error::PeerClosed { peer, code: tls::code_of_alert(alert), reason }
+                }
+                _ => Error::Unreachable { peer, what: reason },
+            }
+        }
+        ConnectionError::TransportError(error) => {
+            let number = u64::from(error.code);
+            let what = error.to_string();
+            match number.checked_sub(0x100).map(u8::try_from) {
+                Some(Ok(alert)) => {
+                    Error::PeerClosed { peer, code: tls::code_of_alert(alert), reason: what }
+                }
+                _ => Error::Unreachable { peer, what },
+            }
+        }
+        other => Error::Unreachable { peer, what: other.to_string() },
+    }
+}
+
+/// Text of a peer, safe to print, at most 200 characters.
+pub fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().take(200).flat_map(char::escape_default).collect()
+}
+
+/// Waits for `future` no longer than `limit`.
+pub async fn deadline<T>(
+    what: &'static str,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::time::timeout(limit, future)
+        .await
+        .map_err(|_| Error::Deadline { what, seconds: limit.as_secs() })
+}
+
+fn link(connection: Connection, dialled: bool) -> Result<Link> {
+    let missing = Error::Crypto { what: "a connection without a certificate" };
+    let Some(identity) = connection.peer_identity() else { return Err(missing) };
+    let Ok(chain) = identity.downcast::<Vec<CertificateDer<'static>>>() else {
+        return Err(missing);
+    };
+    let Some(end_entity) = chain.first() else { return Err(missing) };
+    let key = tls::key_of(end_entity)?;
+    Ok(Link { connection, key, peer: key.node_id(), dialled })
+}
+
+fn transport_config(send_limit: Option<u64>) -> TransportConfig {
+    let window = |bytes: u64| VarInt::from_u64(bytes).expect("windows are far below 2^62");
+    // 250 ms of the limit in flight: a change of rate bites within half a second.
+    let send_window = match send_limit {
+        Some(bits) => (bits / 8 / 4).clamp(budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES),
+        None => budget::SEND_WINDOW_BYTES,
+    };
+    let mut config = TransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(10));
+    let idle = IdleTimeout::try_from(budget::IDLE_TIMEOUT).expect("30 s fit");
+    config
+        .stream_receive_window(window(budget::STREAM_WINDOW_BYTES))
+        .receive_window(window(budget::RECEIVE_WINDOW_BYTES))
+        .send_window(send_window)
+        .max_concurrent_bidi_streams(VarInt::from_u32(budget::BIDI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(budget::UNI_STREAMS_MAX))
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(budget::KEEP_ALIVE))
+        .datagram_receive_buffer_size(None)
+        .ack_frequency_config(Some(acks))
+        .send_fairness(false);
+    config
+}
+
+/// An endpoint that only dials, on a port the system chooses; IPv4 where IPv6 is not to be had.
+fn dialling_endpoint(identity: &Identity) -> Result<Endpoint> {
+    let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    let any4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    endpoint(identity, any6, None).or_else(|_| endpoint(identity, any4, None))
+}
+
+/// The reset key is the same at every start: packets for connections of a killed process are
+/// answered with a stateless reset, and the peer need not wait for its idle timeout.
+fn endpoint(
+    identity: &Identity,
+    address: SocketAddr,
+    server: Option<ServerConfig>,
+) -> Result<Endpoint> {
+    let at = |op| move |e| Error::io(op, address.to_string(), e);
+    let socket = socket(address).map_err(at("bind"))?;
+    let secret = identity.derive("blockferry stateless reset 1");
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    let config = EndpointConfig::new(Arc::new(reset_key));
+    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(at("listen on"))
+}
+
+fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // The kernel clamps silently to net.core.{r,w}mem_max; what was granted is read back.
+    socket.set_recv_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
+    let granted = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
+    if granted < budget::SOCKET_BUFFER_BYTES {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            warn!(
+                asked_bytes = budget::SOCKET_BUFFER_BYTES,
+                granted_bytes = granted,
+                "small UDP buffers drop packets under load: \
+                 sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608"
+            );
+        });
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    }
+
+    fn bound(identity: &Identity, trust: Arc<Trust>) -> Transport {
+        Transport::bind(identity, trust, &[loopback()], None).expect("bound")
+    }
+
+    /// Accepts one connection in the background; gives what came of it.
+    fn accept_one(transport: &Transport) -> tokio::task::JoinHandle<Result<Option<Link>>> {
+        let endpoint = transport.endpoints()[0].clone();
+        tokio::spawn(async move {
+            let incoming = endpoint.accept().await.expect("an incoming connection");
+            admit(incoming, 0).await
+        })
+    }
+
+    #[test]
+    fn both_sides_know_the_proved_key() {
+        runtime().block_on(async {
+            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let trust = Arc::new(Trust::default());
+            trust.admit(branch.id());
+            let server = bound(&hub, trust);
+            let client = bound(&branch, Arc::new(Trust::default()));
+            let accepted = accept_one(&server);
+            let dialled = client.dial(server.local_addresses()[0], hub.id()).await.expect("dialled");
+            let accepted = accepted.await.expect("ran").expect("accepted").expect("no retry");
+            assert_eq!((dialled.peer, accepted.peer), (hub.id(), branch.id()));
+            assert!(dialled.dialled && !accepted.dialled);
+            server.close(close::STOPPING, "STOPPING").await;
+            let error = dialled.connection.closed().await;
+            assert_eq!(closed("hub", &error).code(), "STOPPING");
+        });
+    }
+
+    #[test]
+    fn refusals_carry_their_code() {
+        runtime().block_on(async {
+            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            for (revoked, code) in [(false, "PEER_UNKNOWN"), (true, "PEER_REVOKED")] {
+                let trust = Arc::new(Trust::default());
+                if revoked {
+                    trust.revoke(branch.id());
+                }
+                let server = bound(&hub, trust);
+                let client = bound(&branch, Arc::new(Trust::default()));
+                let accepted = accept_one(&server);
+                let at = server.local_addresses()[0];
+                // In TLS 1.3 the client finishes first and learns of the refusal right after.
+                let error = match client.dial(at, hub.id()).await {
+                    Ok(link) => closed("hub", &link.connection.closed().await),
+                    Err(error) => error,
+                };
+                assert_eq!(error.code(), code, "{error}");
+                assert!(accepted.await.expect("ran").is_err());
+            }
+        });
+    }
+
+    #[test]
+    fn another_node_at_the_address_is_refused() {
+        runtime().block_on(async {
+            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let trust = Arc::new(Trust::default());
+            trust.admit(branch.id());
+            let server = bound(&hub, trust);
+            let client = bound(&branch, Arc::new(Trust::default()));
+            let accepted = accept_one(&server);
+            let other = Identity::generate().expect("other");
+            let result = client.dial(server.local_addresses()[0], other.id()).await;
+            assert!(result.is_err());
+            assert!(accepted.await.expect("ran").is_err());
+        });
+    }
+
+    #[test]
+    fn a_silent_address_ends_at_the_deadline() {
+        runtime().block_on(async {
+            let silent = UdpSocket::bind(loopback()).expect("bound");
+            let node = Identity::generate().expect("a");
+            let client = bound(&node, Arc::new(Trust::default()));
+            tokio::time::pause();
+            let address = silent.local_addr().expect("bound");
+            let error = client.dial(address, node.id()).await.expect_err("silent");
+            assert_eq!(error.code(), "DEADLINE");
+        });
+    }
+
+    #[test]
+    fn a_limit_shrinks_what_is_in_flight() {
+        assert!(budget::SEND_WINDOW_BYTES_MIN < 1_000_000);
+        let _config = transport_config(Some(5_000_000));
+        assert_eq!(printable(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
+    }
+}

@@ -1,0 +1,267 @@
+//! Assembling one block from what is kept, zero, found and sent. Pure: bytes in, a verified block
+//! out. Only [`BlockBuild::verify`] makes a [`Verified`], and only a [`Verified`] is written.
+
+use blockferry_delta::{
+    BLOCK_BYTES, BlockRow, ChangedBlock, Keys, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, block_len,
+    block_pages_mask, verify_block,
+};
+
+/// A block on its way to be complete.
+#[derive(Debug)]
+pub(crate) struct BlockBuild {
+    changed: ChangedBlock,
+    bytes: Vec<u8>,
+    /// Pages still to come.
+    missing: u16,
+    /// Bytes of each page that found chunks gave.
+    covered: [u16; PAGES_PER_BLOCK],
+    /// Nothing in it is a guess any more: every page was sent or is zero.
+    certain: bool,
+    image_bytes: u64,
+}
+
+/// A block whose bytes are proved by its hash.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    changed: ChangedBlock,
+    bytes: Vec<u8>,
+    /// All pages are to be written, because what was kept turned out wrong.
+    rewrite: bool,
+}
+
+impl BlockBuild {
+    /// Begins with the base's bytes at the block's place, cut or padded with zeros to its length.
+    pub(crate) fn new(changed: ChangedBlock, mut base: Vec<u8>, image_bytes: u64) -> Self {
+        base.resize(block_len(changed.index, image_bytes), 0);
+        for (page, bytes) in base.chunks_mut(PAGE_BYTES).enumerate() {
+            if changed.zero & (1 << page) != 0 {
+                bytes.fill(0);
+            }
+        }
+        Self {
+            changed,
+            bytes: base,
+            missing: changed.dirty & !changed.zero,
+            covered: [0; PAGES_PER_BLOCK],
+            certain: false,
+            image_bytes,
+        }
+    }
+
+    /// Byte offset of the block in the image.
+    fn start(&self) -> u64 {
+        self.changed.index * BLOCK_BYTES as u64
+    }
+
+    /// Takes what of a found chunk (bytes at `offset` of the image) lies over missing pages.
+    /// Returns how many bytes that is.
+    pub(crate) fn find(&mut self, offset: u64, chunk: &[u8]) -> u64 {
+        let (start, end) = (self.start(), self.start() + self.bytes.len() as u64);
+        let chunk_end = offset + chunk.len() as u64;
+        let mut taken = 0;
+        for page in 0..PAGES_PER_BLOCK {
+            let page_start = start + (page * PAGE_BYTES) as u64;
+            let from = offset.max(page_start);
+            let to = chunk_end.min(page_start + PAGE_BYTES as u64).min(end);
+            if self.missing & (1 << page) == 0 || from >= to {
+                continue;
+            }
+            let bytes = &chunk[(from - offset) as usize..(to - offset) as usize];
+            self.bytes[(from - start) as usize..(to - start) as usize].copy_from_slice(bytes);
+            self.covered[page] += bytes.len() as u16;
+            taken += bytes.len() as u64;
+        }
+        taken
+    }
+
+    /// Pages that found chunks cover whole are no longer missing.
+    pub(crate) fn settle_found(&mut self) {
+        for page in 0..PAGES_PER_BLOCK {
+            let bytes = self.bytes.len().saturating_sub(page * PAGE_BYTES).min(PAGE_BYTES);
+            if bytes > 0 && usize::from(self.covered[page]) == bytes {
+                self.missing &= !(1 << page);
+            }
+        }
+    }
+
+    /// Takes a page that was sent. `false` when it isn't missing or has another length.
+    pub(crate) fn sent(&mut self, page: usize, bytes: &[u8]) -> bool {
+        let start = page * PAGE_BYTES;
+        let end = self.bytes.len().min(start + PAGE_BYTES);
+        if self.missing & (1 << page) == 0 || start >= end || bytes.len() != end - start {
+            return false;
+        }
+        self.bytes[start..end].copy_from_slice(bytes);
+        self.missing &= !(1 << page);
+        true
+    }
+
+    /// Length of one page of this block.
+    pub(crate) fn page_len(&self, page: usize) -> usize {
+        self.bytes.len().saturating_sub(page * PAGE_BYTES).min(PAGE_BYTES)
+    }
+
+    /// Is no page missing?
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Is nothing in it a guess?
+    pub(crate) fn is_certain(&self) -> bool {
+        self.certain
+    }
+
+    /// Number of the block.
+    pub(crate) fn index(&self) -> u64 {
+        self.changed.index
+    }
+
+    /// Appends the missing pages to a list of extents.
+    pub(crate) fn wants(&self, list: &mut Vec<PageExtent>) {
+        let first = self.changed.index * PAGES_PER_BLOCK as u64;
+        for page in (0..PAGES_PER_BLOCK as u64).filter(|p| self.missing & (1 << p) != 0) {
+            PageExtent::push(list, first + page);
+        }
+    }
+
+    /// Gives up all guesses: every page is to be sent.
+    pub(crate) fn want_all(&mut self) {
+        self.missing = block_pages_mask(self.changed.index, self.image_bytes);
+        self.covered = [0; PAGES_PER_BLOCK];
+        self.certain = true;
+    }
+
+    /// Proves the block, or gives it back.
+    pub(crate) fn verify(self) -> std::result::Result<Verified, Self> {
+        let proved = self.is_complete()
+            && verify_block(self.changed.index, &self.bytes, self.image_bytes, &self.changed.hash);
+        if !proved {
+            return Err(self);
+        }
+        Ok(Verified { changed: self.changed, bytes: self.bytes, rewrite: self.certain })
+    }
+}
+
+impl Verified {
+    /// Number of the block.
+    pub(crate) fn index(&self) -> u64 {
+        self.changed.index
+    }
+
+    /// The block-map row of the block.
+    pub(crate) fn row(&self, keys: &Keys) -> BlockRow {
+        BlockRow { hash: self.changed.hash, prints: keys.pages(&self.bytes) }
+    }
+
+    /// What has to be written: (offset in the image, bytes) of runs of pages that aren't zero.
+    pub(crate) fn writes(&self) -> Vec<(u64, &[u8])> {
+        let all = if self.rewrite { u16::MAX } else { self.changed.dirty };
+        self.runs(all & !self.zero_mask(all))
+    }
+
+    /// What has to become a hole: (offset, bytes) of runs of zero pages.
+    pub(crate) fn holes(&self) -> Vec<(u64, u64)> {
+        let all = if self.rewrite { u16::MAX } else { self.changed.dirty };
+        self.runs(self.zero_mask(all)).into_iter().map(|(at, run)| (at, run.len() as u64)).collect()
+    }
+
+    fn zero_mask(&self, among: u16) -> u16 {
+        let zero = |page: &usize| {
+            let start = page * PAGE_BYTES;
+            let end = self.bytes.len().min(start + PAGE_BYTES);
+            among & (1 << page) != 0
+                && start < end
+                && blockferry_delta::is_zero(&self.bytes[start..end])
+        };
+        (0..PAGES_PER_BLOCK).filter(zero).fold(0, |mask, page| mask | (1 << page))
+    }
+
+    fn runs(&self, mask: u16) -> Vec<(u64, &[u8])> {
+        let start = self.changed.index * BLOCK_BYTES as u64;
+        let (mut runs, mut page) = (Vec::new(), 0);
+        while page < PAGES_PER_BLOCK {
+            let first = page;
+            while page < PAGES_PER_BLOCK && mask & (1 << page) != 0 {
+                page += 1;
+            }
+            let end = self.bytes.len().min(page * PAGE_BYTES);
+            if page > first && first * PAGE_BYTES < end {
+                let run = &self.bytes[first * PAGE_BYTES..end];
+                runs.push((start + (first * PAGE_BYTES) as u64, run));
+            }
+            page += 1;
+        }
+        runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blockferry_delta::block_hash;
+
+    use super::*;
+
+    const SIZE: u64 = 10 * BLOCK_BYTES as u64 + 5000;
+
+    fn block(fill: impl Fn(usize) -> u8, len: usize) -> Vec<u8> {
+        (0..len).map(|i| fill(i / PAGE_BYTES)).collect()
+    }
+
+    fn changed(index: u64, bytes: &[u8], dirty: u16, zero: u16) -> ChangedBlock {
+        ChangedBlock { index, dirty, zero, hash: block_hash(index, bytes, SIZE) }
+    }
+
+    #[test]
+    fn kept_zero_found_and_sent_pages_make_a_block() {
+        let base = block(|p| p as u8 + 1, BLOCK_BYTES);
+        let mut new = base.clone();
+        new[PAGE_BYTES..2 * PAGE_BYTES].fill(0);
+        new[3 * PAGE_BYTES..5 * PAGE_BYTES].fill(77);
+        new[9 * PAGE_BYTES..10 * PAGE_BYTES].fill(78);
+        let mut build = BlockBuild::new(changed(2, &new, 0b10_0001_1010, 0b10), base, SIZE);
+        let start = 2 * BLOCK_BYTES as u64;
+        // The chunk begins in page 2, which is kept, and ends in the middle of page 9.
+        let from = 2 * PAGE_BYTES + 100;
+        let to = 9 * PAGE_BYTES + 2000;
+        assert_eq!(build.find(start + from as u64, &new[from..to]), 2 * 4096 + 2000);
+        build.settle_found();
+        let mut wants = Vec::new();
+        build.wants(&mut wants);
+        assert_eq!(wants, [PageExtent { first: 41, count: 1 }]);
+        let build = build.verify().expect_err("page 9 is missing");
+        let mut build = build;
+        assert!(!build.sent(9, &[1; 5]) && !build.sent(0, &new[..PAGE_BYTES]));
+        assert!(build.sent(9, &new[9 * PAGE_BYTES..10 * PAGE_BYTES]));
+        let verified = build.verify().expect("complete");
+        let writes = verified.writes();
+        assert_eq!(writes.iter().map(|(_, b)| b.len()).collect::<Vec<_>>(), [8192, 4096]);
+        assert_eq!(writes[0].0, start + 3 * 4096);
+        assert_eq!(verified.holes(), [(start + 4096, 4096)]);
+    }
+
+    #[test]
+    fn a_wrong_guess_is_not_verified_and_everything_is_wanted() {
+        let base = block(|_| 1, BLOCK_BYTES);
+        let mut new = base.clone();
+        new[10] = 2;
+        // The fingerprint said page 0 is the same.
+        let build = BlockBuild::new(changed(0, &new, 0, 0), base, SIZE);
+        let mut build = build.verify().expect_err("the kept page is wrong");
+        build.want_all();
+        for page in 0..PAGES_PER_BLOCK {
+            assert!(build.sent(page, &new[page * PAGE_BYTES..(page + 1) * PAGE_BYTES]));
+        }
+        let verified = build.verify().expect("all sent");
+        assert_eq!(verified.writes(), [(0, new.as_slice())]);
+    }
+
+    #[test]
+    fn the_short_last_block_works_alike() {
+        let new = block(|p| p as u8 + 1, 5000);
+        let mut build = BlockBuild::new(changed(10, &new, 0b11, 0), Vec::new(), SIZE);
+        assert_eq!((build.page_len(0), build.page_len(1), build.page_len(2)), (4096, 904, 0));
+        assert!(build.sent(0, &new[..4096]) && build.sent(1, &new[4096..]));
+        let verified = build.verify().expect("complete");
+        assert_eq!(verified.writes(), [(10 * BLOCK_BYTES as u64, new.as_slice())]);
+    }
+}

@@ -1,0 +1,414 @@
+//! The catalog: one redb file for a store, in `.blockferry/catalog.redb`. It holds what is known
+//! of images: generations, block maps, chunk lists, the chunk index, and what was in flight when
+//! the power went. Image data is never in it. `docs/format.md` describes every table.
+//!
+//! There is one writer at a time; a transaction is durable when [`CatalogWrite::commit`] returns.
+
+mod records;
+
+use std::io;
+
+use blockferry_delta::{Chunk, ChunkId, ImageName, NodeId, Root, SegmentMap};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, WriteTransaction,
+};
+
+pub(crate) use records::{
+    Checkpoint, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks, encode_chunks,
+};
+pub use records::{Discover, Generation};
+
+use crate::disk::Disk;
+use crate::error::{Error, IoContext, Result};
+use crate::layout::CATALOG;
+
+/// Version of the tables; a newer one is refused.
+const FORMAT: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta.v1");
+const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images.v1");
+const GENERATIONS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("generations.v1");
+/// (image, segment) of the current generation.
+const MAP: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("map.v1");
+/// (image, generation, segment): what the next generation replaced.
+const MAP_OLD: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("map_old.v1");
+const CUTS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("cuts.v1");
+const CHUNKS: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("chunks.v1");
+const PREPARED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("prepared.v1");
+const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1");
+const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
+/// (image, peer) to (generation, root).
+const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
+    TableDefinition::new("receipts.v1");
+
+/// An open catalog.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    database: Database,
+}
+
+impl Catalog {
+    /// Opens the catalog, creating it when absent. Whether it is empty is for the caller to judge.
+    pub(crate) fn open(disk: &dyn Disk, cache_bytes: usize) -> Result<Self> {
+        let backend = disk.backend(CATALOG).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::StoreLocked,
+            _ => Error::Io { op: "open", path: CATALOG.to_owned(), source },
+        })?;
+        disk.sync_dir(crate::layout::PRIVATE).during("sync", crate::layout::PRIVATE)?;
+        let database = Builder::new()
+            .set_cache_size(cache_bytes)
+            .create_with_backend(backend)
+            .map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => Error::StoreLocked,
+                other => Error::Catalog(Box::new(other.into())),
+            })?;
+        let catalog = Self { database };
+        catalog.check_format()?;
+        Ok(catalog)
+    }
+
+    fn check_format(&self) -> Result<()> {
+        let write = self.write()?;
+        {
+            let mut meta = write.transaction.open_table(META)?;
+            let found = meta.get("format")?.map(|value| value.value());
+            match found {
+                Some(found) if found > FORMAT => {
+                    return Err(Error::CatalogNewer { found, known: FORMAT });
+                }
+                Some(_) => return Ok(()),
+                None => meta.insert("format", FORMAT)?,
+            };
+        }
+        write.touch_tables()?;
+        write.commit()
+    }
+
+    /// Begins reading a consistent state.
+    pub(crate) fn read(&self) -> Result<CatalogRead> {
+        Ok(CatalogRead { transaction: self.database.begin_read()? })
+    }
+
+    /// Begins the one write transaction; waits for another to end.
+    pub(crate) fn write(&self) -> Result<CatalogWrite> {
+        let mut transaction = self.database.begin_write()?;
+        // Opening after a crash must not walk the whole file.
+        transaction.set_quick_repair(true);
+        Ok(CatalogWrite { transaction })
+    }
+}
+
+/// What both kinds of transaction can look up.
+macro_rules! reading {
+    () => {
+        /// Everything known of `name`.
+        pub(crate) fn image(&self, name: &ImageName) -> Result<Option<ImageRecord>> {
+            let table = self.transaction.open_table(IMAGES)?;
+            let row = table.get(name.as_str())?;
+            row.map(|row| ImageRecord::decode(name, row.value())).transpose()
+        }
+
+        /// All images by name.
+        pub(crate) fn images(&self) -> Result<Vec<ImageRecord>> {
+            let table = self.transaction.open_table(IMAGES)?;
+            let mut images = Vec::new();
+            for row in table.iter()? {
+                let (name, record) = row?;
+                let name = ImageName::new(name.value()).map_err(|e| Error::Corrupt {
+                    what: "an image record",
+                    detail: e.to_string(),
+                })?;
+                images.push(ImageRecord::decode(&name, record.value())?);
+            }
+            Ok(images)
+        }
+
+        /// One generation.
+        pub(crate) fn generation(
+            &self,
+            image: u32,
+            name: &ImageName,
+            number: u64,
+        ) -> Result<Option<Generation>> {
+            let table = self.transaction.open_table(GENERATIONS)?;
+            let row = table.get((image, number))?;
+            row.map(|row| Generation::decode(name, row.value())).transpose()
+        }
+
+        /// Chunks that begin in one segment of the current generation.
+        pub(crate) fn cuts(&self, image: u32, segment: u32) -> Result<Vec<Chunk>> {
+            let table = self.transaction.open_table(CUTS)?;
+            let row = table.get((image, segment))?;
+            row.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))
+        }
+
+        /// The staging of an image.
+        pub(crate) fn staged(&self, image: u32) -> Result<Option<Staged>> {
+            let table = self.transaction.open_table(STAGED)?;
+            let row = table.get(image)?;
+            row.map(|row| Staged::decode(row.value())).transpose()
+        }
+
+        /// The spare of an image.
+        pub(crate) fn spare(&self, image: u32) -> Result<Option<Spare>> {
+            let table = self.transaction.open_table(SPARES)?;
+            let row = table.get(image)?;
+            row.map(|row| Spare::decode(row.value())).transpose()
+        }
+    };
+}
+
+/// A consistent state of the catalog.
+pub(crate) struct CatalogRead {
+    transaction: ReadTransaction,
+}
+
+impl CatalogRead {
+    reading!();
+
+    /// The generations of an image, newest first.
+    pub(crate) fn generations(&self, image: u32, name: &ImageName) -> Result<Vec<Generation>> {
+        let table = self.transaction.open_table(GENERATIONS)?;
+        let mut all = Vec::new();
+        for row in table.range((image, 0)..=(image, u64::MAX))?.rev() {
+            all.push(Generation::decode(name, row?.1.value())?);
+        }
+        Ok(all)
+    }
+
+    /// Block map of one segment of the current generation.
+    pub(crate) fn map(&self, image: u32, segment: u32) -> Result<Option<SegmentMap>> {
+        let table = self.transaction.open_table(MAP)?;
+        let row = table.get((image, segment))?;
+        row.map(|row| decode_map(row.value())).transpose()
+    }
+
+    /// Block map of one segment of generation `number`, of which the oldest replaced record
+    /// from then on tells; `None` when nothing was replaced since.
+    pub(crate) fn map_replaced(
+        &self,
+        image: u32,
+        number: u64,
+        until: u64,
+        segment: u32,
+    ) -> Result<Option<SegmentMap>> {
+        let table = self.transaction.open_table(MAP_OLD)?;
+        for generation in number..until {
+            if let Some(row) = table.get((image, generation, segment))? {
+                return Ok(Some(decode_map(row.value())?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was prepared and not yet made current.
+    pub(crate) fn prepared(&self) -> Result<Vec<(u32, Prepared)>> {
+        let table = self.transaction.open_table(PREPARED)?;
+        let mut all = Vec::new();
+        for row in table.iter()? {
+            let (image, record) = row?;
+            all.push((image.value(), Prepared::decode(record.value())?));
+        }
+        Ok(all)
+    }
+
+    /// Who holds which generation of an image: (peer, number, root).
+    pub(crate) fn receipts(&self, image: u32) -> Result<Vec<(NodeId, u64, Root)>> {
+        let table = self.transaction.open_table(RECEIPTS)?;
+        let mut all = Vec::new();
+        for row in table.range((image, [0; 32])..=(image, [0xFF; 32]))? {
+            let (key, value) = row?;
+            let ((_, peer), (number, root)) = (key.value(), value.value());
+            all.push((NodeId::from_bytes(peer), number, Root::from_bytes(root)));
+        }
+        Ok(all)
+    }
+
+    /// Where the index says a chunk is, for each of `ids`. Only a hint.
+    pub(crate) fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let table = self.transaction.open_table(CHUNKS)?;
+        ids.iter()
+            .map(|id| Ok(table.get(id.0)?.map(|row| Location::from_bytes(&row.value()))))
+            .collect()
+    }
+}
+
+/// The write transaction. Dropped without [`CatalogWrite::commit`] it leaves no trace.
+pub(crate) struct CatalogWrite {
+    transaction: WriteTransaction,
+}
+
+impl CatalogWrite {
+    reading!();
+
+    /// Creates all tables, so that readers never miss one.
+    fn touch_tables(&self) -> Result<()> {
+        self.transaction.open_table(IMAGES)?;
+        self.transaction.open_table(GENERATIONS)?;
+        self.transaction.open_table(MAP)?;
+        self.transaction.open_table(MAP_OLD)?;
+        self.transaction.open_table(CUTS)?;
+        self.transaction.open_table(CHUNKS)?;
+        self.transaction.open_table(PREPARED)?;
+        self.transaction.open_table(STAGED)?;
+        self.transaction.open_table(SPARES)?;
+        self.transaction.open_table(RECEIPTS)?;
+        Ok(())
+    }
+
+    /// Makes it all durable.
+    pub(crate) fn commit(self) -> Result<()> {
+        Ok(self.transaction.commit()?)
+    }
+
+    /// A number no image has had.
+    pub(crate) fn new_image_id(&self) -> Result<u32> {
+        let mut meta = self.transaction.open_table(META)?;
+        let next = meta.get("next_image")?.map_or(1, |value| value.value());
+        meta.insert("next_image", next + 1)?;
+        u32::try_from(next).map_err(|_| Error::Corrupt {
+            what: "the catalog",
+            detail: "image numbers used up".to_owned(),
+        })
+    }
+
+    /// Writes an image's record.
+    pub(crate) fn put_image(&self, record: &ImageRecord) -> Result<()> {
+        let mut table = self.transaction.open_table(IMAGES)?;
+        table.insert(record.name.as_str(), record.encode().as_slice())?;
+        Ok(())
+    }
+
+    /// Writes a generation's record.
+    pub(crate) fn put_generation(&self, image: u32, generation: &Generation) -> Result<()> {
+        let mut table = self.transaction.open_table(GENERATIONS)?;
+        table.insert((image, generation.number), generation.encode().as_slice())?;
+        Ok(())
+    }
+
+    /// Replaces block-map records of the generation after `replaced`; what was there is kept for
+    /// that generation. `None` removes (the image became shorter).
+    pub(crate) fn put_maps(
+        &self,
+        image: u32,
+        replaced: Option<u64>,
+        maps: impl IntoIterator<Item = Result<(u32, Option<Vec<u8>>)>>,
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(MAP)?;
+        let mut old = self.transaction.open_table(MAP_OLD)?;
+        for item in maps {
+            let (segment, record) = item?;
+            let before = match record {
+                Some(record) => table.insert((image, segment), record.as_slice())?,
+                None => table.remove((image, segment))?,
+            };
+            if let (Some(before), Some(number)) = (before, replaced) {
+                old.insert((image, number, segment), before.value())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the block maps of generations before `oldest`.
+    pub(crate) fn drop_old_maps(&self, image: u32, oldest: u64) -> Result<()> {
+        let mut table = self.transaction.open_table(MAP_OLD)?;
+        table.retain_in((image, 0, 0)..(image, oldest, 0), |_, _| false)?;
+        Ok(())
+    }
+
+    /// Replaces chunk lists and brings the chunk index up to date with them.
+    pub(crate) fn put_cuts(
+        &self,
+        image: u32,
+        lists: impl IntoIterator<Item = Result<(u32, Vec<Chunk>)>>,
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(CUTS)?;
+        let mut index = self.transaction.open_table(CHUNKS)?;
+        let mut fresh: Vec<(u64, Location)> = Vec::new();
+        for item in lists {
+            let (segment, chunks) = item?;
+            let before = if chunks.is_empty() {
+                table.remove((image, segment))?
+            } else {
+                table.insert((image, segment), encode_chunks(segment, &chunks).as_slice())?
+            };
+            for chunk in before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))? {
+                let ours = Location { image, offset: chunk.offset, bytes: chunk.bytes };
+                let stale = index.get(chunk.id.0)?.is_some_and(|r| r.value() == ours.to_bytes());
+                if stale {
+                    index.remove(chunk.id.0)?;
+                }
+            }
+            fresh.extend(chunks.iter().map(|chunk| {
+                (chunk.id.0, Location { image, offset: chunk.offset, bytes: chunk.bytes })
+            }));
+            if fresh.len() >= INDEX_BATCH {
+                insert_sorted(&mut index, &mut fresh)?;
+            }
+        }
+        insert_sorted(&mut index, &mut fresh)
+    }
+
+    /// Marks a commit as begun.
+    pub(crate) fn put_prepared(&self, image: u32, prepared: Option<&Prepared>) -> Result<()> {
+        let mut table = self.transaction.open_table(PREPARED)?;
+        match prepared {
+            Some(prepared) => table.insert(image, prepared.encode().as_slice())?,
+            None => table.remove(image)?,
+        };
+        Ok(())
+    }
+
+    /// Remembers a staging.
+    pub(crate) fn put_staged(&self, image: u32, staged: Option<&Staged>) -> Result<()> {
+        let mut table = self.transaction.open_table(STAGED)?;
+        match staged {
+            Some(staged) => table.insert(image, staged.encode().as_slice())?,
+            None => table.remove(image)?,
+        };
+        Ok(())
+    }
+
+    /// Remembers a spare.
+    pub(crate) fn put_spare(&self, image: u32, spare: Option<&Spare>) -> Result<()> {
+        let mut table = self.transaction.open_table(SPARES)?;
+        match spare {
+            Some(spare) => table.insert(image, spare.encode().as_slice())?,
+            None => table.remove(image)?,
+        };
+        Ok(())
+    }
+
+    /// Remembers what a peer holds.
+    pub(crate) fn put_receipt(
+        &self,
+        image: u32,
+        peer: &NodeId,
+        number: u64,
+        root: &Root,
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(RECEIPTS)?;
+        table.insert((image, *peer.as_bytes()), (number, *root.as_bytes()))?;
+        Ok(())
+    }
+}
+
+/// Entries inserted into the chunk index at once; sorted, which halves redb's work and space.
+const INDEX_BATCH: usize = 1 << 18;
+
+fn insert_sorted(
+    index: &mut redb::Table<'_, u64, [u8; 16]>,
+    fresh: &mut Vec<(u64, Location)>,
+) -> Result<()> {
+    fresh.sort_unstable_by_key(|(id, _)| *id);
+    for (id, location) in fresh.drain(..) {
+        index.insert(id, location.to_bytes())?;
+    }
+    Ok(())
+}
+
+fn decode_map(record: &[u8]) -> Result<SegmentMap> {
+    SegmentMap::decode(record)
+        .map_err(|e| Error::Corrupt { what: "a block-map record", detail: e.to_string() })
+}

@@ -1,0 +1,188 @@
+//! The commit station: a sealed staging becomes the image's current content. Each step is durable
+//! before the next; `docs/format.md` lists what a crash between any two of them leaves, and
+//! `recover` finishes it. A receipt may be sent when [`Store::commit`] has returned.
+
+use blockferry_delta::ImageName;
+
+use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
+use crate::disk::{Kind, RenameHow, Stat};
+use crate::error::{Error, IoContext, Result};
+use crate::layout::{QUARANTINE, SPARE, STAGING, spare_path};
+use crate::spool::{Entry, Spool};
+use crate::staging::Sealed;
+use crate::store::Store;
+
+/// What the node adds to a received generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// When it was received, milliseconds since 1970; for people only.
+    pub recorded_unix_ms: i64,
+    /// Bytes that travelled for it.
+    pub wire_bytes: u64,
+    /// Milliseconds from the offer to the commit.
+    pub millis: u64,
+}
+
+impl Store {
+    /// Commits a sealed staging. When it returns, the generation survives a power cut.
+    pub fn commit(&self, sealed: Sealed, received: Received) -> Result<Generation> {
+        let outcome = self.commit_steps(sealed, received);
+        // After a failed catalog write nobody knows what is on disk until it is opened again.
+        if let Err(Error::Catalog(_)) = &outcome {
+            self.degrade();
+        }
+        outcome
+    }
+
+    fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
+        let Sealed { claim, image, mut generation, path, file, spool, .. } = sealed;
+        let name = generation.image.clone();
+        generation.recorded_unix_ms = received.recorded_unix_ms;
+        generation.wire_bytes = received.wire_bytes;
+        generation.millis = received.millis;
+        generation.discover = crate::catalog::Discover::Received;
+        self.check_health()?;
+        self.check_target(&name, image.as_ref())?;
+        let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        let prepared = Prepared {
+            name: name.to_string(),
+            staging: path,
+            inode: file.stat().during("look at", name.as_str())?.inode,
+            generation: generation.encode().into(),
+            spool: spool.path().to_owned(),
+            replaces: replaced.map(|stat| stat.inode),
+            keep_spare: self.keeps_spare(replaced.as_ref())?,
+        };
+        drop(file);
+        let write = self.catalog.write()?;
+        let image = self.image_record(&write, &name, image)?;
+        write.put_image(&image)?;
+        write.put_prepared(image.id, Some(&prepared))?;
+        write.commit()?;
+        if let Err(error) = self.take_place(&name, &prepared) {
+            self.give_up(image.id, &prepared)?;
+            return Err(error);
+        }
+        let generation = self.make_current(&image, &prepared, generation, Some(&spool))?;
+        spool.remove(self.disk.as_ref())?;
+        drop(claim);
+        Ok(generation)
+    }
+
+    /// Is there room to keep what is replaced, and is it wanted?
+    fn keeps_spare(&self, replaced: Option<&Stat>) -> Result<bool> {
+        let Some(stat) = replaced else { return Ok(false) };
+        if self.clones() || !self.options.keep_spare || stat.links != 1 {
+            return Ok(false);
+        }
+        let space = self.disk.space().during("ask for the free space of", "the store")?;
+        // It is on the disk already: keeping it must leave a tenth free.
+        Ok(space.free_bytes > self.options.free_min_bytes.max(space.total_bytes / 10))
+    }
+
+    /// The rename. With an image in place the two change places, so that whatever was there is
+    /// never gone; without one nothing may have appeared.
+    pub(crate) fn take_place(&self, name: &ImageName, prepared: &Prepared) -> Result<()> {
+        let how = match prepared.replaces {
+            Some(_) => RenameHow::Exchange,
+            None => RenameHow::NoReplace,
+        };
+        self.disk.rename(&prepared.staging, name.as_str(), how).map_err(|source| {
+            match source.kind() {
+                std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound => {
+                    Error::LocalChange(name.clone())
+                }
+                _ => Error::Io { op: "rename", path: prepared.staging.clone(), source },
+            }
+        })?;
+        self.synced(self.disk.sync_dir(""), "store directory")?;
+        self.synced(self.disk.sync_dir(STAGING), STAGING)
+    }
+
+    /// Undoes a commit that could not take its place.
+    pub(crate) fn give_up(&self, image: u32, prepared: &Prepared) -> Result<()> {
+        let write = self.catalog.write()?;
+        write.put_prepared(image, None)?;
+        write.put_staged(image, None)?;
+        write.commit()?;
+        for path in [&prepared.staging, &prepared.spool] {
+            self.disk.remove_file(path).during("remove", path)?;
+        }
+        Ok(())
+    }
+
+    /// The last transaction: what took its place is the current generation.
+    pub(crate) fn make_current(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+        generation: Generation,
+        spool: Option<&Spool>,
+    ) -> Result<Generation> {
+        let name = &image.name;
+        let spare = self.put_away(image, prepared)?;
+        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        let stat = stat.ok_or_else(|| Error::SourceMissing(name.clone()))?;
+        let disk = self.disk.as_ref();
+        let mut entries = |each: &mut dyn FnMut(Entry) -> Result<()>| match spool {
+            Some(spool) => spool.for_each(each),
+            None => crate::spool::for_each_persisted(disk, &prepared.spool, each),
+        };
+        let write = self.catalog.write()?;
+        self.put_current(&write, image.clone(), &generation, Checkpoint::of(&stat), &mut entries)?;
+        write.put_spare(image.id, spare.as_ref())?;
+        write.put_prepared(image.id, None)?;
+        write.put_staged(image.id, None)?;
+        write.commit()?;
+        Ok(generation)
+    }
+
+    /// Puts away what was replaced: as a spare, into quarantine if it isn't what was expected, or
+    /// not at all.
+    fn put_away(&self, image: &ImageRecord, prepared: &Prepared) -> Result<Option<Spare>> {
+        let old = &prepared.staging;
+        let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
+        let expected = stat.kind == Kind::File
+            && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
+        if !expected {
+            self.set_aside(&image.name, old)?;
+            return Ok(None);
+        }
+        let current = self.current_of(Some(image))?;
+        let Some(current) = current.filter(|_| prepared.keep_spare) else {
+            self.disk.remove_file(old).during("remove", old)?;
+            return Ok(None);
+        };
+        let path = spare_path(&image.name);
+        self.disk.rename(old, &path, RenameHow::Replace).during("rename", &path)?;
+        self.synced(self.disk.sync_dir(SPARE), SPARE)?;
+        let stat = self.disk.stat(&path).during("look at", &path)?;
+        Ok(stat.map(|stat| Spare {
+            number: current.number,
+            root: (*current.root.as_bytes()).into(),
+            checkpoint: Checkpoint::of(&stat),
+        }))
+    }
+
+    /// Moves a file into quarantine under a name that is free.
+    pub(crate) fn set_aside(&self, name: &ImageName, path: &str) -> Result<()> {
+        for number in 0..u32::MAX {
+            let to = format!("{QUARANTINE}/{name}.{number}");
+            match self.disk.rename(path, &to, RenameHow::NoReplace) {
+                Ok(()) => {
+                    tracing::warn!(code = "LOCAL_CHANGE_SET_ASIDE", image = %name, kept = %to,
+                        "a change made during a commit was set aside");
+                    return self.synced(self.disk.sync_dir(QUARANTINE), QUARANTINE);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::Io { op: "rename", path: to, source }),
+            }
+        }
+        Err(Error::StoreUnsafe("the quarantine is full"))
+    }
+
+    /// A sync that failed is never tried again: the store is in doubt from then on.
+    pub(crate) fn synced(&self, outcome: std::io::Result<()>, path: &str) -> Result<()> {
+        outcome.during("sync", path).inspect_err(|_| self.degrade())
+    }
+}

@@ -1,0 +1,274 @@
+//! The seam between the store and the machine: a directory tree under one handle.
+//!
+//! [`Disk`] is one store's root; [`DiskFile`] one open regular file in it. [`RealDisk`] resolves
+//! every path beneath its directory handle and follows no symlink; [`SimDisk`] keeps all in
+//! memory and can lose power at any operation. Both pass one conformance suite.
+//!
+//! Paths are relative, `/`-separated, without empty, `.` or `..` components; where a directory
+//! is meant, `""` is the root. What was written is durable only after [`DiskFile::sync`], what was
+//! created, renamed or removed only after [`Disk::sync_dir`] of the directory it happened in; a
+//! rename between directories is one step and durable once either of them is synced.
+//! A sync that failed is never retried: what it should have saved may be lost while the next
+//! sync reports success.
+
+mod aligned;
+mod backend;
+mod bulk;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod copy;
+mod path;
+mod real;
+mod real_file;
+mod sim;
+mod sys;
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::io;
+
+pub use aligned::{ALIGN_BYTES, AlignedBuf};
+pub use backend::CatalogBackend;
+pub use blockferry_delta::Meta;
+pub use real::RealDisk;
+pub use sim::{CrashPlan, Keep, OpKind, PowerGone, SimDisk, Snapshot};
+pub use sys::set_idle_io_priority;
+
+/// How [`Disk::open`] opens a file. Nothing ever truncates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// For reading; the file exists.
+    Read,
+    /// For reading and writing; the file exists.
+    ReadWrite,
+    /// For reading and writing; the file is new, `AlreadyExists` otherwise.
+    CreateNew,
+    /// For reading and writing; the file is created when absent.
+    Create,
+}
+
+/// What [`Disk::rename`] does with an existing target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameHow {
+    /// The target, if any, is replaced.
+    Replace,
+    /// `AlreadyExists` if there is a target.
+    NoReplace,
+    /// Both exist and change places; each keeps its inode.
+    Exchange,
+}
+
+/// What kind of thing a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link, never followed.
+    Symlink,
+    /// A FIFO, socket or device.
+    Other,
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Kind of the thing itself.
+    pub kind: Kind,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number.
+    pub device: u64,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Storage in use, in bytes; less than the length where there are holes.
+    pub allocated_bytes: u64,
+    /// Last change of the content, nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Last change of content or metadata, nanoseconds since 1970; cannot be set.
+    pub ctime_ns: i128,
+    /// Permission bits (`07777`).
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Number of names.
+    pub links: u64,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name; may be anything but `/` and NUL.
+    pub name: OsString,
+    /// What it stands for.
+    pub kind: Kind,
+}
+
+/// Room on the filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes this process may still use.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
+/// What the kernel says about other openers of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Nobody else.
+    Free,
+    /// Another process has it open (in the way that was asked about).
+    Held,
+    /// It can't be told: not the owner, a filesystem without leases, or handles of our own in
+    /// the way.
+    Unknown,
+}
+
+/// What [`DiskFile::set_meta`] could not carry over. Nothing here is an error: a node that is not
+/// root cannot give files away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetaOutcome {
+    /// The owner or group differs and could not be changed.
+    pub owner_refused: bool,
+    /// The filesystem keeps coarser or narrower times; it now shows another mtime.
+    pub mtime_inexact: bool,
+    /// Names of extended attributes that could not be set or removed.
+    pub xattrs_refused: Vec<Vec<u8>>,
+}
+
+/// One store's directory tree. Blocking; usable from many threads.
+pub trait Disk: Send + Sync + Debug + 'static {
+    /// Opens a regular file; anything else is `InvalidInput` (a directory: `IsADirectory`, a
+    /// symlink: an error of the kernel's choosing). New files have mode 0600.
+    fn open(&self, path: &str, how: Open) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Looks at a name without following a symlink; `None` when there is none.
+    fn stat(&self, path: &str) -> io::Result<Option<Stat>>;
+
+    /// The entries of a directory without `.` and `..`, in no particular order.
+    fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>>;
+
+    /// Makes a directory of mode 0700; nothing happens when it exists.
+    fn make_dir(&self, path: &str) -> io::Result<()>;
+
+    /// Removes a file (never a directory); nothing happens when it is absent.
+    fn remove_file(&self, path: &str) -> io::Result<()>;
+
+    /// Renames in one step.
+    fn rename(&self, from: &str, to: &str, how: RenameHow) -> io::Result<()>;
+
+    /// Makes the names of a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Room on the filesystem.
+    fn space(&self) -> io::Result<Space>;
+
+    /// Makes `to`, a new file, share all of `from`'s storage. `false`, and no `to`, when the
+    /// filesystem can't, and also for an empty `from`: cloning nothing proves nothing and lies on
+    /// some filesystems.
+    fn clone_file(&self, from: &str, to: &str) -> io::Result<bool>;
+
+    /// Copies extents of (offset, length) in bytes into the existing file `to`, to the same
+    /// offsets. `UnexpectedEof` when `from` is too short.
+    fn copy_extents(&self, from: &str, to: &str, extents: &[(u64, u64)]) -> io::Result<()>;
+
+    /// Opens, creating it when absent, a file for redb, locked for as long as the backend lives.
+    /// `WouldBlock` when another has it.
+    fn backend(&self, path: &str) -> io::Result<CatalogBackend>;
+}
+
+/// An open regular file. All offsets and lengths are bytes.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Looks at the open file.
+    fn stat(&self) -> io::Result<Stat>;
+
+    /// Reads at most `buf.len()` bytes; 0 only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Fills `buf`; `UnexpectedEof` when the file ends before.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(bytes) => done += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `bytes` (at most the buffer's capacity) into `buf` from its start and sets its
+    /// length; less only at the end of the file. What is cached comes from the page cache, what
+    /// isn't doesn't fill it. Fastest with `offset` a multiple of [`ALIGN_BYTES`].
+    fn read_bulk_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize>;
+
+    /// Writes all of `buf`.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `buf` without keeping it in the page cache.
+    fn write_bulk_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Sets the length; what is new is a hole.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// Turns a range into a hole, or into zeros where the filesystem has no holes. The length
+    /// stays.
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// Makes content and metadata durable. Never retry it.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The next extent (start, end) at or after `offset` that may hold data, clamped to the
+    /// length; `None` when only a hole is left.
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>>;
+
+    /// Mode, owner, mtime and the extended attributes that travel: all but `security.*`, which
+    /// belongs to the host's own policy.
+    fn meta(&self) -> io::Result<Meta>;
+
+    /// Sets what differs; `user.*` attributes that `meta` lacks are removed. To be called after
+    /// the last write, which would move the mtime.
+    fn set_meta(&self, meta: &Meta) -> io::Result<MetaOutcome>;
+
+    /// Does nobody hold this file open for writing? Ask on a handle opened with [`Open::Read`]:
+    /// on a writable one the kernel counts ourselves, so it is `Free` only when nobody else has
+    /// the file open at all, else `Unknown`. If other handles of this disk could be what the
+    /// kernel saw, the answer is `Unknown`, too.
+    fn writer_free(&self) -> io::Result<Lease>;
+
+    /// Does nobody else have this file open at all? Other handles of this disk on the same file
+    /// turn a `Held` into `Unknown`.
+    fn sole_opener(&self) -> io::Result<Lease>;
+}
+
+/// Finds out whether clones work in `dir`: clones a real data block there and reads it back.
+/// Leaves no file behind.
+pub fn probe_clone(disk: &dyn Disk, dir: &str) -> io::Result<bool> {
+    const PROBE_BYTES: usize = 64 << 10;
+    let from = path::join(dir, ".probe-clone-a");
+    let to = path::join(dir, ".probe-clone-b");
+    let attempt = || -> io::Result<bool> {
+        disk.remove_file(&from)?;
+        disk.remove_file(&to)?;
+        let pattern: Vec<u8> = (0..PROBE_BYTES).map(|i| (i % 251) as u8 ^ (i >> 8) as u8).collect();
+        let file = disk.open(&from, Open::CreateNew)?;
+        file.write_at(&pattern, 0)?;
+        file.sync()?;
+        if !disk.clone_file(&from, &to)? {
+            return Ok(false);
+        }
+        let mut back = vec![0; PROBE_BYTES];
+        disk.open(&to, Open::Read)?.read_exact_at(&mut back, 0)?;
+        Ok(back == pattern)
+    };
+    let outcome = attempt();
+    disk.remove_file(&from)?;
+    disk.remove_file(&to)?;
+    outcome
+}

@@ -1,0 +1,168 @@
+//! The system calls rustix has no safe form for; the only file with unsafe code in this crate.
+//!
+//! Each function takes borrowed descriptors and plain numbers or fills a local structure, so no
+//! call can reach memory it should not.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// What of a range is in the page cache, in pages of the machine. Layout of the kernel's
+/// `struct cachestat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct CacheStat {
+    /// Pages in the cache.
+    pub(super) cached: u64,
+    /// Of these, changed and not yet on disk.
+    pub(super) dirty: u64,
+    /// Of these, on their way to disk.
+    pub(super) writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Layout of the kernel's `struct cachestat_range`.
+#[repr(C)]
+struct CacheStatRange {
+    offset: u64,
+    bytes: u64,
+}
+
+/// `cachestat`, Linux 6.5; the same number on every architecture.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Asks how much of a range is cached. An error means it can't be told (old kernel, not the owner).
+pub(super) fn cachestat(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<CacheStat> {
+    let range = CacheStatRange { offset, bytes };
+    let mut stat = CacheStat::default();
+    // SAFETY: both structures have the kernel's layout and outlive the call.
+    let code = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            std::ptr::from_ref(&range),
+            std::ptr::from_mut(&mut stat),
+            0 as libc::c_uint,
+        )
+    };
+    if code == 0 { Ok(stat) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes of the machine's pages, the unit of [`CacheStat`].
+pub(super) fn page_bytes() -> u64 {
+    // SAFETY: only a number is passed.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// Starts writing a range back, without waiting.
+pub(super) fn start_writeback(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
+    sync_range(file, offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes a range back and waits for it. The kernel reports a write-back error once: an error here
+/// means that a later fsync of this descriptor may say nothing.
+pub(super) fn finish_writeback(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
+    let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(file, offset, bytes, all)
+}
+
+fn sync_range(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    bytes: u64,
+    flags: libc::c_uint,
+) -> io::Result<()> {
+    let too_big = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let offset = i64::try_from(offset).map_err(too_big)?;
+    let bytes = i64::try_from(bytes).map_err(too_big)?;
+    // SAFETY: only numbers are passed.
+    let code = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, flags) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Which lease to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeaseKind {
+    /// Granted when no process has the file open for writing.
+    Read,
+    /// Granted when nobody else has the file open.
+    Write,
+}
+
+const F_SETSIG: libc::c_int = 10;
+
+/// Takes a lease and gives it back at once. `true`: it was granted; `false`: another opener is in
+/// the way; an error: it can't be told.
+///
+/// Whoever opens the file in that instant makes the kernel signal us. The default signal would
+/// end the process, so one whose default is to be ignored is chosen first.
+pub(super) fn try_lease(file: BorrowedFd<'_>, kind: LeaseKind) -> io::Result<bool> {
+    let fd = file.as_raw_fd();
+    let lease = match kind {
+        LeaseKind::Read => libc::F_RDLCK,
+        LeaseKind::Write => libc::F_WRLCK,
+    };
+    // SAFETY: only numbers are passed.
+    if unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: only numbers are passed.
+    if unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::c_int::from(lease as i16)) } != 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) };
+    }
+    // SAFETY: only numbers are passed.
+    if unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::c_int::from(libc::F_UNLCK as i16)) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(true)
+}
+
+/// Puts the calling thread's disk I/O behind everybody else's (`IOPRIO_CLASS_IDLE`). Schedulers
+/// that know no priorities ignore it.
+pub fn set_idle_io_priority() -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const THIS_THREAD: libc::c_int = 0;
+    const IOPRIO_CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: only numbers are passed.
+    let code = unsafe {
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, THIS_THREAD, IOPRIO_CLASS_IDLE)
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_lease_would_not_end_the_process() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let second = file.reopen().unwrap();
+        // Refused, since it is open twice: giving a lease back would reset the signal.
+        assert!(!matches!(try_lease(file.as_file().as_fd(), LeaseKind::Write), Ok(true)));
+        drop(second);
+        const F_GETSIG: libc::c_int = 11;
+        // SAFETY: only numbers are passed.
+        let signal = unsafe { libc::fcntl(file.as_file().as_raw_fd(), F_GETSIG) };
+        assert_eq!(signal, libc::SIGURG, "a signal whose default is to be ignored");
+    }
+
+    #[test]
+    fn idle_priority_is_per_thread_and_allowed() {
+        std::thread::spawn(|| {
+            set_idle_io_priority().unwrap();
+            // SAFETY: only numbers are passed.
+            let now = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) };
+            assert_eq!(now >> 13, 3);
+        })
+        .join()
+        .unwrap();
+    }
+}

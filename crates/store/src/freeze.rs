@@ -1,0 +1,85 @@
+//! The freeze station: makes sure that what is scanned stands still. Where reflinks work a clone
+//! is scanned; elsewhere the file itself, guarded: nobody may have it open for writing, and its
+//! inode, size and times must be the same before and after.
+
+use blockferry_delta::{IMAGE_BYTES_MAX, ImageName};
+
+use crate::disk::{Disk, DiskFile, Kind, Lease, Open, Stat};
+use crate::error::{Error, IoContext, Result};
+use crate::layout::STAGING;
+
+/// A file that stands still, or whose changes will be noticed.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) path: String,
+    /// The image's file as it was when it was frozen.
+    pub(crate) stat: Stat,
+    is_clone: bool,
+}
+
+/// Freezes image `name`.
+pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<Frozen> {
+    let live = name.as_str();
+    let stat = regular(disk, name)?;
+    let file = disk.open(live, Open::Read).during("open", live)?;
+    if file.writer_free().during("ask for a lease on", live)? == Lease::Held {
+        return Err(Error::InUse(name.clone()));
+    }
+    if clones && stat.size_bytes > 0 {
+        let path = format!("{STAGING}/{name}.frozen");
+        disk.remove_file(&path).during("remove", &path)?;
+        if disk.clone_file(live, &path).during("clone", live)? {
+            let file = disk.open(&path, Open::Read).during("open", &path)?;
+            let frozen = Frozen { file, path, stat, is_clone: true };
+            // A writer that slipped in before the clone would be recorded under the wrong times.
+            if let Err(error) = unchanged(disk, name, &frozen.stat) {
+                frozen.thaw(disk)?;
+                return Err(error);
+            }
+            return Ok(frozen);
+        }
+    }
+    Ok(Frozen { file, path: live.to_owned(), stat, is_clone: false })
+}
+
+impl Frozen {
+    /// Confirms after the scan that the file stood still.
+    pub(crate) fn confirm(&self, disk: &dyn Disk, name: &ImageName) -> Result<()> {
+        if self.is_clone {
+            return Ok(());
+        }
+        if self.file.writer_free().during("ask for a lease on", &self.path)? == Lease::Held {
+            return Err(Error::ChangedWhileReading(name.clone()));
+        }
+        unchanged(disk, name, &self.stat)
+    }
+
+    /// Gives the clone up.
+    pub(crate) fn thaw(self, disk: &dyn Disk) -> Result<()> {
+        drop(self.file);
+        if self.is_clone {
+            disk.remove_file(&self.path).during("remove", &self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the image's file; only a regular file of bearable size is an image.
+pub(crate) fn regular(disk: &dyn Disk, name: &ImageName) -> Result<Stat> {
+    let stat = disk.stat(name.as_str()).during("look at", name.as_str())?;
+    let stat = stat.ok_or_else(|| Error::SourceMissing(name.clone()))?;
+    if stat.kind != Kind::File {
+        return Err(Error::NotRegular(name.clone()));
+    }
+    if stat.size_bytes > IMAGE_BYTES_MAX {
+        return Err(Error::TooLarge(name.clone()));
+    }
+    Ok(stat)
+}
+
+fn unchanged(disk: &dyn Disk, name: &ImageName, before: &Stat) -> Result<()> {
+    let now = regular(disk, name)?;
+    let key = |s: &Stat| (s.inode, s.size_bytes, s.mtime_ns, s.ctime_ns);
+    if key(&now) == key(before) { Ok(()) } else { Err(Error::ChangedWhileReading(name.clone())) }
+}

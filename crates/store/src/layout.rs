@@ -1,0 +1,124 @@
+//! Where Blockferry's private files of a store lie, and the marker that says "this is a store":
+//! a directory without it is never read as an empty store. `docs/format.md` describes both.
+
+use blockferry_delta::{ImageName, Root, StoreId, StoreKey, StoreName};
+use minicbor::{Decode, Encode};
+
+use crate::disk::{Disk, Kind, Open, RenameHow};
+use crate::error::{Error, IoContext, Result};
+
+/// Directory of everything private.
+pub(crate) const PRIVATE: &str = ".blockferry";
+/// Directory of stagings and spools.
+pub(crate) const STAGING: &str = ".blockferry/staging";
+/// Directory of spares: earlier contents kept to be built upon.
+pub(crate) const SPARE: &str = ".blockferry/spare";
+/// Directory of what was set aside and must not be lost.
+pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
+/// The catalog.
+pub(crate) const CATALOG: &str = ".blockferry/catalog.redb";
+/// The marker.
+pub(crate) const MARKER: &str = ".blockferry/store";
+const MARKER_NEW: &str = ".blockferry/store.new";
+const MARKER_VERSION: u64 = 1;
+/// Bytes of the largest marker that is read.
+const MARKER_BYTES_MAX: u64 = 4096;
+
+/// Staging of the generation of `name` with `root`.
+pub(crate) fn staging_path(name: &ImageName, root: &Root) -> String {
+    format!("{STAGING}/{name}.{}", root.short())
+}
+
+/// Spare of `name`.
+pub(crate) fn spare_path(name: &ImageName) -> String {
+    format!("{SPARE}/{name}")
+}
+
+/// Who a store is, the same on every member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// Its name.
+    pub name: StoreName,
+    /// Its id.
+    pub id: StoreId,
+    /// Its secret.
+    pub key: StoreKey,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Marker {
+    #[n(0)]
+    version: u64,
+    #[n(1)]
+    name: String,
+    #[cbor(n(2), with = "minicbor::bytes")]
+    id: [u8; 16],
+    #[cbor(n(3), with = "minicbor::bytes")]
+    key: [u8; 32],
+}
+
+/// Makes the private directories and, last, the marker.
+pub(crate) fn create(disk: &dyn Disk, identity: &StoreIdentity) -> Result<()> {
+    if let Some(existing) = read_marker(disk)? {
+        return Err(Error::StoreExists(existing.name.to_string()));
+    }
+    make_private(disk)?;
+    let marker = Marker {
+        version: MARKER_VERSION,
+        name: identity.name.to_string(),
+        id: *identity.id.as_bytes(),
+        key: *identity.key.as_bytes(),
+    };
+    let bytes = minicbor::to_vec(&marker).expect("encoding to memory cannot fail");
+    disk.remove_file(MARKER_NEW).during("remove", MARKER_NEW)?;
+    let file = disk.open(MARKER_NEW, Open::CreateNew).during("create", MARKER_NEW)?;
+    file.write_at(&bytes, 0).during("write", MARKER_NEW)?;
+    file.sync().during("sync", MARKER_NEW)?;
+    disk.rename(MARKER_NEW, MARKER, RenameHow::Replace).during("rename", MARKER)?;
+    disk.sync_dir(PRIVATE).during("sync", PRIVATE)?;
+    disk.sync_dir("").during("sync", "store directory")
+}
+
+/// Makes what is missing of the private directories.
+pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
+    match disk.stat(PRIVATE).during("look at", PRIVATE)? {
+        Some(stat) if stat.kind != Kind::Dir => {
+            return Err(Error::StoreUnsafe(".blockferry is not a directory"));
+        }
+        _ => {}
+    }
+    for dir in [PRIVATE, STAGING, SPARE, QUARANTINE] {
+        disk.make_dir(dir).during("make directory", dir)?;
+    }
+    disk.sync_dir(PRIVATE).during("sync", PRIVATE)?;
+    disk.sync_dir("").during("sync", "store directory")
+}
+
+/// Reads the marker; `None` when there is none.
+pub(crate) fn read_marker(disk: &dyn Disk) -> Result<Option<StoreIdentity>> {
+    if disk.stat(PRIVATE).during("look at", PRIVATE)?.is_none() {
+        return Ok(None);
+    }
+    let Some(stat) = disk.stat(MARKER).during("look at", MARKER)? else { return Ok(None) };
+    if stat.kind != Kind::File || stat.size_bytes > MARKER_BYTES_MAX {
+        return Err(damaged("not a small regular file"));
+    }
+    let file = disk.open(MARKER, Open::Read).during("open", MARKER)?;
+    let mut bytes = vec![0; stat.size_bytes as usize];
+    file.read_exact_at(&mut bytes, 0).during("read", MARKER)?;
+    let marker: Marker = minicbor::decode(&bytes).map_err(|e| damaged(&e.to_string()))?;
+    if marker.version > MARKER_VERSION {
+        return Err(Error::CatalogNewer { found: marker.version, known: MARKER_VERSION });
+    }
+    let name = StoreName::new(&marker.name).map_err(|e| damaged(&e.to_string()))?;
+    Ok(Some(StoreIdentity {
+        name,
+        id: StoreId::from_bytes(marker.id),
+        key: StoreKey::from_bytes(marker.key),
+    }))
+}
+
+fn damaged(detail: &str) -> Error {
+    Error::Corrupt { what: "the store's marker", detail: detail.to_owned() }
+}

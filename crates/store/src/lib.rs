@@ -1,0 +1,39 @@
+//! What is on disk and how it gets there safely. The only crate that touches files; it blocks.
+//!
+//! The sending line passes here through `look`, `freeze`, `scan` (discover and digest), `record`,
+//! `recipe` and `source`; the receiving line through `staging` (plan, stage, copy, verify, write,
+//! seal) and `commit`. `recover` finishes or abandons what a crash left. Everything goes through
+//! the [`disk::Disk`] seam, so a simulated disk can lose power at any point of it.
+
+mod assemble;
+mod catalog;
+mod commit;
+pub mod disk;
+mod error;
+mod freeze;
+mod layout;
+mod look;
+mod recipe;
+mod record;
+mod recover;
+mod scan;
+mod source;
+mod spare;
+mod spool;
+mod staging;
+mod store;
+mod verify;
+
+pub use catalog::{Discover, Generation};
+pub use commit::Received;
+pub use error::{Error, Result};
+pub use layout::StoreIdentity;
+pub use look::{Look, LookState};
+pub use recipe::RecipeCursor;
+pub use record::Recorded;
+pub use recover::RecoveryReport;
+pub use scan::Progress;
+pub use source::Source;
+pub use staging::{Filled, Planned, Sealed, StageRequest, Staging};
+pub use store::{CommitMode, Options, Store};
+pub use verify::VerifyReport;

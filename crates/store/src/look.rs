@@ -1,0 +1,96 @@
+//! The cheapest of the discover sources: one `stat` for each file says which images are unchanged
+//! since their last checkpoint. No image data is read.
+
+use std::collections::BTreeMap;
+
+use blockferry_delta::ImageName;
+
+use crate::catalog::Checkpoint;
+use crate::disk::Kind;
+use crate::error::{IoContext, Result};
+use crate::layout::PRIVATE;
+use crate::store::Store;
+
+/// One name of the store's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The name as it is; escaped where it isn't a valid image name.
+    pub name: String,
+    /// What was seen.
+    pub state: LookState,
+    /// Last change of content or metadata, milliseconds since 1970.
+    pub quiet_since_unix_ms: i64,
+}
+
+/// What a look at a name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookState {
+    /// Inode, size, mtime and ctime are those of the checkpoint: nothing to read.
+    Unchanged,
+    /// A known image that isn't what was recorded.
+    Changed,
+    /// A file no generation is known of.
+    New,
+    /// A known image whose file is gone.
+    Missing,
+    /// A name that can't be an image's.
+    BadName,
+    /// A valid name of something that isn't a regular file.
+    NotRegular,
+}
+
+impl Store {
+    /// Looks at every file of the store.
+    pub fn look(&self) -> Result<Vec<Look>> {
+        self.check_marker()?;
+        let images = self.catalog.read()?.images()?;
+        let mut known: BTreeMap<_, _> =
+            images.into_iter().filter(|i| i.current > 0).map(|i| (i.name, i.checkpoint)).collect();
+        let mut looks = Vec::new();
+        for entry in self.disk.list("").during("list", "store directory")? {
+            let text = entry.name.to_string_lossy();
+            if text == PRIVATE {
+                continue;
+            }
+            let name = match ImageName::new(&text) {
+                Ok(name) if entry.name.to_str().is_some() => name,
+                _ if text.starts_with('.') => continue,
+                _ => {
+                    let name = text.escape_default().to_string();
+                    looks.push(Look { name, state: LookState::BadName, quiet_since_unix_ms: 0 });
+                    continue;
+                }
+            };
+            let checkpoint = known.remove(&name);
+            looks.extend(self.look_at(&name, checkpoint)?);
+        }
+        let missing = known.into_keys().map(|name| Look {
+            name: name.to_string(),
+            state: LookState::Missing,
+            quiet_since_unix_ms: 0,
+        });
+        looks.extend(missing);
+        Ok(looks)
+    }
+
+    fn look_at(
+        &self,
+        name: &ImageName,
+        checkpoint: Option<Option<Checkpoint>>,
+    ) -> Result<Option<Look>> {
+        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        let Some(stat) = stat else { return Ok(None) };
+        let state = match checkpoint {
+            _ if stat.kind != Kind::File => LookState::NotRegular,
+            None => LookState::New,
+            Some(point) if point == Some(Checkpoint::of(&stat)) => LookState::Unchanged,
+            Some(_) => LookState::Changed,
+        };
+        let quiet_ns = stat.mtime_ns.max(stat.ctime_ns);
+        Ok(Some(Look {
+            name: name.to_string(),
+            state,
+            quiet_since_unix_ms: i64::try_from(quiet_ns / 1_000_000).unwrap_or(i64::MAX),
+        }))
+    }
+}

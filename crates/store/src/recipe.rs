@@ -1,0 +1,130 @@
+//! Recipes from the catalog: what differs between a generation and a base, part by part. Nothing
+//! of the image is read.
+
+use std::sync::Arc;
+
+use blockferry_delta::{
+    Chunk, ImageName, PAGE_BYTES, PartBuilder, RecipePart, Root, changed_blocks, segment_count,
+};
+
+use crate::catalog::CatalogRead;
+use crate::error::{Error, Result};
+use crate::store::{MapOf, Store};
+
+/// Hands out the parts of a recipe in order. Holds a consistent state of the catalog.
+pub struct RecipeCursor {
+    read: CatalogRead,
+    new: MapOf,
+    base: Option<MapOf>,
+    builder: PartBuilder,
+    next: u32,
+    finished: bool,
+}
+
+impl std::fmt::Debug for RecipeCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecipeCursor").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The recipe that turns `base` (nothing: a file of zeros) into the generation of `name` with
+    /// `root`. Both must be generations whose block maps are known here.
+    pub fn recipe(
+        self: &Arc<Self>,
+        name: &ImageName,
+        root: Root,
+        base: Option<Root>,
+    ) -> Result<RecipeCursor> {
+        let read = self.catalog.read()?;
+        let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        let find = |root: Root| {
+            MapOf::find(&read, &image, &root)?
+                .ok_or_else(|| Error::NoGeneration { image: name.clone(), root })
+        };
+        let new = find(root)?;
+        let base = base.map(find).transpose()?;
+        let builder = PartBuilder::new(new.size_bytes);
+        Ok(RecipeCursor { read, new, base, builder, next: 0, finished: false })
+    }
+
+    /// Bytes of the pages in which the generation with `root` differs from `base`, zeros left out:
+    /// what a receiver will need at most.
+    pub fn dirty_bytes(
+        self: &Arc<Self>,
+        name: &ImageName,
+        root: Root,
+        base: Option<Root>,
+    ) -> Result<u64> {
+        let mut cursor = self.recipe(name, root, base)?;
+        let mut bytes = 0;
+        for segment in 0..segment_count(cursor.new.size_bytes) {
+            if let Some(blocks) = cursor.blocks(segment)? {
+                let pages = blocks.iter().map(|b| u64::from((b.dirty & !b.zero).count_ones()));
+                bytes += pages.sum::<u64>() * PAGE_BYTES as u64;
+            }
+        }
+        cursor.finished = true;
+        Ok(bytes)
+    }
+}
+
+impl RecipeCursor {
+    /// The next part; `None` after the last.
+    pub fn next_part(&mut self) -> Result<Option<RecipePart>> {
+        loop {
+            if let Some(part) = self.builder.next_ready() {
+                return Ok(Some(part));
+            }
+            if self.finished {
+                return Ok(None);
+            }
+            if self.next >= segment_count(self.new.size_bytes) {
+                self.builder.finish();
+                self.finished = true;
+                continue;
+            }
+            self.add_segment(self.next)?;
+            self.next += 1;
+        }
+    }
+
+    fn add_segment(&mut self, segment: u32) -> Result<()> {
+        let blocks = self.blocks(segment)?;
+        if blocks.as_ref().is_some_and(Vec::is_empty)
+            && segment + 1 < segment_count(self.new.size_bytes)
+        {
+            // Its last chunk may reach into the next segment.
+            let tail: Vec<Chunk> =
+                self.cuts(segment)?.into_iter().next_back().into_iter().collect();
+            self.builder.segment(segment, Some(Vec::new()), &tail);
+            return Ok(());
+        }
+        let chunks = self.cuts(segment)?;
+        self.builder.segment(segment, blocks, &chunks);
+        Ok(())
+    }
+
+    fn blocks(&self, segment: u32) -> Result<Option<Vec<blockferry_delta::ChangedBlock>>> {
+        let new = self.new.segment(&self.read, segment)?;
+        let new = new.ok_or(Error::Corrupt {
+            what: "the block map",
+            detail: format!("segment {segment} is missing"),
+        })?;
+        let base = match &self.base {
+            Some(base) => base.segment(&self.read, segment)?,
+            None => None,
+        };
+        let base_bytes = self.base.as_ref().map_or(0, |base| base.size_bytes);
+        Ok(changed_blocks(segment, &new, self.new.size_bytes, base.as_ref(), base_bytes))
+    }
+
+    /// Chunk lists are kept for the current generation only.
+    fn cuts(&self, segment: u32) -> Result<Vec<Chunk>> {
+        if self.new.number == self.new.current {
+            self.read.cuts(self.new.image, segment)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The record station: freeze, discover, digest, and one transaction that makes what was found
+//! the image's next generation.
+
+use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
+
+use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
+use crate::error::{Error, IoContext, Result};
+use crate::freeze::{Frozen, freeze, regular};
+use crate::layout::STAGING;
+use crate::scan::{Known, Progress, Scan, Scanned};
+use crate::spool::{Entry, Spool};
+use crate::store::Store;
+
+/// What [`Store::record`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// The image is what the current generation says.
+    Unchanged(Generation),
+    /// A new generation was recorded.
+    New(Generation),
+}
+
+impl Recorded {
+    /// The generation that is current now.
+    pub fn generation(&self) -> &Generation {
+        match self {
+            Self::Unchanged(generation) | Self::New(generation) => generation,
+        }
+    }
+}
+
+impl Store {
+    /// Records what image `name` holds now as a generation of `author`, if it isn't recorded.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] and [`Error::ChangedWhileReading`] mean: try again later.
+    pub fn record(
+        &self,
+        name: &ImageName,
+        author: NodeId,
+        now_unix_ms: i64,
+        progress: &dyn Progress,
+    ) -> Result<Recorded> {
+        self.check_marker()?;
+        let _claim = self.claim(name)?;
+        let image = self.catalog.read()?.image(name)?;
+        let current = self.current_of(image.as_ref())?;
+        let stat = regular(self.disk.as_ref(), name)?;
+        if let (Some(current), Some(image)) = (&current, &image)
+            && image.checkpoint == Some(Checkpoint::of(&stat))
+        {
+            return Ok(Recorded::Unchanged(current.clone()));
+        }
+        if stat.size_bytes == 0 {
+            return Err(Error::Empty(name.clone()));
+        }
+        let frozen = freeze(self.disk.as_ref(), name, self.clones())?;
+        let outcome =
+            self.record_frozen(name, &frozen, image, current, author, now_unix_ms, progress);
+        frozen.thaw(self.disk.as_ref())?;
+        outcome
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one value from each station before")]
+    fn record_frozen(
+        &self,
+        name: &ImageName,
+        frozen: &Frozen,
+        image: Option<ImageRecord>,
+        current: Option<Generation>,
+        author: NodeId,
+        now_unix_ms: i64,
+        progress: &dyn Progress,
+    ) -> Result<Recorded> {
+        let started_ms = (self.options.monotonic_ms)();
+        let path = format!("{STAGING}/{name}.spool");
+        let mut spool = Spool::new(path);
+        let scanned = self.scan(frozen, image.as_ref(), current.as_ref(), &mut spool, progress)?;
+        let mut meta = frozen.file.meta().during("read attributes of", name.as_str())?;
+        meta.mtime_ns = frozen.stat.mtime_ns;
+        frozen.confirm(self.disk.as_ref(), name)?;
+        let same_root = current.as_ref().is_some_and(|c| c.root == scanned.root);
+        let generation = Generation {
+            image: name.clone(),
+            number: current.as_ref().map_or(0, |c| c.number) + 1,
+            root: scanned.root,
+            size_bytes: frozen.stat.size_bytes,
+            data_bytes: scanned.data_bytes,
+            meta,
+            lineage: next_lineage(current.as_ref(), author)?,
+            author,
+            recorded_unix_ms: now_unix_ms,
+            discover: if same_root { Discover::Metadata } else { Discover::Scan },
+            bytes_read: scanned.bytes_read,
+            dirty_bytes: scanned.dirty_bytes,
+            wire_bytes: 0,
+            millis: (self.options.monotonic_ms)().saturating_sub(started_ms),
+            allocated_zero: scanned.allocated_zero,
+        };
+        let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
+        let write = self.catalog.write()?;
+        let image = self.image_record(&write, name, image)?;
+        let recorded = match unchanged {
+            Some(current) => {
+                let checkpoint = Some(Checkpoint::of(&frozen.stat));
+                write.put_image(&ImageRecord { checkpoint, ..image })?;
+                Recorded::Unchanged(current)
+            }
+            None => {
+                let mut entries = |each: &mut dyn FnMut(Entry) -> Result<()>| spool.for_each(each);
+                let checkpoint = Checkpoint::of(&frozen.stat);
+                self.put_current(&write, image, &generation, checkpoint, &mut entries)?;
+                Recorded::New(generation)
+            }
+        };
+        write.commit()?;
+        spool.remove(self.disk.as_ref())?;
+        Ok(recorded)
+    }
+
+    fn scan(
+        &self,
+        frozen: &Frozen,
+        image: Option<&ImageRecord>,
+        current: Option<&Generation>,
+        spool: &mut Spool,
+        progress: &dyn Progress,
+    ) -> Result<Scanned> {
+        let read = self.catalog.read()?;
+        let known = image.zip(current).map(|(image, current)| Known {
+            read: &read,
+            image: image.id,
+            size_bytes: current.size_bytes,
+        });
+        let scan = Scan {
+            file: frozen.file.as_ref(),
+            path: &frozen.path,
+            size_bytes: frozen.stat.size_bytes,
+            chunker: &self.chunker,
+            known,
+            threads: self.options.scan_threads,
+            progress,
+        };
+        scan.run(&mut |changed| {
+            spool.push(
+                self.disk.as_ref(),
+                &Entry {
+                    segment: changed.segment,
+                    map: Some(changed.map.encode()),
+                    chunks: Some(changed.chunks),
+                },
+            )
+        })
+    }
+
+    /// The record of an image, with a new number if it has none yet.
+    pub(crate) fn image_record(
+        &self,
+        write: &CatalogWrite,
+        name: &ImageName,
+        known: Option<ImageRecord>,
+    ) -> Result<ImageRecord> {
+        match known {
+            Some(image) => Ok(image),
+            None => Ok(ImageRecord {
+                name: name.clone(),
+                id: write.new_image_id()?,
+                current: 0,
+                checkpoint: None,
+                oldest_map: 1,
+            }),
+        }
+    }
+
+    /// Makes `generation` the current one of `image` within `write`: block maps, chunk lists,
+    /// chunk index and records. `entries` hands out what changed, each time it is called.
+    pub(crate) fn put_current(
+        &self,
+        write: &CatalogWrite,
+        image: ImageRecord,
+        generation: &Generation,
+        checkpoint: Checkpoint,
+        entries: &mut dyn FnMut(&mut dyn FnMut(Entry) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let replaced = (image.current > 0).then_some(image.current);
+        let old = write.generation(image.id, &image.name, image.current)?;
+        let mut last_segment = None;
+        entries(&mut |entry| {
+            let segment = entry.segment;
+            write.put_maps(image.id, replaced, [Ok((segment, entry.map))])?;
+            if let Some(chunks) = entry.chunks {
+                if segment > 0 && last_segment != Some(segment - 1) {
+                    drop_overhanging(write, image.id, segment - 1)?;
+                }
+                write.put_cuts(image.id, [Ok((segment, chunks))])?;
+            }
+            last_segment = Some(segment);
+            Ok(())
+        })?;
+        let count = segment_count(generation.size_bytes);
+        let gone = count..old.map_or(count, |o| segment_count(o.size_bytes)).max(count);
+        write.put_maps(image.id, replaced, gone.clone().map(|s| Ok((s, None))))?;
+        write.put_cuts(image.id, gone.map(|s| Ok((s, Vec::new()))))?;
+        let keep = u64::from(self.options.keep_generations.max(1));
+        let oldest_map = image.oldest_map.max((generation.number + 1).saturating_sub(keep)).max(1);
+        write.drop_old_maps(image.id, oldest_map)?;
+        write.put_generation(image.id, generation)?;
+        write.put_image(&ImageRecord {
+            current: generation.number,
+            checkpoint: Some(checkpoint),
+            oldest_map,
+            ..image
+        })
+    }
+}
+
+/// A chunk that reaches into a segment that changed is no longer what its id says.
+fn drop_overhanging(write: &CatalogWrite, image: u32, segment: u32) -> Result<()> {
+    let mut chunks = write.cuts(image, segment)?;
+    let border = (u64::from(segment) + 1) * SEGMENT_BYTES;
+    if chunks.last().is_some_and(|chunk| chunk.end() > border) {
+        chunks.retain(|chunk| chunk.end() <= border);
+        write.put_cuts(image, [Ok((segment, chunks))])?;
+    }
+    Ok(())
+}
+
+fn next_lineage(current: Option<&Generation>, author: NodeId) -> Result<Lineage> {
+    let base = current.map(|c| c.lineage.clone()).unwrap_or_default();
+    base.bump(author).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
+}

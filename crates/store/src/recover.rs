@@ -1,0 +1,115 @@
+//! Recovery: what a crash left is finished or dropped before the store serves anybody. Each step
+//! can be repeated: a crash during recovery is no different from any other.
+
+use std::collections::BTreeSet;
+
+use blockferry_delta::ImageName;
+
+use crate::catalog::{Generation, ImageRecord, Prepared};
+use crate::disk::Stat;
+use crate::error::{Error, IoContext, Result};
+use crate::layout::{SPARE, STAGING, spare_path};
+use crate::store::Store;
+
+/// What opening a store had to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Commits that were finished.
+    pub finished: Vec<ImageName>,
+    /// Commits that were dropped: the old content stays.
+    pub abandoned: Vec<ImageName>,
+    /// Stagings that can be resumed.
+    pub resumable: usize,
+    /// Files removed because nothing refers to them.
+    pub removed: usize,
+}
+
+impl Store {
+    pub(crate) fn recover(&self) -> Result<RecoveryReport> {
+        let mut report = RecoveryReport::default();
+        let read = self.catalog.read()?;
+        let images = read.images()?;
+        for (id, prepared) in read.prepared()? {
+            let image = images.iter().find(|image| image.id == id);
+            let image = image.ok_or_else(|| Error::Corrupt {
+                what: "a prepared commit",
+                detail: format!("image {id} has no record"),
+            })?;
+            if self.finish(image, &prepared)? {
+                report.finished.push(image.name.clone());
+            } else {
+                report.abandoned.push(image.name.clone());
+            }
+        }
+        drop(read);
+        self.tidy(&mut report)?;
+        Ok(report)
+    }
+
+    /// Finishes a prepared commit if its content is there, wherever it is.
+    fn finish(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
+        let name = &image.name;
+        let here = |path: &str| self.disk.stat(path).during("look at", path);
+        let is_new = |stat: Option<Stat>| stat.is_some_and(|stat| stat.inode == prepared.inode);
+        if !is_new(here(name.as_str())?) {
+            let staged = is_new(here(&prepared.staging)?);
+            let free = self.check_target(name, Some(image));
+            let expects = here(name.as_str())?.map(|stat| stat.inode) == prepared.replaces;
+            if !staged || !expects || free.is_err() {
+                self.give_up(image.id, prepared)?;
+                return Ok(false);
+            }
+            self.take_place(name, prepared)?;
+        }
+        // The rename may have been seen and still not be durable.
+        self.synced(self.disk.sync_dir(""), "store directory")?;
+        self.synced(self.disk.sync_dir(STAGING), STAGING)?;
+        let generation = Generation::decode(name, &prepared.generation)?;
+        self.make_current(image, prepared, generation, None)?;
+        Ok(true)
+    }
+
+    /// Removes files nothing refers to, and records whose files are gone.
+    fn tidy(&self, report: &mut RecoveryReport) -> Result<()> {
+        let write = self.catalog.write()?;
+        let (mut stagings, mut spares) = (BTreeSet::new(), BTreeSet::new());
+        for image in write.images()? {
+            if let Some(staged) = write.staged(image.id)? {
+                let stat = self.disk.stat(&staged.path).during("look at", &staged.path)?;
+                if stat.is_some_and(|stat| stat.inode == staged.inode) {
+                    stagings.insert(staged.path);
+                    report.resumable += 1;
+                } else {
+                    write.put_staged(image.id, None)?;
+                }
+            }
+            if let Some(spare) = write.spare(image.id)? {
+                let path = spare_path(&image.name);
+                let stat = self.disk.stat(&path).during("look at", &path)?;
+                if stat.is_some_and(|stat| spare.checkpoint.same_content(&stat)) {
+                    spares.insert(path);
+                } else {
+                    write.put_spare(image.id, None)?;
+                }
+            }
+        }
+        write.commit()?;
+        report.removed = self.sweep(STAGING, &stagings)? + self.sweep(SPARE, &spares)?;
+        Ok(())
+    }
+
+    fn sweep(&self, dir: &str, keep: &BTreeSet<String>) -> Result<usize> {
+        let mut removed = 0;
+        for entry in self.disk.list(dir).during("list", dir)? {
+            let path = format!("{dir}/{}", entry.name.to_string_lossy());
+            if !keep.contains(&path) {
+                self.disk.remove_file(&path).during("remove", &path)?;
+                removed += 1;
+            }
+        }
+        if removed > 0 {
+            self.synced(self.disk.sync_dir(dir), dir)?;
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,138 @@
+//! The read station of the sending line: pages of a recorded generation, re-hashed by block, so
+//! that a source that changed since is caught before its bytes leave.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blockferry_delta::{
+    BLOCK_BYTES, BlockHash, ImageName, PAGE_BYTES, PageExtent, Root, SEGMENT_BLOCKS, SegmentMap,
+    block_len, page_count, verify_block,
+};
+
+use crate::catalog::{CatalogRead, Checkpoint};
+use crate::disk::{AlignedBuf, DiskFile, Open};
+use crate::error::{Error, IoContext, Result};
+use crate::store::{MapOf, Store};
+
+/// Segment maps kept at hand; pages are asked for in order.
+const MAPS_CACHED: usize = 16;
+/// Blocks read at once (1 MiB).
+const RUN_BLOCKS: u64 = 16;
+
+/// A recorded generation that can be read.
+#[derive(Debug)]
+pub struct Source {
+    store: Arc<Store>,
+    name: ImageName,
+    file: Box<dyn DiskFile>,
+    map: SourceMap,
+}
+
+struct SourceMap {
+    read: CatalogRead,
+    of: MapOf,
+    cache: Mutex<HashMap<u32, Arc<SegmentMap>>>,
+}
+
+impl std::fmt::Debug for SourceMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SourceMap")
+    }
+}
+
+impl Store {
+    /// Opens the generation of `name` with `root` for reading. It must be the current one, and
+    /// the file still be what was recorded.
+    pub fn source(self: &Arc<Self>, name: &ImageName, root: Root) -> Result<Source> {
+        let read = self.catalog.read()?;
+        let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        let of = MapOf::find(&read, &image, &root)?.filter(|of| of.number == of.current);
+        let of = of.ok_or_else(|| Error::NoGeneration { image: name.clone(), root })?;
+        let file = self.disk.open(name.as_str(), Open::Read).during("open", name.as_str())?;
+        let stat = file.stat().during("look at", name.as_str())?;
+        if image.checkpoint != Some(Checkpoint::of(&stat)) {
+            return Err(Error::Torn { image: name.clone(), block: 0 });
+        }
+        let map = SourceMap { read, of, cache: Mutex::default() };
+        Ok(Source { store: Arc::clone(self), name: name.clone(), file, map })
+    }
+}
+
+impl SourceMap {
+    fn segment(&self, segment: u32) -> Result<Arc<SegmentMap>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = cache.get(&segment) {
+            return Ok(Arc::clone(map));
+        }
+        let map = self.of.segment(&self.read, segment)?.ok_or(Error::BadPart("beyond the end"))?;
+        if cache.len() >= MAPS_CACHED {
+            cache.clear();
+        }
+        let map = Arc::new(map);
+        cache.insert(segment, Arc::clone(&map));
+        Ok(map)
+    }
+
+    fn hash(&self, block: u64) -> Result<BlockHash> {
+        let segment = u32::try_from(block / SEGMENT_BLOCKS as u64)
+            .map_err(|_| Error::BadPart("beyond the end"))?;
+        let within = (block % SEGMENT_BLOCKS as u64) as usize;
+        let row = self.segment(segment)?.row(segment, within, self.of.size_bytes);
+        row.map(|row| row.hash).ok_or(Error::BadPart("beyond the end"))
+    }
+}
+
+impl Source {
+    /// Store the generation is in.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The bytes of `extents`, one after the other; the image's last page may be short.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] when the file no longer holds what was recorded.
+    pub fn read(&self, extents: &[PageExtent]) -> Result<Vec<u8>> {
+        let size = self.map.of.size_bytes;
+        let mut out = Vec::new();
+        for extent in extents {
+            let end = extent.end().filter(|end| *end <= page_count(size) && extent.count > 0);
+            let end = end.ok_or(Error::BadPart("extent beyond the end"))?;
+            let first_block = extent.offset() / BLOCK_BYTES as u64;
+            let last_block = (end * PAGE_BYTES as u64 - 1) / BLOCK_BYTES as u64;
+            let mut block = first_block;
+            while block <= last_block {
+                let count = (last_block - block + 1).min(RUN_BLOCKS);
+                self.run(block, count, extent, &mut out)?;
+                block += count;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Reads and proves a run of blocks and appends what of `extent` lies in it.
+    fn run(&self, first: u64, count: u64, extent: &PageExtent, out: &mut Vec<u8>) -> Result<()> {
+        let size = self.map.of.size_bytes;
+        let start = first * BLOCK_BYTES as u64;
+        let end = (start + count * BLOCK_BYTES as u64).min(size);
+        let mut buf = AlignedBuf::with_capacity((end - start) as usize);
+        let got = self.file.read_bulk_at(&mut buf, start, (end - start) as usize);
+        let got = got.during("read", self.name.as_str())?;
+        let torn = |block| Error::Torn { image: self.name.clone(), block };
+        if got as u64 != end - start {
+            return Err(torn(first));
+        }
+        for block in first..first + count {
+            let at = ((block - first) as usize) * BLOCK_BYTES;
+            let bytes = &buf[at..at + block_len(block, size)];
+            if !verify_block(block, bytes, size, &self.map.hash(block)?) {
+                return Err(torn(block));
+            }
+        }
+        let from = extent.offset().max(start);
+        let to =
+            extent.offset().saturating_add(u64::from(extent.count) * PAGE_BYTES as u64).min(end);
+        out.extend_from_slice(&buf[(from - start) as usize..(to - start) as usize]);
+        Ok(())
+    }
+}

@@ -1,0 +1,331 @@
+//! The receiving line from `reserve` to `seal`: a new content is built beside the image from what
+//! is kept, found and sent. Nothing is written that isn't verified, and nobody sees it until it is
+//! sealed and committed.
+
+mod begin;
+mod find;
+mod finish;
+mod reserve;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use blockferry_delta::{
+    BLOCK_BYTES, BlockHash, BlockRow, Chunk, ChunkId, ImageName, PAGE_BYTES, PAGES_PER_BLOCK,
+    PageExtent, RecipePart, Root, SEGMENT_BYTES, block_count, block_len, segment_count,
+    segment_len,
+};
+
+use crate::assemble::BlockBuild;
+use crate::catalog::{CatalogRead, Generation, ImageRecord};
+use crate::disk::DiskFile;
+use crate::error::{Error, IoContext, Result};
+use crate::spool::Spool;
+use crate::store::{Claim, MapOf, Store};
+
+pub use finish::Sealed;
+use reserve::Reservation;
+
+/// Updates up to this size go through the page cache: scattered pages are written back in order,
+/// which is faster than one by one.
+const CACHED_WRITE_BYTES_MAX: u64 = 64 << 20;
+/// Literal bytes after which a staging is worth remembering over a restart.
+const REMEMBER_AFTER_BYTES: u64 = 16 << 20;
+
+/// What a staging is begun with.
+#[derive(Clone, Debug)]
+pub struct StageRequest {
+    /// The generation as it was offered; its number is at least what it becomes here.
+    pub generation: Generation,
+    /// The base that was agreed on, from [`Store::plan_base`].
+    pub base: Option<Root>,
+    /// Bytes of dirty pages at most.
+    pub dirty_bytes: u64,
+}
+
+/// What planning a part came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Pages that have to be sent.
+    pub wants: Vec<PageExtent>,
+    /// Bytes found here.
+    pub found_bytes: u64,
+    /// Bytes of changed blocks that are kept from the base or an earlier attempt.
+    pub kept_bytes: u64,
+    /// Bytes that became zero.
+    pub zero_bytes: u64,
+}
+
+/// What filling a part came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Pages to be sent though a guess had them: the guess was wrong.
+    pub again: Vec<PageExtent>,
+    /// Nothing of this part is missing any more.
+    pub complete: bool,
+}
+
+/// A new content being built.
+#[derive(Debug)]
+pub struct Staging {
+    store: Arc<Store>,
+    claim: Claim,
+    image: Option<ImageRecord>,
+    generation: Generation,
+    base_root: Option<Root>,
+    base: Option<BaseMap>,
+    /// Own current generation, which the new one replaces in the catalog.
+    own: Option<BaseMap>,
+    path: String,
+    file: Box<dyn DiskFile>,
+    /// Writes bypass the page cache.
+    bulk: bool,
+    /// What is in the file may already be right.
+    resumed: bool,
+    remembered: bool,
+    parts: BTreeMap<u32, Part>,
+    next_part: u32,
+    /// Rows and chunks of segments that aren't folded yet.
+    rows: BTreeMap<u64, BlockRow>,
+    zero_segments: BTreeSet<u32>,
+    chunks: BTreeMap<u64, Chunk>,
+    /// Values of the segments folded so far.
+    values: Vec<BlockHash>,
+    spool: Spool,
+    /// Chunks already written in this staging: the image may hold them twice.
+    staged_chunks: HashMap<ChunkId, u64>,
+    sources: HashMap<u32, Option<Box<dyn DiskFile>>>,
+    literal_bytes: u64,
+    found_bytes: u64,
+    reservation: Reservation,
+}
+
+struct BaseMap {
+    read: CatalogRead,
+    of: MapOf,
+}
+
+impl std::fmt::Debug for BaseMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BaseMap")
+    }
+}
+
+/// A part between planned and complete.
+#[derive(Debug)]
+struct Part {
+    /// First block that isn't folded before this part is complete.
+    first_block: u64,
+    blocks: BTreeMap<u64, BlockBuild>,
+    chunks: Vec<Chunk>,
+}
+
+impl Staging {
+    /// Image that is staged.
+    pub fn image(&self) -> &ImageName {
+        &self.generation.image
+    }
+
+    /// Plans the next part: what is kept, zero and found is put in place at once, the rest is
+    /// wanted. Parts come in order.
+    pub fn plan(&mut self, part: &RecipePart) -> Result<Planned> {
+        self.check_part(part)?;
+        let mut planned = Planned::default();
+        self.zero(part, &mut planned)?;
+        let mut builds = self.begin_blocks(part, &mut planned)?;
+        planned.found_bytes = self.find(&part.chunks, &mut builds)?;
+        self.found_bytes += planned.found_bytes;
+        let mut waiting = BTreeMap::new();
+        for mut build in builds {
+            build.settle_found();
+            if build.is_complete() {
+                match build.verify() {
+                    Ok(verified) => {
+                        self.write(&verified)?;
+                        continue;
+                    }
+                    // A stale hint costs bytes, never correctness.
+                    Err(mut wrong) => {
+                        wrong.want_all();
+                        build = wrong;
+                    }
+                }
+            }
+            build.wants(&mut planned.wants);
+            waiting.insert(build.index(), build);
+        }
+        let first = part.blocks.first().map(|b| b.index);
+        let zero = part.zero_segments.first().map(|s| u64::from(*s) * (SEGMENT_BYTES / 65_536));
+        let first_block = first.into_iter().chain(zero).min().unwrap_or(0);
+        self.chunks.extend(part.chunks.iter().map(|c| (c.offset, *c)));
+        let part_state = Part { first_block, blocks: waiting, chunks: part.chunks.clone() };
+        self.parts.insert(part.number, part_state);
+        self.next_part = part.number + 1;
+        self.retire(part.number, first_block)?;
+        Ok(planned)
+    }
+
+    /// Takes pages that were sent for a part, in the order of `extents`.
+    pub fn fill(&mut self, part: u32, extents: &[PageExtent], pages: &[u8]) -> Result<Filled> {
+        let mut state = self.parts.remove(&part).ok_or(Error::BadPart("pages for no open part"))?;
+        let outcome = self.fill_blocks(&mut state, extents, pages);
+        let complete = state.blocks.is_empty();
+        let first_block = state.first_block;
+        self.parts.insert(part, state);
+        let again = outcome?;
+        self.retire(part, first_block)?;
+        Ok(Filled { again, complete })
+    }
+
+    fn fill_blocks(
+        &mut self,
+        part: &mut Part,
+        extents: &[PageExtent],
+        mut pages: &[u8],
+    ) -> Result<Vec<PageExtent>> {
+        let mut again = Vec::new();
+        self.literal_bytes += pages.len() as u64;
+        for page in extents.iter().flat_map(|e| e.first..e.first + u64::from(e.count)) {
+            let (block, within) =
+                (page / PAGES_PER_BLOCK as u64, (page % PAGES_PER_BLOCK as u64) as usize);
+            let build = part.blocks.get_mut(&block).ok_or(Error::BadPart("page not wanted"))?;
+            let len = build.page_len(within);
+            let (bytes, rest) = pages.split_at_checked(len).ok_or(Error::BadPart("short pages"))?;
+            pages = rest;
+            if !build.sent(within, bytes) {
+                return Err(Error::BadPart("page not wanted"));
+            }
+            if build.is_complete() {
+                let build = part.blocks.remove(&block).expect("found above");
+                if let Some(wrong) = self.settle(build, &mut again)? {
+                    part.blocks.insert(block, wrong);
+                }
+            }
+        }
+        if pages.is_empty() { Ok(again) } else { Err(Error::BadPart("too many bytes")) }
+    }
+
+    /// Writes a complete block if it is right. A wrong one is wanted whole, once.
+    fn settle(
+        &mut self,
+        build: BlockBuild,
+        again: &mut Vec<PageExtent>,
+    ) -> Result<Option<BlockBuild>> {
+        match build.verify() {
+            Ok(verified) => self.write(&verified).map(|()| None),
+            Err(wrong) if wrong.is_certain() => Err(Error::BlockMismatch {
+                image: self.generation.image.clone(),
+                block: wrong.index(),
+            }),
+            Err(mut wrong) => {
+                wrong.want_all();
+                wrong.wants(again);
+                Ok(Some(wrong))
+            }
+        }
+    }
+
+    fn write(&mut self, block: &crate::assemble::Verified) -> Result<()> {
+        for (offset, bytes) in block.writes() {
+            let written = match self.bulk {
+                true => self.file.write_bulk_at(bytes, offset),
+                false => self.file.write_at(bytes, offset),
+            };
+            written.during("write", &self.path)?;
+            self.reservation.used(bytes.len() as u64);
+        }
+        for (offset, bytes) in block.holes() {
+            self.file.punch(offset, bytes).during("punch", &self.path)?;
+        }
+        self.rows.insert(block.index(), block.row(self.store.chunker.keys()));
+        if self.literal_bytes >= REMEMBER_AFTER_BYTES && !self.remembered {
+            self.remember()?;
+        }
+        Ok(())
+    }
+
+    fn check_part(&self, part: &RecipePart) -> Result<()> {
+        let size = self.generation.size_bytes;
+        if part.number != self.next_part {
+            return Err(Error::BadPart("parts out of order"));
+        }
+        let folded = self.folded_blocks();
+        let ascending = part.blocks.windows(2).all(|w| w[0].index < w[1].index)
+            && part.zero_segments.windows(2).all(|w| w[0] < w[1]);
+        let inside = part.blocks.iter().all(|b| (folded..block_count(size)).contains(&b.index))
+            && part
+                .zero_segments
+                .iter()
+                .all(|s| (self.values.len() as u32..segment_count(size)).contains(s));
+        if !ascending || !inside || part.chunks.iter().any(|c| c.end() > size) {
+            return Err(Error::BadPart("blocks out of order or beyond the end"));
+        }
+        Ok(())
+    }
+
+    fn folded_blocks(&self) -> u64 {
+        self.values.len() as u64 * (SEGMENT_BYTES / BLOCK_BYTES as u64)
+    }
+
+    fn zero(&mut self, part: &RecipePart, planned: &mut Planned) -> Result<()> {
+        for segment in &part.zero_segments {
+            let bytes = segment_len(*segment, self.generation.size_bytes) as u64;
+            let offset = u64::from(*segment) * SEGMENT_BYTES;
+            self.file.punch(offset, bytes).during("punch", &self.path)?;
+            planned.zero_bytes += bytes;
+        }
+        self.zero_segments.extend(&part.zero_segments);
+        Ok(())
+    }
+
+    /// Starts every changed block from what the staging holds at its place. Blocks that an earlier
+    /// attempt completed are taken as they are.
+    fn begin_blocks(
+        &mut self,
+        part: &RecipePart,
+        planned: &mut Planned,
+    ) -> Result<Vec<BlockBuild>> {
+        let size = self.generation.size_bytes;
+        let mut builds = Vec::new();
+        for changed in &part.blocks {
+            let len = block_len(changed.index, size);
+            let pages = blockferry_delta::block_pages_mask(changed.index, size);
+            let mut base = Vec::new();
+            if self.resumed || changed.dirty & pages != pages {
+                base.resize(len, 0);
+                let offset = changed.index * BLOCK_BYTES as u64;
+                self.file.read_exact_at(&mut base, offset).during("read", &self.path)?;
+            }
+            if self.resumed
+                && blockferry_delta::verify_block(changed.index, &base, size, &changed.hash)
+            {
+                planned.kept_bytes += len as u64;
+                let row = BlockRow::of(self.store.chunker.keys(), changed.index, &base, size);
+                self.rows.insert(changed.index, row);
+                continue;
+            }
+            planned.kept_bytes +=
+                u64::from((pages & !changed.dirty).count_ones()) * PAGE_BYTES as u64;
+            planned.zero_bytes += u64::from(changed.zero.count_ones()) * PAGE_BYTES as u64;
+            builds.push(BlockBuild::new(*changed, base, size));
+        }
+        Ok(builds)
+    }
+
+    /// Closes a part that is complete and folds the segments that can't change any more.
+    fn retire(&mut self, part: u32, _first_block: u64) -> Result<()> {
+        let complete = self.parts.get(&part).is_some_and(|p| p.blocks.is_empty());
+        if !complete {
+            return Ok(());
+        }
+        let last_block = {
+            let done = self.parts.remove(&part).expect("looked up above");
+            self.note_staged_chunks(&done.chunks);
+            self.rows.keys().next_back().copied().unwrap_or(0)
+        };
+        // Blocks of the newest part's last segment may go on in the next part.
+        let open = self.parts.values().map(|p| p.first_block).min();
+        let border = open.unwrap_or(last_block).min(last_block);
+        self.fold((border / (SEGMENT_BYTES / BLOCK_BYTES as u64)) as u32)
+    }
+}

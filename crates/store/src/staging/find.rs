@@ -1,0 +1,107 @@
+//! The copy station: chunks that the index says are here already. Whatever is found is hashed
+//! before it is believed, and proved again by its block.
+
+use blockferry_delta::{BLOCK_BYTES, Chunk, ChunkId};
+
+use super::Staging;
+use crate::assemble::BlockBuild;
+use crate::catalog::Location;
+use crate::disk::{AlignedBuf, Open};
+use crate::error::{IoContext, Result};
+
+/// Chunks of this staging that are remembered, in case the image holds them twice.
+const STAGED_CHUNKS_MAX: usize = 1 << 19;
+/// Bytes of neighbouring chunks read at once.
+const RUN_BYTES_MAX: u64 = 1 << 20;
+/// Stands for the staging itself where an image number is expected.
+const OWN: u32 = 0;
+
+impl Staging {
+    /// Puts found chunks in place; returns the bytes that needn't travel.
+    pub(super) fn find(&mut self, chunks: &[Chunk], builds: &mut [BlockBuild]) -> Result<u64> {
+        let locations = self.locate(chunks)?;
+        let mut found = 0;
+        let mut at = 0;
+        while at < chunks.len() {
+            let Some(first) = locations[at] else {
+                at += 1;
+                continue;
+            };
+            let count = run_length(&locations[at..]);
+            let last = locations[at + count - 1].expect("a run has no gaps");
+            let bytes = last.offset + u64::from(last.bytes) - first.offset;
+            if let Some(data) = self.read_found(first.image, first.offset, bytes)? {
+                for (chunk, location) in chunks[at..at + count].iter().zip(&locations[at..]) {
+                    let from = (location.expect("in the run").offset - first.offset) as usize;
+                    let bytes = &data[from..from + chunk.bytes as usize];
+                    if self.store.chunker.id(bytes) == chunk.id {
+                        found += place(chunk, bytes, builds);
+                    }
+                }
+            }
+            at += count;
+        }
+        Ok(found)
+    }
+
+    fn locate(&self, chunks: &[Chunk]) -> Result<Vec<Option<Location>>> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
+        let mut locations = self.store.catalog.read()?.locate(&ids)?;
+        for (chunk, location) in chunks.iter().zip(&mut locations) {
+            if let Some(offset) = self.staged_chunks.get(&chunk.id) {
+                *location = Some(Location { image: OWN, offset: *offset, bytes: chunk.bytes });
+            }
+            *location = location.filter(|location| location.bytes == chunk.bytes);
+        }
+        Ok(locations)
+    }
+
+    /// Reads what may be a found chunk; `None` when the file isn't there or is too short.
+    fn read_found(&mut self, image: u32, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>> {
+        if image != OWN && !self.sources.contains_key(&image) {
+            let read = self.store.catalog.read()?;
+            let name = read.images()?.into_iter().find(|i| i.id == image).map(|i| i.name);
+            let file = name.and_then(|n| self.store.disk.open(n.as_str(), Open::Read).ok());
+            self.sources.insert(image, file);
+        }
+        let file = if image == OWN { Some(&self.file) } else { self.sources[&image].as_ref() };
+        let Some(file) = file else { return Ok(None) };
+        let aligned = offset - offset % crate::disk::ALIGN_BYTES as u64;
+        let want = (offset + bytes - aligned) as usize;
+        let mut buf = AlignedBuf::with_capacity(want);
+        let got = file.read_bulk_at(&mut buf, aligned, want).during("read", "a found chunk")?;
+        Ok((got == want).then(|| buf[(offset - aligned) as usize..].to_vec()))
+    }
+
+    /// Remembers where chunks of a complete part are in the staging.
+    pub(super) fn note_staged_chunks(&mut self, chunks: &[Chunk]) {
+        if self.staged_chunks.len() + chunks.len() <= STAGED_CHUNKS_MAX {
+            self.staged_chunks.extend(chunks.iter().map(|c| (c.id, c.offset)));
+        }
+    }
+}
+
+/// How many locations from the first on lie one after the other in the same file.
+fn run_length(locations: &[Option<Location>]) -> usize {
+    let (mut count, mut bytes) = (1, 0);
+    while let (Some(Some(last)), Some(Some(next))) =
+        (locations.get(count - 1), locations.get(count))
+    {
+        bytes += u64::from(last.bytes);
+        let joined = last.image == next.image && last.offset + u64::from(last.bytes) == next.offset;
+        if !joined || bytes + u64::from(next.bytes) > RUN_BYTES_MAX {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+fn place(chunk: &Chunk, bytes: &[u8], builds: &mut [BlockBuild]) -> u64 {
+    let from = builds.partition_point(|b| (b.index() + 1) * BLOCK_BYTES as u64 <= chunk.offset);
+    builds[from..]
+        .iter_mut()
+        .take_while(|b| b.index() * (BLOCK_BYTES as u64) < chunk.end())
+        .map(|build| build.find(chunk.offset, bytes))
+        .sum()
+}

@@ -1,0 +1,57 @@
+//! The reserve station: room for the whole plan is promised before the first byte travels, or the
+//! transfer is refused with exact numbers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, IoContext, Result};
+use crate::store::Store;
+
+/// Room the catalog may grow by for each byte of image that is new: map rows, chunk lists, index.
+const CATALOG_BYTES_PER_MIB: u64 = 8 << 10;
+/// Room the catalog may take in one step besides.
+const CATALOG_BYTES_STEP: u64 = 4 << 20;
+
+/// Bytes promised to one staging.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    left: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Reservation {
+    /// Promises `image_bytes` of image data and what the catalog needs for them.
+    pub(super) fn take(store: &Store, image_bytes: u64) -> Result<Self> {
+        let needed = image_bytes + (image_bytes >> 20) * CATALOG_BYTES_PER_MIB + CATALOG_BYTES_STEP;
+        if !fits(store, needed)?.0 && store.options.keep_spare {
+            store.drop_spares()?;
+        }
+        let (fits, free_bytes) = fits(store, needed)?;
+        if !fits {
+            return Err(Error::OutOfSpace { needed_bytes: needed, free_bytes });
+        }
+        store.reserved_bytes.fetch_add(needed, Ordering::Relaxed);
+        Ok(Self { left: needed, all: Arc::clone(&store.reserved_bytes) })
+    }
+
+    /// Bytes of the promise were used: they are no longer free on the disk either.
+    pub(super) fn used(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+fn fits(store: &Store, needed: u64) -> Result<(bool, u64)> {
+    let space = store.disk.space().during("ask for the free space of", "the store")?;
+    let promised = store.reserved_bytes.load(Ordering::Relaxed);
+    let free = space.free_bytes.saturating_sub(store.options.free_min_bytes);
+    let free = free.saturating_sub(promised);
+    Ok((needed <= free, free))
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.left, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,280 @@
+//! A store: a replicated directory with its catalog. This is the facade; each station of the two
+//! lines has its own file.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segment_count};
+
+use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
+use crate::disk::{Disk, probe_clone};
+use crate::error::{Error, IoContext, Result};
+use crate::layout::{self, PRIVATE, StoreIdentity};
+use crate::recover::RecoveryReport;
+
+/// How a new content takes the place of the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitMode {
+    /// The staging begins as a reflink clone of the base: I/O follows the dirty bytes.
+    Clone,
+    /// No reflinks: the staging begins as the image's spare, or as a whole copy of the base.
+    Copy,
+}
+
+/// How a store is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The mode, where it isn't to be probed.
+    pub commit: Option<CommitMode>,
+    /// Threads of a scan.
+    pub scan_threads: usize,
+    /// Bytes of the catalog's cache.
+    pub cache_bytes: usize,
+    /// Bytes that stay free on the filesystem.
+    pub free_min_bytes: u64,
+    /// Generations whose block maps stay known.
+    pub keep_generations: u32,
+    /// Keep the replaced content as a spare in copy mode, while there is room for it.
+    pub keep_spare: bool,
+    /// A clock that only measures, in milliseconds. Nothing is decided by it.
+    pub monotonic_ms: fn() -> u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            commit: None,
+            scan_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            cache_bytes: 32 << 20,
+            free_min_bytes: 0,
+            keep_generations: 5,
+            keep_spare: true,
+            monotonic_ms: process_ms,
+        }
+    }
+}
+
+/// Milliseconds since this process first asked.
+fn process_ms() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An open store. Blocking; to be shared between threads by `Arc`.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) identity: StoreIdentity,
+    pub(crate) catalog: Catalog,
+    pub(crate) chunker: Chunker,
+    pub(crate) options: Options,
+    mode: CommitMode,
+    degraded: AtomicBool,
+    /// Images some operation works on.
+    claims: Arc<Mutex<BTreeSet<ImageName>>>,
+    /// Bytes promised to stagings that haven't taken them yet.
+    pub(crate) reserved_bytes: Arc<AtomicU64>,
+}
+
+/// The right to work on an image, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    name: ImageName,
+    claims: Arc<Mutex<BTreeSet<ImageName>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+impl Store {
+    /// Makes a directory a store. Files that are there become images when they are recorded.
+    pub fn create(disk: Arc<dyn Disk>, identity: StoreIdentity, options: &Options) -> Result<Self> {
+        layout::create(disk.as_ref(), &identity)?;
+        Ok(Self::open(disk, options)?.0)
+    }
+
+    /// Opens a store and finishes or abandons what a crash interrupted.
+    pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<(Self, RecoveryReport)> {
+        let identity = layout::read_marker(disk.as_ref())?.ok_or(Error::StoreMissing)?;
+        layout::make_private(disk.as_ref())?;
+        let catalog = Catalog::open(disk.as_ref(), options.cache_bytes)?;
+        let mode = match options.commit {
+            Some(mode) => mode,
+            None if probe_clone(disk.as_ref(), PRIVATE).during("probe clones in", PRIVATE)? => {
+                CommitMode::Clone
+            }
+            None => CommitMode::Copy,
+        };
+        let store = Self {
+            chunker: Chunker::new(Keys::derive(&identity.key)),
+            disk,
+            identity,
+            catalog,
+            options: options.clone(),
+            mode,
+            degraded: AtomicBool::new(false),
+            claims: Arc::default(),
+            reserved_bytes: Arc::default(),
+        };
+        let report = store.recover()?;
+        Ok((store, report))
+    }
+
+    /// Who the store is.
+    pub fn identity(&self) -> &StoreIdentity {
+        &self.identity
+    }
+
+    /// How generations are committed here.
+    pub fn commit_mode(&self) -> CommitMode {
+        self.mode
+    }
+
+    pub(crate) fn clones(&self) -> bool {
+        self.mode == CommitMode::Clone
+    }
+
+    /// Did a failed sync leave the store in doubt?
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn degrade(&self) {
+        self.degraded.store(true, Ordering::Relaxed);
+    }
+
+    /// The current generation of every image, by name.
+    pub fn images(&self) -> Result<Vec<Generation>> {
+        let read = self.catalog.read()?;
+        let images = read.images()?;
+        images.iter().filter_map(|image| generation_of(&read, image).transpose()).collect()
+    }
+
+    /// The current generation of an image.
+    pub fn current(&self, name: &ImageName) -> Result<Option<Generation>> {
+        let read = self.catalog.read()?;
+        read.image(name)?.map_or(Ok(None), |image| generation_of(&read, &image))
+    }
+
+    /// The generations of an image, newest first.
+    pub fn history(&self, name: &ImageName) -> Result<Vec<Generation>> {
+        let read = self.catalog.read()?;
+        let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        read.generations(image.id, name)
+    }
+
+    /// Roots of the generations whose block map is known, newest first.
+    pub fn bases(&self, name: &ImageName) -> Result<Vec<Root>> {
+        let read = self.catalog.read()?;
+        let Some(image) = read.image(name)? else { return Ok(Vec::new()) };
+        let mut roots = Vec::new();
+        for generation in read.generations(image.id, name)? {
+            if generation.number >= image.oldest_map && !roots.contains(&generation.root) {
+                roots.push(generation.root);
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Remembers that `peer` holds a generation.
+    pub fn note_receipt(
+        &self,
+        peer: NodeId,
+        name: &ImageName,
+        number: u64,
+        root: Root,
+    ) -> Result<()> {
+        let write = self.catalog.write()?;
+        let image = write.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        write.put_receipt(image.id, &peer, number, &root)?;
+        write.commit()
+    }
+
+    /// What peers are known to hold of an image: (peer, generation, root).
+    pub fn receipts(&self, name: &ImageName) -> Result<Vec<(NodeId, u64, Root)>> {
+        let read = self.catalog.read()?;
+        read.image(name)?.map_or(Ok(Vec::new()), |image| read.receipts(image.id))
+    }
+
+    /// A directory without its marker is an unmounted disk, not an empty store.
+    pub(crate) fn check_marker(&self) -> Result<()> {
+        match layout::read_marker(self.disk.as_ref())? {
+            Some(identity) if identity.id == self.identity.id => Ok(()),
+            _ => Err(Error::StoreMissing),
+        }
+    }
+
+    pub(crate) fn check_health(&self) -> Result<()> {
+        if self.is_degraded() { Err(Error::Degraded) } else { Ok(()) }
+    }
+
+    /// Takes the right to work on an image.
+    pub(crate) fn claim(&self, name: &ImageName) -> Result<Claim> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if !claims.insert(name.clone()) {
+            return Err(Error::Busy(name.clone()));
+        }
+        Ok(Claim { name: name.clone(), claims: Arc::clone(&self.claims) })
+    }
+
+    pub(crate) fn current_of(&self, image: Option<&ImageRecord>) -> Result<Option<Generation>> {
+        let read = self.catalog.read()?;
+        image.map_or(Ok(None), |image| generation_of(&read, image))
+    }
+
+    /// Is the image's file what its checkpoint says?
+    pub(crate) fn at_checkpoint(
+        &self,
+        name: &ImageName,
+        point: Option<&Checkpoint>,
+    ) -> Result<bool> {
+        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        Ok(point.zip(stat.as_ref()).is_some_and(|(point, stat)| *point == Checkpoint::of(stat)))
+    }
+}
+
+fn generation_of(read: &CatalogRead, image: &ImageRecord) -> Result<Option<Generation>> {
+    read.generation(image.id, &image.name, image.current)
+}
+
+/// The block map of one generation, by segment.
+pub(crate) struct MapOf {
+    pub(crate) image: u32,
+    pub(crate) number: u64,
+    pub(crate) current: u64,
+    pub(crate) size_bytes: u64,
+}
+
+impl MapOf {
+    /// The map of the generation of `name` with `root`; the newest, if there are several.
+    pub(crate) fn find(
+        read: &CatalogRead,
+        image: &ImageRecord,
+        root: &Root,
+    ) -> Result<Option<Self>> {
+        let all = read.generations(image.id, &image.name)?;
+        let found = all.iter().find(|g| g.root == *root && g.number >= image.oldest_map);
+        Ok(found.map(|generation| Self {
+            image: image.id,
+            number: generation.number,
+            current: image.current,
+            size_bytes: generation.size_bytes,
+        }))
+    }
+
+    /// Block map of a segment; `None` beyond the end.
+    pub(crate) fn segment(&self, read: &CatalogRead, segment: u32) -> Result<Option<SegmentMap>> {
+        if segment >= segment_count(self.size_bytes) {
+            return Ok(None);
+        }
+        match read.map_replaced(self.image, self.number, self.current, segment)? {
+            Some(map) => Ok(Some(map)),
+            None => read.map(self.image, segment),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Every limit of the protocol, named with its unit, and how they hang together.
+//!
+//! A limit is checked before anything is allocated by a number that came from a peer. The relations
+//! below are asserted when the crate is compiled: a limit can't be moved without its neighbours.
+
+use blockferry_delta::{
+    BLOCK_BYTES, ChunkParams, IMAGE_BYTES_MAX, PAGE_BYTES, PAGES_PER_BLOCK, PART_BLOCKS_MAX,
+    PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX,
+};
+
+/// Bytes of a frame's header.
+pub const FRAME_HEADER_BYTES: usize = 8;
+/// Payload bytes of the largest control message (an inventory), and of a skipped unknown frame.
+pub const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// Payload bytes of messages that hold nothing but a few integers or one root.
+pub const TINY_BYTES_MAX: usize = 64;
+/// Payload bytes of messages that hold a code and a text, or two names.
+pub const SMALL_BYTES_MAX: usize = 4 << 10;
+/// Payload bytes of a join, all that a stranger may say.
+pub const JOIN_BYTES_MAX: usize = 8 << 10;
+/// Payload bytes of a receipt.
+pub const RECEIPT_BYTES_MAX: usize = 512;
+/// Payload bytes of a head: one entry with the longest lineage.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Payload bytes of an offer: the longest lineage and the most extended attributes.
+pub const OFFER_BYTES_MAX: usize = 256 << 10;
+/// Payload bytes of a want.
+pub const WANT_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a varint of 64 bits.
+pub const VARINT_BYTES_MAX: usize = 10;
+/// Bytes of a part's fixed header.
+pub const PART_HEADER_BYTES: usize = 16;
+/// Bytes of a part's columns before compression: per block a gap and two masks, per chunk a gap and
+/// three bytes of length, per zero segment a gap (segment numbers are below 2^24: four bytes).
+pub const PART_COLUMNS_BYTES_MAX: usize = PART_BLOCKS_MAX * (VARINT_BYTES_MAX + 4)
+    + PART_CHUNKS_MAX * (VARINT_BYTES_MAX + 3)
+    + PART_ZERO_SEGMENTS_MAX * 4;
+/// Payload bytes of a part: hashes, ids, and columns that zstd could not shrink (its bound adds
+/// one 256th and, below 128 KiB, at most 64 bytes).
+pub const PART_BYTES_MAX: usize = PART_HEADER_BYTES
+    + PART_BLOCKS_MAX * 32
+    + PART_CHUNKS_MAX * 8
+    + PART_COLUMNS_BYTES_MAX
+    + PART_COLUMNS_BYTES_MAX / 256
+    + 64;
+/// Pages of a part: what a want may name at most.
+pub const PART_PAGES_MAX: usize = PART_BLOCKS_MAX * PAGES_PER_BLOCK;
+/// Bytes of the longest chunk a recipe may name.
+pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
+
+/// Raw bytes of a pack.
+pub const PACK_RAW_BYTES_MAX: usize = 1 << 20;
+/// Pages of a pack.
+pub const PACK_PAGES_MAX: usize = PACK_RAW_BYTES_MAX / PAGE_BYTES;
+/// Bytes of a pack's fixed header.
+pub const PACK_HEADER_BYTES: usize = 12;
+/// Payload bytes of a pack: encoded bytes are never more than the raw ones.
+pub const PACK_BYTES_MAX: usize =
+    PACK_HEADER_BYTES + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX + PACK_RAW_BYTES_MAX;
+
+/// Parts sent that have no want yet.
+pub const PARTS_IN_FLIGHT: usize = 8;
+/// Parts sent that are not filled yet: what either side remembers of a transfer.
+pub const PARTS_OPEN_MAX: usize = 32;
+/// Packs a sender has asked its driver for, or has ready to send.
+pub const PACKS_IN_FLIGHT: usize = 4;
+/// Packs a receiver has given its driver that are not answered yet; it then has no room.
+pub const PACKS_UNFILLED_MAX: usize = 8;
+/// Extents of a want: every page of a part for itself.
+pub const WANT_EXTENTS_MAX: usize = PART_PAGES_MAX;
+
+/// Offers a node keeps open to one peer.
+pub const OFFERS_OPEN_PER_PEER_MAX: usize = 32;
+/// Bidirectional streams a peer may have open: transfers both ways, the control stream and slack.
+pub const STREAMS_PER_PEER_MAX: usize = 64;
+/// Bases an offer names.
+pub const BASES_MAX: usize = 16;
+/// Writers a lineage names.
+pub const LINEAGE_ENTRIES_MAX: usize = 256;
+/// Highest generation number.
+pub const GENERATION_NUMBER_MAX: u64 = 1 << 48;
+/// Entries of one inventory message.
+pub const INVENTORY_ENTRIES_MAX: usize = 4096;
+/// Bytes of the longest node name.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Bytes of the longest image name.
+pub const IMAGE_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the longest store name.
+pub const STORE_NAME_BYTES_MAX: usize = 64;
+/// Bytes of the longest agent (`blockferry/0.1.0`).
+pub const AGENT_BYTES_MAX: usize = 64;
+/// Bytes of the longest text for people.
+pub const TEXT_BYTES_MAX: usize = 1 << 10;
+/// Bytes of the longest address (`host:port`; a DNS name has at most 253).
+pub const ADDRESS_BYTES_MAX: usize = 260;
+/// Addresses a join names.
+pub const ADDRESSES_MAX: usize = 16;
+/// Extended attributes of an image.
+pub const XATTRS_MAX: usize = 128;
+/// Bytes of an extended attribute's name.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// Bytes of all extended attributes of an image, names and values.
+pub const XATTRS_BYTES_MAX: usize = 128 << 10;
+
+/// Bytes of a CBOR head, and of a CBOR unsigned integer at most.
+const HEAD: usize = 9;
+/// Bytes of an encoded lineage at most.
+const LINEAGE_BYTES: usize = HEAD + LINEAGE_ENTRIES_MAX * (2 + 32 + HEAD);
+/// Bytes of an encoded inventory entry at most: five keys, name, two integers, root, lineage.
+pub(crate) const ENTRY_BYTES_MAX: usize =
+    HEAD + 5 + (2 + IMAGE_NAME_BYTES_MAX) + 2 * HEAD + (2 + 32) + LINEAGE_BYTES;
+/// Bytes of an inventory without its entries at most.
+pub(crate) const INVENTORY_BASE_BYTES_MAX: usize = 3 * HEAD + 4 + 17 + 2 + STORE_NAME_BYTES_MAX;
+/// Bytes of an encoded offer at most.
+const OFFER_BYTES: usize = 32 * HEAD
+    + 3 * 35
+    + 2
+    + IMAGE_NAME_BYTES_MAX
+    + LINEAGE_BYTES
+    + BASES_MAX * 34
+    + XATTRS_MAX * 2 * 5
+    + XATTRS_BYTES_MAX;
+
+const _: () = {
+    assert!(PACK_RAW_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a pack holds whole pages");
+    assert!(PACK_PAGES_MAX <= u16::MAX as usize, "a pack's extents are counted in 16 bits");
+    assert!(PART_BLOCKS_MAX <= u16::MAX as usize, "a part's blocks are counted in 16 bits");
+    assert!(PART_CHUNKS_MAX <= u16::MAX as usize, "a part's chunks are counted in 16 bits");
+    assert!(CHUNK_BYTES_MAX < 1 << 24, "a chunk's length is three bytes");
+    assert!(ChunkParams::CURRENT.max_bytes <= CHUNK_BYTES_MAX, "our own chunks may travel");
+    assert!(IMAGE_BYTES_MAX / (BLOCK_BYTES as u64 * 64) <= 1 << 24, "a segment gap is 4 bytes");
+    assert!(PART_BYTES_MAX <= CONTROL_BYTES_MAX, "a part is no larger than a control message");
+    assert!(PACK_BYTES_MAX < 2 * PACK_RAW_BYTES_MAX, "a pack's overhead is small");
+    assert!(
+        WANT_EXTENTS_MAX * 2 * HEAD + 4 * HEAD <= WANT_BYTES_MAX,
+        "the largest want fits its frame"
+    );
+    assert!(INVENTORY_BASE_BYTES_MAX + ENTRY_BYTES_MAX <= CONTROL_BYTES_MAX, "an entry fits");
+    assert!(ENTRY_BYTES_MAX + 2 * HEAD + 17 <= HEAD_BYTES_MAX, "the largest entry fits a head");
+    assert!(OFFER_BYTES <= OFFER_BYTES_MAX, "the largest offer fits its frame");
+    assert!(TEXT_BYTES_MAX + 6 * HEAD <= SMALL_BYTES_MAX, "the longest text fits its frame");
+    assert!(
+        ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 3) + 256 <= JOIN_BYTES_MAX,
+        "the largest join fits its frame"
+    );
+    assert!(PARTS_IN_FLIGHT <= PARTS_OPEN_MAX, "a part in flight is open");
+    assert!(
+        2 * OFFERS_OPEN_PER_PEER_MAX <= STREAMS_PER_PEER_MAX,
+        "offers both ways fit the streams"
+    );
+    assert!(
+        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 16 << 20,
+        "what a receiver holds of one transfer is at most 16 MiB"
+    );
+};

@@ -1,0 +1,160 @@
+//! Stations `pack` and `unpack`: pages of a want, compressed together.
+//!
+//! Unpacking trusts nothing: one zstd frame that declares exactly the length that is due, no
+//! dictionary, nothing skippable, nothing after it. Only then is the output allocated.
+
+use blockferry_delta::{PAGE_BYTES, PageExtent};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe;
+
+use crate::bulk::check_pack;
+use crate::error::{Error, Invalid, Result};
+use crate::limits::PACK_RAW_BYTES_MAX;
+use crate::message::{Encoding, Pack};
+
+/// First bytes of a zstd frame that is not skippable.
+const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+/// Packs of fewer bytes are compressed without a sample: trying costs as much.
+const SAMPLE_BYTES_MIN: usize = 128 << 10;
+/// Every so many pages one goes into the sample: a sixteenth of the work.
+const SAMPLE_PAGES_STEP: usize = 16;
+/// A sample that keeps more than this share of its bytes says that nothing is to be gained.
+const SAMPLE_KEPT_PERCENT: usize = 99;
+
+/// Compresses packs. Holds zstd's working memory: one for each thread.
+pub struct Packer {
+    compressor: Compressor<'static>,
+    sampler: Compressor<'static>,
+    level: i32,
+}
+
+impl Packer {
+    /// A packer at a zstd level of 1 to 19; 0 stores everything.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when zstd has no memory.
+    pub fn new(level: i32) -> Result<Self> {
+        let memory = |_| Error::ApiMisuse("zstd has no memory");
+        let mut packer = Self {
+            compressor: Compressor::new(1).map_err(memory)?,
+            sampler: Compressor::new(1).map_err(memory)?,
+            level: 1,
+        };
+        packer.set_level(level)?;
+        Ok(packer)
+    }
+
+    /// The level in use.
+    pub fn level(&self) -> i32 {
+        self.level
+    }
+
+    /// Changes the level; what lies outside 0 to 19 is brought inside.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when zstd has no memory.
+    pub fn set_level(&mut self, level: i32) -> Result<()> {
+        let level = level.clamp(0, 19);
+        if level != self.level {
+            let set = self.compressor.set_compression_level(level.max(1));
+            set.map_err(|_| Error::ApiMisuse("zstd has no memory"))?;
+            self.level = level;
+        }
+        Ok(())
+    }
+
+    /// Packs the bytes of `extents`, stored when zstd does not make them fewer.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when `pages` can't be the bytes of `extents`, or are too many.
+    pub fn pack(&mut self, part: u32, extents: Vec<PageExtent>, pages: Vec<u8>) -> Result<Pack> {
+        if pages.len() > PACK_RAW_BYTES_MAX {
+            return Err(Error::ApiMisuse("pack too large"));
+        }
+        let raw_bytes = u32::try_from(pages.len()).expect("checked just above");
+        let (encoding, bytes) = match self.compress(&pages) {
+            Some(bytes) => (Encoding::Zstd, bytes),
+            None => (Encoding::Stored, pages),
+        };
+        let pack = Pack { part, extents, encoding, raw_bytes, bytes };
+        check_pack(&pack).map_err(Error::ApiMisuse)?;
+        Ok(pack)
+    }
+
+    /// The frame, when it is shorter than the pages.
+    fn compress(&mut self, pages: &[u8]) -> Option<Vec<u8>> {
+        if self.level == 0 || pages.is_empty() || !self.worthwhile(pages) {
+            return None;
+        }
+        // zstd refuses to write more than this room: then storing is better.
+        let mut frame = Vec::with_capacity(pages.len() - 1);
+        self.compressor.compress_to_buffer(pages, &mut frame).ok()?;
+        // An allocator may give more room than asked for.
+        (frame.len() < pages.len()).then_some(frame)
+    }
+
+    fn worthwhile(&mut self, pages: &[u8]) -> bool {
+        if pages.len() < SAMPLE_BYTES_MIN {
+            return true;
+        }
+        let sample: Vec<u8> =
+            pages.chunks(PAGE_BYTES).step_by(SAMPLE_PAGES_STEP).flatten().copied().collect();
+        let kept = self.sampler.compress(&sample).map_or(0, |frame| frame.len());
+        kept * 100 <= sample.len() * SAMPLE_KEPT_PERCENT
+    }
+}
+
+/// The bytes of a pack, which are to be `expected_bytes` many
+/// (see [`extents_bytes`](crate::extents_bytes)).
+///
+/// # Errors
+/// `DECOMPRESS_LIMIT` before anything is allocated when the pack says otherwise, `DECOMPRESS_BAD`
+/// when it does not decompress.
+pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Vec<u8>> {
+    let due = usize::try_from(expected_bytes).ok().filter(|bytes| *bytes <= PACK_RAW_BYTES_MAX);
+    let limit = |declared| Invalid::DecompressLimit { expected: expected_bytes, declared };
+    let due = due.ok_or_else(|| limit(None))?;
+    if u64::from(pack.raw_bytes) != expected_bytes {
+        return Err(limit(Some(pack.raw_bytes.into())).into());
+    }
+    match pack.encoding {
+        Encoding::Stored if pack.bytes.len() != due => {
+            Err(limit(Some(pack.bytes.len() as u64)).into())
+        }
+        Encoding::Stored => Ok(pack.bytes.clone()),
+        Encoding::Zstd => decompress_exact(&pack.bytes, due),
+    }
+}
+
+/// Decompresses the one frame that `bytes` are to exactly `expected` bytes. The caller has bounded
+/// `expected`.
+pub(crate) fn decompress_exact(bytes: &[u8], expected: usize) -> Result<Vec<u8>> {
+    let bad = |rule| Error::from(Invalid::DecompressBad { rule });
+    if !bytes.starts_with(&MAGIC) {
+        return Err(bad("not a zstd frame"));
+    }
+    let declared = zstd_safe::get_frame_content_size(bytes).map_err(|_| bad("bad frame header"))?;
+    if declared != Some(expected as u64) {
+        return Err(Invalid::DecompressLimit { expected: expected as u64, declared }.into());
+    }
+    if zstd_safe::get_dict_id_from_frame(bytes).is_some() {
+        return Err(bad("a dictionary is named"));
+    }
+    match zstd_safe::find_frame_compressed_size(bytes) {
+        Ok(length) if length == bytes.len() => {}
+        Ok(_) => return Err(bad("bytes after the frame")),
+        Err(_) => return Err(bad("frame cut short or damaged")),
+    }
+    let mut out = Vec::with_capacity(expected);
+    let written = zstd_safe::DCtx::try_create()
+        .ok_or_else(|| bad("zstd has no memory"))?
+        .decompress(&mut out, bytes)
+        .map_err(|_| bad("does not decompress"))?;
+    if written != expected {
+        return Err(bad("wrong length"));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;

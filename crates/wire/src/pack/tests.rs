@@ -1,0 +1,150 @@
+//! Packs that lie about themselves cost nothing.
+
+use zstd::zstd_safe::{CCtx, CParameter};
+
+use super::*;
+
+fn extent(count: u32) -> Vec<PageExtent> {
+    vec![PageExtent { first: 0, count }]
+}
+
+fn pages(count: usize) -> Vec<u8> {
+    (0..count * PAGE_BYTES).map(|i| (i / 11 % 251) as u8).collect()
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 7u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+fn zstd_pack(raw_bytes: u32, bytes: Vec<u8>) -> Pack {
+    let count = raw_bytes.div_ceil(PAGE_BYTES as u32);
+    Pack { part: 0, extents: extent(count), encoding: Encoding::Zstd, raw_bytes, bytes }
+}
+
+fn frame(data: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(data, 3).expect("memory")
+}
+
+fn code(raw_bytes: u32, bytes: Vec<u8>) -> &'static str {
+    let result = unpack(&zstd_pack(raw_bytes, bytes), raw_bytes.into());
+    result.map_or_else(|error| error.code(), |_| "good")
+}
+
+#[test]
+fn what_is_packed_is_unpacked() {
+    for level in [0, 1, 3, 9, 19] {
+        let mut packer = Packer::new(level).unwrap();
+        for data in [pages(1), pages(31), pages(256), noise(1 << 20), noise(512), vec![0; 8192]] {
+            let count = data.len().div_ceil(PAGE_BYTES) as u32;
+            let pack = packer.pack(5, extent(count), data.clone()).unwrap();
+            assert!(pack.bytes.len() <= data.len());
+            assert_eq!(unpack(&pack, data.len() as u64), Ok(data));
+        }
+    }
+}
+
+#[test]
+fn what_does_not_shrink_is_stored() {
+    let mut packer = Packer::new(3).unwrap();
+    assert_eq!(packer.pack(0, extent(256), noise(1 << 20)).unwrap().encoding, Encoding::Stored);
+    assert_eq!(packer.pack(0, extent(1), noise(4096)).unwrap().encoding, Encoding::Stored);
+    assert_eq!(packer.pack(0, extent(256), pages(256)).unwrap().encoding, Encoding::Zstd);
+    let mut mixed = noise(1 << 20);
+    mixed[300_000..800_000].fill(9);
+    assert_eq!(packer.pack(0, extent(256), mixed).unwrap().encoding, Encoding::Zstd);
+    packer.set_level(0).unwrap();
+    assert_eq!(packer.pack(0, extent(256), pages(256)).unwrap().encoding, Encoding::Stored);
+    packer.set_level(99).unwrap();
+    assert_eq!(packer.level(), 19);
+}
+
+#[test]
+fn a_packer_refuses_what_no_want_can_ask_for() {
+    let mut packer = Packer::new(1).unwrap();
+    let misuse = |result: Result<Pack>| result.expect_err("misuse").code();
+    assert_eq!(misuse(packer.pack(0, extent(257), pages(257))), "API_MISUSE");
+    assert_eq!(misuse(packer.pack(0, extent(2), pages(1))), "API_MISUSE");
+    assert_eq!(misuse(packer.pack(0, vec![], vec![])), "API_MISUSE");
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_header() {
+    let bomb = frame(&vec![0; 64 << 20]);
+    assert!(bomb.len() < 16 << 10, "{}", bomb.len());
+    assert_eq!(code(1 << 20, bomb.clone()), "DECOMPRESS_LIMIT");
+    let pack = zstd_pack(u32::MAX, bomb);
+    for expected in [u64::from(u32::MAX), 1 << 20, u64::MAX, (1 << 20) + 1, 0] {
+        assert_eq!(unpack(&pack, expected).expect_err("bomb").code(), "DECOMPRESS_LIMIT");
+    }
+}
+
+#[test]
+fn a_header_that_lies_is_found_out() {
+    let honest = frame(&pages(256));
+    assert_eq!(code(1 << 20, honest.clone()), "good");
+    assert_eq!(code((1 << 20) - 1, honest.clone()), "DECOMPRESS_LIMIT");
+    // The content of a 5-page frame behind the header of a 4-page one.
+    let (four, five) = (frame(&pages(4)), frame(&pages(5)));
+    let size_at = 5;
+    assert_eq!(five[..size_at], four[..size_at], "magic and descriptor are the same");
+    let mut lies = five.clone();
+    lies[size_at..size_at + 2].copy_from_slice(&four[size_at..size_at + 2]);
+    assert_eq!(code(4 * 4096, lies), "DECOMPRESS_BAD");
+    let mut lies = four;
+    lies[size_at..size_at + 2].copy_from_slice(&five[size_at..size_at + 2]);
+    assert_eq!(code(5 * 4096, lies), "DECOMPRESS_BAD");
+}
+
+#[test]
+fn only_one_plain_frame_is_taken() {
+    let one = frame(&pages(4));
+    let two = [one.clone(), one.clone()].concat();
+    assert_eq!(code(4 * 4096, two), "DECOMPRESS_BAD", "two frames");
+    let skippable = [0x184D_2A50u32.to_le_bytes(), 4u32.to_le_bytes(), [0; 4]].concat();
+    assert_eq!(code(4 * 4096, [skippable.clone(), one.clone()].concat()), "DECOMPRESS_BAD");
+    assert_eq!(code(4 * 4096, [one.clone(), skippable].concat()), "DECOMPRESS_BAD");
+    assert_eq!(code(4 * 4096, [one.as_slice(), &[0]].concat()), "DECOMPRESS_BAD", "trailing");
+    assert_eq!(code(4 * 4096, Vec::new()), "DECOMPRESS_BAD", "empty");
+    for length in 0..one.len() {
+        assert_ne!(code(4 * 4096, one[..length].to_vec()), "good", "cut to {length}");
+    }
+}
+
+#[test]
+fn a_frame_without_its_size_is_refused() {
+    let mut context = CCtx::create();
+    context.set_parameter(CParameter::ContentSizeFlag(false)).unwrap();
+    let mut bytes = Vec::with_capacity(1 << 20);
+    context.compress2(&mut bytes, &pages(4)).unwrap();
+    assert_eq!(code(4 * 4096, bytes), "DECOMPRESS_LIMIT");
+}
+
+#[test]
+fn a_dictionary_or_a_huge_window_is_refused() {
+    let mut named = frame(&pages(4));
+    // Frame descriptor: two bits say how long the dictionary's id is; put in one of one byte.
+    named[4] |= 1;
+    named.insert(5, 0x77);
+    assert_eq!(code(4 * 4096, named), "DECOMPRESS_BAD", "a dictionary");
+    // No single segment: a window descriptor of 2 GiB and more, content size of 4 bytes.
+    let mut window = MAGIC.to_vec();
+    window.extend_from_slice(&[0x80, 0xff]);
+    window.extend_from_slice(&16_384u32.to_le_bytes());
+    window.extend_from_slice(&[0x01, 0x00, 0x00]);
+    assert_ne!(code(4 * 4096, window), "good", "a window of 3.75 TiB");
+}
+
+#[test]
+fn stored_bytes_have_the_length_that_is_due() {
+    let mut pack = zstd_pack(4096, vec![1; 4096]);
+    pack.encoding = Encoding::Stored;
+    assert_eq!(unpack(&pack, 4096), Ok(vec![1; 4096]));
+    pack.bytes.push(1);
+    assert_eq!(unpack(&pack, 4096).expect_err("longer").code(), "DECOMPRESS_LIMIT");
+}

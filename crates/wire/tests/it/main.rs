@@ -1,0 +1,10 @@
+//! The protocol as its peers see it: golden bytes, damage, limits, the order of the dialogue, and
+//! two ends that talk over a simulated link.
+
+mod damage;
+mod dialogue;
+mod golden;
+mod limits;
+mod pair;
+mod rng;
+mod samples;

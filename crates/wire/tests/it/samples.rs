@@ -1,0 +1,174 @@
+//! One sample of every message, the same for ever: what `tests/data/golden.txt` has as bytes.
+
+use blockferry_delta::{
+    BlockHash, ChangedBlock, Chunk, ChunkId, ChunkParams, ImageName, Lineage, Meta, NodeId,
+    PageExtent, RecipePart, Root, StoreId, StoreKey, StoreName,
+};
+use blockferry_wire::{
+    Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
+    InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack, Packer,
+    PartsEnd, Receipt, Refusal, Refuse, Role, Want,
+};
+
+pub(crate) fn node(n: u8) -> NodeId {
+    NodeId::from_bytes([n; 32])
+}
+
+pub(crate) fn root(n: u8) -> Root {
+    Root::from_bytes([n; 32])
+}
+
+pub(crate) fn image(name: &str) -> ImageName {
+    ImageName::new(name).expect("a good name")
+}
+
+pub(crate) fn store() -> StoreId {
+    StoreId::from_bytes([0x5a; 16])
+}
+
+pub(crate) fn store_name() -> StoreName {
+    StoreName::new("vdisks").expect("a good name")
+}
+
+pub(crate) fn lineage() -> Lineage {
+    Lineage::from_entries([(node(1), 6), (node(2), 300)]).expect("good entries")
+}
+
+pub(crate) fn extent(first: u64, count: u32) -> PageExtent {
+    PageExtent { first, count }
+}
+
+pub(crate) fn entry() -> InventoryEntry {
+    InventoryEntry {
+        image: image("win11.vhdx"),
+        number: 7,
+        root: root(0xaa),
+        lineage: lineage(),
+        size_bytes: 8 << 30,
+    }
+}
+
+pub(crate) fn offer() -> Offer {
+    Offer {
+        store: store(),
+        image: image("win11.vhdx"),
+        number: 7,
+        root: root(0xaa),
+        size_bytes: (8 << 30) + 512,
+        meta: Meta {
+            mode: 0o640,
+            uid: 107,
+            gid: 107,
+            mtime_ns: -1_500_000_000,
+            xattrs: vec![(b"user.note".to_vec(), b"gold".to_vec())],
+        },
+        lineage: lineage(),
+        author: node(1),
+        recorded_unix_ms: 1_795_309_200_000,
+        bases: vec![root(0xbb), root(0xcc)],
+        chunk_params: ChunkParams::CURRENT,
+        lane: Lane::Urgent,
+        dirty_bytes: Some(23_068_672),
+    }
+}
+
+pub(crate) fn part() -> RecipePart {
+    let block = |index, dirty, zero, n| ChangedBlock {
+        index,
+        dirty,
+        zero,
+        hash: BlockHash::from_bytes([n; 32]),
+    };
+    let chunk = |offset, bytes, id| Chunk { offset, bytes, id: ChunkId(id) };
+    RecipePart {
+        number: 0,
+        blocks: vec![block(3, 0xffff, 0x8000, 0x11), block(200, 0x0101, 0, 0x22)],
+        chunks: vec![
+            chunk(196_608, 20_481, 0x0102_0304_0506_0708),
+            chunk(217_089, 40_960, 0x1112_1314_1516_1718),
+        ],
+        zero_segments: vec![1, 2, 9],
+    }
+}
+
+pub(crate) fn receipt() -> Receipt {
+    Receipt {
+        node: node(9),
+        store: store(),
+        image: image("win11.vhdx"),
+        number: 7,
+        root: root(0xaa),
+        signature: [0xee; 64],
+    }
+}
+
+pub(crate) fn zstd_pack() -> Pack {
+    let pages = (0..3 * 4096u32).map(|i| (i / 7) as u8).collect();
+    let mut packer = Packer::new(3).expect("level 3");
+    packer.pack(0, vec![extent(48, 1), extent(50, 2)], pages).expect("three pages")
+}
+
+fn stored_pack() -> Pack {
+    let bytes = vec![0xab; 512];
+    Pack { part: 4, extents: vec![extent(7, 1)], encoding: Encoding::Stored, raw_bytes: 512, bytes }
+}
+
+/// Every message at least once, with the name of its golden line.
+pub(crate) fn messages() -> Vec<(String, Message)> {
+    let hello = Hello::new("hub-01", "blockferry/0.1.0");
+    let named: Vec<(&str, Message)> = vec![
+        ("", hello.into()),
+        (
+            "",
+            HelloAck { version: 1, features: 5, node_name: "b".into(), agent: "x/1".into() }.into(),
+        ),
+        ("", Inventory::split(store(), &store_name(), [entry()]).remove(0).into()),
+        ("", Head { store: store(), entry: entry() }.into()),
+        ("", Goodbye::new(Refusal::ShuttingDown, "restart").into()),
+        ("", blockferry_wire::Ping { token: u64::MAX }.into()),
+        ("", blockferry_wire::Pong { token: 23 }.into()),
+        ("", join().into()),
+        ("", join_accepted().into()),
+        ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
+        ("", offer().into()),
+        ("", Accept { base: Some(root(0xbb)) }.into()),
+        ("-no-base", Accept { base: None }.into()),
+        ("", Refuse::disk_full("no room", 9 << 30, 1 << 20).into()),
+        ("-unknown", Refuse::new(Refusal::Unknown(0x7777), "").into()),
+        ("", PartsEnd { parts: 3, blocks: 300 }.into()),
+        ("", Want { part: 0, again: false, extents: vec![extent(48, 15), extent(3200, 1)] }.into()),
+        ("-again", Want { part: 70_000, again: true, extents: vec![] }.into()),
+        ("", Filled { part: 2 }.into()),
+        ("", receipt().into()),
+        ("", Failed::new(Refusal::RootMismatch, "root differs").into()),
+        ("", Abort::new(Refusal::SourceTorn, "changed").into()),
+        ("", part().into()),
+        ("", zstd_pack().into()),
+        ("-stored", stored_pack().into()),
+    ];
+    let named = named.into_iter().map(|(suffix, m)| (format!("{}{suffix}", m.name()), m));
+    let messages: Vec<_> = named.collect();
+    for kind in Kind::ALL {
+        assert!(messages.iter().any(|(_, message)| message.kind() == *kind), "{kind:?} is missing");
+    }
+    messages
+}
+
+fn join() -> Join {
+    Join {
+        secret: *b"0123456789abcdef",
+        node_name: "branch-07".into(),
+        store: store_name(),
+        addresses: vec!["[2001:db8::1]:7700".into(), "branch-07.example.net:7700".into()],
+    }
+}
+
+fn join_accepted() -> JoinAccepted {
+    JoinAccepted {
+        store_name: store_name(),
+        store: store(),
+        key: StoreKey::from_bytes([0x4b; 32]),
+        role: Role::Mirror,
+        node_name: "hub-01".into(),
+    }
+}

@@ -1,0 +1,44 @@
+# `just check` is exactly what CI runs. Recipes are one line; logic belongs into a test.
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything that CI checks.
+check: fmt clippy deny test doc
+
+# Formatting.
+fmt:
+    cargo fmt --all --check
+
+# Lints, as errors.
+clippy:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Licences, sources and banned versions, where cargo-deny is installed.
+deny:
+    if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
+
+# All tests.
+test:
+    cargo test --workspace --locked
+
+# The documentation builds without a warning.
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+# Replay the simulation from one seed.
+sim SEED='1':
+    BLOCKFERRY_SIM_SEED={{SEED}} cargo test --release -p blockferry-tests --test it sim -- --nocapture
+
+# The figures of the issues, measured on this machine.
+figures *ARGS:
+    cargo run --release -p blockferry-benches -- figures {{ARGS}}
+
+# Micro benchmarks.
+bench *ARGS:
+    cargo run --release -p blockferry-benches -- micro {{ARGS}}
+
+# Two nodes and a delta to watch.
+demo *ARGS:
+    cargo run --release -p blockferry -- demo {{ARGS}}

@@ -1,0 +1,20 @@
+//! The harness of the integration tests: stores on simulated disks, images made from a seed, and
+//! transfers between two stores without a network.
+//!
+//! Everything that looks random comes from one seed, which is printed when a test fails:
+//! `BLOCKFERRY_SEED=n` runs just that case again, `BLOCKFERRY_CASES=n` changes how many there are.
+
+mod carry;
+mod feed;
+mod image;
+
+mod rng;
+mod seeds;
+mod side;
+
+pub use carry::{Carried, Carry, replicate};
+pub use feed::{Delivered, Feed};
+pub use image::{Edit, SIZES, Shape};
+pub use rng::Rng;
+pub use seeds::{across, cases};
+pub use side::{Side, author, image_name, options, put, store_identity, whole};
