@@ -1,3 +1,4 @@
-//! The one integration binary. Each module is a kind of proof; `STYLE` of a test here is a script.
+//! The one integration binary. Each module is a kind of proof; a test reads as a script.
 
 mod disk;
+mod line;

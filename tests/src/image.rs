@@ -182,7 +182,8 @@ impl Edit {
             }
             Edit::ZeroOut => {
                 let at = rng.below(len);
-                let end = (at + 1 + rng.below(*rng.pick(&[PAGE, BLOCK, 2 * SEGMENT]))).min(len);
+                let most = *rng.pick(&[PAGE, BLOCK, 2 * SEGMENT]);
+                let end = (at + 1 + rng.below(most)).min(len);
                 image[at as usize..end as usize].fill(0);
             }
             Edit::Move => {

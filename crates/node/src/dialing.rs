@@ -14,6 +14,7 @@ use crate::api::PeerState;
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::events::now_unix_ms;
 use crate::pairing;
 use crate::peer::Peer;
 use crate::session;
@@ -57,7 +58,7 @@ async fn welcome(core: Arc<Core>, link: Link) {
     let peer = core.peer(&link.peer);
     let result = match (core.trust.standing(&link.peer), peer) {
         (Standing::Member, Some(peer)) => session::run(core, peer, link).await,
-        (Standing::Revoked, _) if !core.trust.may_knock(&link.peer) => {
+        (Standing::Revoked, _) if !core.trust.may_knock(&link.peer, now_unix_ms()) => {
             link.connection.close(close::NOT_A_MEMBER.into(), b"PEER_REVOKED");
             return;
         }
@@ -73,7 +74,8 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
     let mut jitter = Jitter::new(core.config.seed, &peer);
     let mut failures = 0_u32;
     while !peer.is_gone() {
-        let wait = if peer.active().is_some() || peer.config().addresses.is_empty() {
+        let idle = peer.active().is_some() || peer.config().addresses.is_empty();
+        let wait = if idle {
             // Woken when the connection ends or an address is given.
             Duration::from_secs(3600)
         } else {
@@ -93,7 +95,7 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
             () = core.stopped() => return,
             () = tokio::time::sleep(wait) => {}
             // The end of a connection wakes us, but the wait before dialling again still holds.
-            () = peer.dial_wake.notified(), if wait > budget::DIAL_LONGEST => {}
+            () = peer.dial_wake.notified(), if idle => {}
         }
     }
 }

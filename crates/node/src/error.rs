@@ -66,6 +66,14 @@ pub enum Error {
         /// The key it proved.
         id: String,
     },
+    /// Another node answers at the peer's address.
+    #[error("another node than {expected} answers there: {what}")]
+    WrongPeer {
+        /// Who was dialled.
+        expected: String,
+        /// What the handshake said.
+        what: String,
+    },
     /// The other side closed the connection and said why.
     #[error("{peer} closed the connection: {reason} ({code})")]
     PeerClosed {
@@ -263,6 +271,7 @@ impl Error {
             Self::Tls(_) => "TLS_REFUSED",
             Self::PeerUnknown { .. } => "PEER_UNKNOWN",
             Self::PeerRevoked { .. } => "PEER_REVOKED",
+            Self::WrongPeer { .. } => "IDENTITY_REFUSED",
             Self::PeerClosed { code, .. } => code,
             Self::Unreachable { .. } => "PEER_UNREACHABLE",
             Self::Deadline { .. } => "DEADLINE",

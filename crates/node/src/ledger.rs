@@ -42,6 +42,8 @@ struct TicketRecord {
     #[n(3)]
     #[cbor(with = "minicbor::bytes")]
     used_by: Option<[u8; 32]>,
+    #[n(4)]
+    issued_unix_ms: i64,
 }
 
 #[derive(Encode, Decode)]
@@ -124,12 +126,14 @@ impl Ledger {
         })
     }
 
-    /// Uses a ticket for `joiner`, once and durably; or says why not.
+    /// Uses a ticket for `joiner`, once and durably; or says why not. A joiner that was revoked needs
+    /// a ticket issued since.
     pub fn redeem(
         &self,
         secret: SecretHash,
         store: &StoreName,
         joiner: NodeId,
+        revoked_at_unix_ms: Option<i64>,
         now_unix_ms: i64,
     ) -> Result<Issued> {
         let mut outcome = Err(Error::TokenUnknown);
@@ -137,6 +141,10 @@ impl Ledger {
             let mut table = transaction.open_table(TICKETS)?;
             let issued = table.get(secret.as_slice())?.and_then(|v| issued_of(v.value()));
             outcome = ticket::check(issued.as_ref(), store, joiner, now_unix_ms);
+            let issued_at = issued.as_ref().map_or(i64::MIN, |i| i.issued_unix_ms);
+            if outcome.is_ok() && revoked_at_unix_ms.is_some_and(|at| issued_at <= at) {
+                outcome = Err(Error::PeerRevoked { id: joiner.short() });
+            }
             if let (Ok(()), Some(mut issued)) = (&outcome, issued) {
                 issued.used_by = Some(joiner);
                 let record = minicbor::to_vec(record_of(&issued)).expect("memory");
@@ -148,11 +156,12 @@ impl Ledger {
         .map_or_else(|| Err(outcome.err().unwrap_or(Error::TokenUnknown)), Ok)
     }
 
-    /// Until when some unused ticket is good, in milliseconds since 1970; 0: none is out.
-    pub fn open_until(&self, now_unix_ms: i64) -> Result<i64> {
+    /// Until when some ticket is good and when the newest good one was issued, in milliseconds since
+    /// 1970; 0: none is out.
+    pub fn tickets_out(&self, now_unix_ms: i64) -> Result<(i64, i64)> {
         self.read(|transaction| {
             let table = transaction.open_table(TICKETS)?;
-            let mut until = 0;
+            let (mut until, mut newest) = (0, 0);
             for row in table.iter()? {
                 let (_, value) = row?;
                 if let Some(issued) = issued_of(value.value())
@@ -160,9 +169,10 @@ impl Ledger {
                 {
                     // A used one counts too: its joiner may have to ask again.
                     until = until.max(issued.expires_unix_ms);
+                    newest = newest.max(issued.issued_unix_ms);
                 }
             }
-            Ok(until)
+            Ok((until, newest))
         })
     }
 
@@ -258,6 +268,7 @@ fn record_of(issued: &Issued) -> TicketRecord {
         role: ticket::role_number(issued.role),
         expires_unix_ms: issued.expires_unix_ms,
         used_by: issued.used_by.map(|id| *id.as_bytes()),
+        issued_unix_ms: issued.issued_unix_ms,
     }
 }
 
@@ -267,6 +278,7 @@ fn issued_of(bytes: &[u8]) -> Option<Issued> {
     Some(Issued {
         store: StoreName::new(&record.store).ok()?,
         role: ticket::role_of_number(record.role)?,
+        issued_unix_ms: record.issued_unix_ms,
         expires_unix_ms: record.expires_unix_ms,
         used_by: record.used_by.map(NodeId::from_bytes),
     })
@@ -342,17 +354,20 @@ mod tests {
         let issued = Issued {
             store: store.clone(),
             role: Role::Mirror,
+            issued_unix_ms: 7,
             expires_unix_ms: 1000,
             used_by: None,
         };
         ledger.issue([7; 32], &issued, 0).expect("issued");
-        assert_eq!(ledger.open_until(0).expect("read"), 1000);
-        assert_eq!(ledger.open_until(1000).expect("read"), 0);
+        assert_eq!(ledger.tickets_out(0).expect("read"), (1000, 7));
+        assert_eq!(ledger.tickets_out(1000).expect("read"), (0, 0));
         let code = |l: &Ledger, secret, id, now| {
-            l.redeem(secret, &store, id, now).map(|i| i.role).map_err(|e| e.code())
+            l.redeem(secret, &store, id, None, now).map(|i| i.role).map_err(|e| e.code())
         };
         assert_eq!(code(&ledger, [8; 32], a, 0), Err("TOKEN_UNKNOWN"));
         assert_eq!(code(&ledger, [7; 32], a, 1000), Err("TOKEN_EXPIRED"));
+        let revoked = ledger.redeem([7; 32], &store, a, Some(7), 0).expect_err("an old ticket");
+        assert_eq!(revoked.code(), "PEER_REVOKED");
         assert_eq!(code(&ledger, [7; 32], a, 0), Ok(Role::Mirror));
         drop(ledger);
         let ledger = Ledger::open(&dir.path().join("node.redb")).expect("opened again");

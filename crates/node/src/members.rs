@@ -4,7 +4,7 @@
 //! file, so that an operator can move them over by hand. It is written whole: a new file, synced,
 //! renamed, directory synced. A file that can't be read is an error at start and never "no peers".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 struct File {
     version: u32,
     #[serde(default)]
-    revoked: BTreeSet<String>,
+    revoked: BTreeMap<String, i64>,
     #[serde(default)]
     stores: BTreeMap<String, StoreTable>,
     #[serde(default)]
@@ -63,8 +63,8 @@ pub struct Members {
     pub stores: BTreeMap<StoreName, StoreConfig>,
     /// Peers by id.
     pub peers: BTreeMap<NodeId, PeerConfig>,
-    /// Keys that were removed.
-    pub revoked: BTreeSet<NodeId>,
+    /// Keys that were removed, with the moment in milliseconds since 1970.
+    pub revoked: BTreeMap<NodeId, i64>,
 }
 
 impl Members {
@@ -75,7 +75,7 @@ impl Members {
             settle,
             stores: BTreeMap::new(),
             peers: BTreeMap::new(),
-            revoked: BTreeSet::new(),
+            revoked: BTreeMap::new(),
         };
         match fs::metadata(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(members),
@@ -123,8 +123,8 @@ impl Members {
             let peer = PeerConfig { name, id, addresses: table.address, stores, mirrors };
             self.peers.insert(id, peer);
         }
-        for id in file.revoked {
-            self.revoked.insert(id.parse().map_err(|e| self.bad(&e))?);
+        for (id, unix_ms) in file.revoked {
+            self.revoked.insert(id.parse().map_err(|e| self.bad(&e))?, unix_ms);
         }
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Members {
         });
         File {
             version: VERSION,
-            revoked: self.revoked.iter().map(ToString::to_string).collect(),
+            revoked: self.revoked.iter().map(|(id, at)| (id.to_string(), *at)).collect(),
             stores: stores.collect(),
             peers: peers.collect(),
         }
@@ -181,7 +181,7 @@ mod tests {
             mirrors: vec![name("vdisks")],
         };
         members.peers.insert(id, peer.clone());
-        members.revoked.insert(NodeId::from_bytes([4; 32]));
+        members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);
         members.save().expect("written");
         members.save().expect("written again");
         let read = Members::load(&path, Duration::from_secs(7)).expect("read");
@@ -198,7 +198,7 @@ mod tests {
         let path = dir.path().join("managed.toml");
         let bad = [
             "version = 2", "version = 1\nx = 1", "", "\u{0}", "version = 1\n[peers.a]\nid = \"x\"",
-            "version = 1\nrevoked = [\"zz\"]",
+            "version = 1\n[revoked]\nzz = 1",
             "version = 1\n[stores.\"a/b\"]\npath = \"/x\"\nrole = \"mirror\"",
         ];
         for text in bad {

@@ -167,6 +167,8 @@ pub struct Issued {
     pub store: StoreName,
     /// The role it grants.
     pub role: Role,
+    /// When it was issued, in milliseconds since 1970.
+    pub issued_unix_ms: i64,
     /// Good until then, in milliseconds since 1970.
     pub expires_unix_ms: i64,
     /// Who used it.
@@ -274,6 +276,7 @@ mod tests {
         let issued = |used_by| Issued {
             store: store.clone(),
             role: Role::Writer,
+            issued_unix_ms: 0,
             expires_unix_ms: 1000,
             used_by,
         };

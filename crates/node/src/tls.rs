@@ -6,7 +6,6 @@
 //! refused. No resumption and no 0-RTT: each connection asks membership again.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use blockferry_delta::NodeId;
 use rustls::client::Resumption;
@@ -22,6 +21,7 @@ use rustls::{
 };
 
 use crate::error::Result;
+use crate::events::now_unix_ms;
 use crate::identity::{Identity, PublicKey};
 use crate::trust::{Standing, Trust};
 
@@ -90,11 +90,6 @@ fn key(identity: &Identity) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(identity.private_key())
 }
 
-fn now_unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// What both verifiers do with the handshake's signature: the provider checks it, always.
 fn prove(
     provider: &CryptoProvider,
@@ -134,13 +129,13 @@ impl ClientCertVerifier for Gate {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
         let id = key_of(end_entity)?.node_id();
-        let refusal = match self.trust.standing(&id) {
-            Standing::Member => return Ok(ClientCertVerified::assertion()),
-            Standing::Stranger if self.trust.strangers_may_knock(now_unix_ms()) => {
-                return Ok(ClientCertVerified::assertion());
-            }
-            Standing::Stranger => CertificateError::ApplicationVerificationFailure,
+        let standing = self.trust.standing(&id);
+        if standing == Standing::Member || self.trust.may_knock(&id, now_unix_ms()) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        let refusal = match standing {
             Standing::Revoked => CertificateError::Revoked,
+            _ => CertificateError::ApplicationVerificationFailure,
         };
         Err(TlsError::InvalidCertificate(refusal))
     }
@@ -278,17 +273,17 @@ mod tests {
         let server = || server_config(&hub, trust.clone()).expect("server");
         let error = refusal(shake(client(), server()));
         assert_eq!(error, CertificateError::ApplicationVerificationFailure);
-        trust.open_until(i64::MAX);
+        trust.set_tickets(i64::MAX, 1);
         shake(client(), server()).expect("may knock");
-        trust.open_until(1);
+        trust.set_tickets(1, 1);
         assert!(shake(client(), server()).is_err(), "the ticket ran out");
     }
 
     #[test]
-    fn a_revoked_key_is_refused_even_while_a_ticket_is_out() {
+    fn a_revoked_key_is_refused_even_while_an_old_ticket_is_out() {
         let (hub, branch, trust) = pair();
-        trust.revoke(branch.id());
-        trust.open_until(i64::MAX);
+        trust.revoke(branch.id(), 1000);
+        trust.set_tickets(i64::MAX, 999);
         let client = client_config(&branch, hub.id()).expect("client");
         let error = refusal(shake(client, server_config(&hub, trust).expect("server")));
         assert_eq!(error, CertificateError::Revoked);

@@ -114,7 +114,7 @@ impl Transport {
             .map_err(|e| unreachable(e.to_string()))?;
         let connection = deadline("handshake", budget::HANDSHAKE_DEADLINE, connecting)
             .await?
-            .map_err(|e| closed(&expected.short(), &e))?;
+            .map_err(|e| refused_by_us(expected, &e))?;
         link(connection, true)
     }
 
@@ -212,6 +212,16 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
             }
         }
         other => Error::Unreachable { peer, what: other.to_string() },
+    }
+}
+
+/// A handshake that failed while dialling: our own refusal means that somebody else answers there.
+fn refused_by_us(expected: NodeId, error: &ConnectionError) -> Error {
+    match error {
+        ConnectionError::TransportError(ours) if u64::from(ours.code) >= 0x100 => {
+            Error::WrongPeer { expected: expected.short(), what: ours.to_string() }
+        }
+        other => closed(&expected.short(), other),
     }
 }
 
@@ -366,7 +376,7 @@ mod tests {
             for (revoked, code) in [(false, "PEER_UNKNOWN"), (true, "PEER_REVOKED")] {
                 let trust = Arc::new(Trust::default());
                 if revoked {
-                    trust.revoke(branch.id());
+                    trust.revoke(branch.id(), 0);
                 }
                 let server = bound(&hub, trust);
                 let client = bound(&branch, Arc::new(Trust::default()));
@@ -394,7 +404,7 @@ mod tests {
             let accepted = accept_one(&server);
             let other = Identity::generate().expect("other");
             let result = client.dial(server.local_addresses()[0], other.id()).await;
-            assert!(result.is_err());
+            assert_eq!(result.expect_err("another node").code(), "IDENTITY_REFUSED");
             assert!(accepted.await.expect("ran").is_err());
         });
     }

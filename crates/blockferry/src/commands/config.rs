@@ -53,7 +53,10 @@ fn as_json(finding: &Finding) -> Value {
 }
 
 fn show(app: &App, settings: &Settings, origin: bool) -> Result<Exit, Failure> {
-    let row = |shown: &Shown| json!({ "key": shown.key, "value": shown.value, "origin": shown.place.to_string() });
+    let row = |shown: &Shown| {
+        let origin = shown.place.to_string();
+        json!({ "key": shown.key, "value": shown.value, "origin": origin })
+    };
     let values: Vec<Value> = settings.shown.iter().map(row).collect();
     app.out.either(&json!({ "schema": Schema, "values": values }), || {
         let lines = settings.shown.iter().map(|shown| line(shown, origin));
