@@ -19,12 +19,13 @@ fn meta(rng: &mut Rng) -> Meta {
         let value = vec![n as u8; rng.below(40) as usize];
         (format!("user.{n}").into_bytes(), value)
     });
+    let xattrs = xattrs.collect();
     Meta {
         mode: 0o600 | rng.below(0o200) as u32,
         uid: rng.below(3) as u32,
         gid: rng.below(3) as u32,
         mtime_ns: i128::from(rng.below(1 << 60)) - (1 << 58),
-        xattrs: xattrs.collect(),
+        xattrs,
     }
 }
 

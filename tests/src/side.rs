@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use blockferry_delta::{ImageName, Meta, NodeId, StoreId, StoreKey, StoreName, is_zero};
-use blockferry_store::disk::{Disk, Open, SimDisk};
+use blockferry_store::disk::{CrashPlan, Disk, Keep, Open, SimDisk};
 use blockferry_store::{
     CommitMode, Generation, Options, Recorded, RecoveryReport, Result, Store, StoreIdentity,
 };
@@ -162,5 +162,22 @@ impl Side {
     pub fn private(&self, dir: &str) -> Vec<String> {
         let entries = self.disk.list(&format!(".blockferry/{dir}")).expect("the directory is there");
         entries.into_iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Shuts the store, clears faults that are still armed, and opens it again.
+    pub fn reopen_without_faults(self) -> Result<(Side, RecoveryReport)> {
+        // What a crash keeps whole is the same disk; faults belong to the machine.
+        let keep = Keep::Everything;
+        let Side { disk, store, options, node } = self;
+        drop(store);
+        let healthy = disk.crash(CrashPlan { seed: 0, keep, tear: false });
+        let (store, report) = Store::open(Arc::new(healthy.clone()), &options)?;
+        Ok((Side { disk: healthy, store: Arc::new(store), options, node }, report))
+    }
+
+    /// The bytes of an image's file, even while calls are made to fail.
+    pub fn read_unfailing(&self, name: &ImageName) -> Vec<u8> {
+        let healthy = self.disk.crash(CrashPlan { seed: 0, keep: Keep::Everything, tear: false });
+        whole(&healthy, name.as_str()).expect("the file is there")
     }
 }

@@ -42,7 +42,7 @@ impl Output {
     /// Data: a line (or lines) on stdout.
     pub(crate) fn data(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
-        let text = text.trim_end_matches('\n');
+        let text = lines(text.trim_end_matches('\n'));
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| on_stdout(&error))
     }
 
@@ -83,16 +83,17 @@ impl Output {
     /// Prose: a line on stderr. A stderr that nobody reads is no reason to stop.
     pub(crate) fn prose(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = writeln!(std::io::stderr().lock(), "{}", lines(text));
         }
     }
 
     /// The error, for people on stderr, for scripts on stdout.
     pub(crate) fn error(&self, error: &AdminError) {
         let (red, plain) = if self.color { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
-        let mut text = format!("{red}error[{}]{plain}: {}", error.code, error.message);
+        let (code, message) = (cell(&error.code), cell(&error.message));
+        let mut text = format!("{red}error[{code}]{plain}: {message}");
         if !error.remedy.is_empty() {
-            text.push_str(&format!("\n  help: {}", error.remedy));
+            text.push_str(&format!("\n  help: {}", cell(&error.remedy)));
         }
         let _ = writeln!(std::io::stderr().lock(), "{text}");
         if self.json {
@@ -175,6 +176,8 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Str
     if rows.is_empty() {
         return empty.to_owned();
     }
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
     for column in 0..header.len() {
@@ -183,6 +186,25 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>, empty: &str) -> Str
         }
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Text that may hold names from outside, made safe for a terminal: line ends and tabs stay, other
+/// control characters are escaped.
+fn lines(text: &str) -> String {
+    escape(text, |c| c != '\n' && c != '\t')
+}
+
+/// The same for what must be on one line.
+fn cell(text: &str) -> String {
+    escape(text, |_| true)
+}
+
+fn escape(text: &str, bad: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && bad(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// Bytes for people: `1.5 GiB`.

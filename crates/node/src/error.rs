@@ -187,11 +187,14 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
-    /// A request line on the admin socket is longer than its limit.
-    #[error("request line is longer than {max_bytes} bytes")]
-    ControlTooLong {
-        /// The limit.
-        max_bytes: usize,
+    /// A client of the admin socket went away.
+    #[error("the client is gone")]
+    ClientGone,
+    /// There is no such generation.
+    #[error("no generation {image}")]
+    GenerationUnknown {
+        /// `store/name@generation`.
+        image: String,
     },
     /// A node key asked for what its role doesn't allow.
     #[error("forbidden: {what}")]
@@ -290,7 +293,8 @@ impl Error {
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",
             Self::Control { .. } => "CONTROL_BAD_REQUEST",
-            Self::ControlTooLong { .. } => "CONTROL_TOO_LONG",
+            Self::ClientGone => "CONTROL_GONE",
+            Self::GenerationUnknown { .. } => "GENERATION_UNKNOWN",
             Self::Forbidden { .. } => "FORBIDDEN",
             Self::Refused { code, .. } => code,
             Self::Diverged { .. } => "DIVERGED",

@@ -4,7 +4,7 @@
 
 use blockferry_delta::{IMAGE_BYTES_MAX, ImageName};
 
-use crate::disk::{Disk, DiskFile, Kind, Lease, Open, Stat};
+use crate::disk::{Disk, DiskFile, Kind, Lease, Meta, Open, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
 
@@ -15,6 +15,8 @@ pub(crate) struct Frozen {
     pub(crate) path: String,
     /// The image's file as it was when it was frozen.
     pub(crate) stat: Stat,
+    /// Attributes of the image's file: a clone has its own.
+    pub(crate) meta: Meta,
     is_clone: bool,
 }
 
@@ -26,12 +28,14 @@ pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<
     if file.writer_free().during("ask for a lease on", live)? == Lease::Held {
         return Err(Error::InUse(name.clone()));
     }
+    let mut meta = file.meta().during("read attributes of", live)?;
+    meta.mtime_ns = stat.mtime_ns;
     if clones && stat.size_bytes > 0 {
         let path = format!("{STAGING}/{name}.frozen");
         disk.remove_file(&path).during("remove", &path)?;
         if disk.clone_file(live, &path).during("clone", live)? {
             let file = disk.open(&path, Open::Read).during("open", &path)?;
-            let frozen = Frozen { file, path, stat, is_clone: true };
+            let frozen = Frozen { file, path, stat, meta, is_clone: true };
             // A writer that slipped in before the clone would be recorded under the wrong times.
             if let Err(error) = unchanged(disk, name, &frozen.stat) {
                 frozen.thaw(disk)?;
@@ -40,7 +44,7 @@ pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<
             return Ok(frozen);
         }
     }
-    Ok(Frozen { file, path: live.to_owned(), stat, is_clone: false })
+    Ok(Frozen { file, path: live.to_owned(), stat, meta, is_clone: false })
 }
 
 impl Frozen {

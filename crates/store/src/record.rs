@@ -4,7 +4,7 @@
 use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
 use crate::layout::STAGING;
 use crate::scan::{Known, Progress, Scan, Scanned};
@@ -76,8 +76,6 @@ impl Store {
         let path = format!("{STAGING}/{name}.spool");
         let mut spool = Spool::new(path);
         let scanned = self.scan(frozen, image.as_ref(), current.as_ref(), &mut spool, progress)?;
-        let mut meta = frozen.file.meta().during("read attributes of", name.as_str())?;
-        meta.mtime_ns = frozen.stat.mtime_ns;
         frozen.confirm(self.disk.as_ref(), name)?;
         let same_root = current.as_ref().is_some_and(|c| c.root == scanned.root);
         let generation = Generation {
@@ -86,7 +84,7 @@ impl Store {
             root: scanned.root,
             size_bytes: frozen.stat.size_bytes,
             data_bytes: scanned.data_bytes,
-            meta,
+            meta: frozen.meta.clone(),
             lineage: next_lineage(current.as_ref(), author)?,
             author,
             recorded_unix_ms: now_unix_ms,

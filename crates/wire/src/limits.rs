@@ -70,6 +70,9 @@ pub const PACKS_UNFILLED_MAX: usize = 8;
 /// Extents of a want: every page of a part for itself.
 pub const WANT_EXTENTS_MAX: usize = PART_PAGES_MAX;
 
+/// Runs of allocated zeros that an offer names.
+pub const ALLOCATED_ZERO_MAX: usize = 4096;
+
 /// Offers a node keeps open to one peer.
 pub const OFFERS_OPEN_PER_PEER_MAX: usize = 32;
 /// Bidirectional streams a peer may have open: transfers both ways, the control stream and slack.
@@ -120,7 +123,8 @@ const OFFER_BYTES: usize = 32 * HEAD
     + LINEAGE_BYTES
     + BASES_MAX * 34
     + XATTRS_MAX * 2 * 5
-    + XATTRS_BYTES_MAX;
+    + XATTRS_BYTES_MAX
+    + ALLOCATED_ZERO_MAX * 2 * HEAD;
 
 const _: () = {
     assert!(PACK_RAW_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a pack holds whole pages");

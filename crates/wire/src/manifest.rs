@@ -140,6 +140,8 @@ mod tests {
             chunk_params: ChunkParams::CURRENT,
             lane: Lane::Normal,
             dirty_bytes: None,
+            data_bytes: 0,
+            allocated_zero: Vec::new(),
         }
     }
 

@@ -320,12 +320,13 @@ impl RecvSide {
 
 /// How many bytes of pages may have to be written at most, as the room to reserve.
 fn dirty_bytes_max(offer: &Offer, base: Option<Root>) -> u64 {
-    let stated = offer.dirty_bytes.unwrap_or(offer.size_bytes).min(offer.size_bytes);
     match base {
         Some(base) if base == offer.root => 0,
-        // What the offer states is against its first base, or against nothing when it has none.
-        base if base == offer.bases.first().copied() => stated,
-        _ => offer.size_bytes,
+        // What the offer states is against its first base.
+        Some(base) if offer.bases.first() == Some(&base) => {
+            offer.dirty_bytes.unwrap_or(offer.data_bytes).min(offer.data_bytes)
+        }
+        _ => offer.data_bytes,
     }
 }
 
@@ -345,7 +346,7 @@ fn generation_of(offer: &Offer) -> Generation {
         number: offer.number,
         root: offer.root,
         size_bytes: offer.size_bytes,
-        data_bytes: 0,
+        data_bytes: offer.data_bytes,
         meta: offer.meta.clone(),
         lineage: offer.lineage.clone(),
         author: offer.author,
@@ -355,6 +356,6 @@ fn generation_of(offer: &Offer) -> Generation {
         dirty_bytes: 0,
         wire_bytes: 0,
         millis: 0,
-        allocated_zero: Vec::new(),
+        allocated_zero: offer.allocated_zero.clone(),
     }
 }

@@ -256,6 +256,8 @@ fn offer_of(
         author: generation.author,
         recorded_unix_ms: generation.recorded_unix_ms,
         dirty_bytes: Some(dirty_bytes),
+        data_bytes: generation.data_bytes,
+        allocated_zero: generation.allocated_zero.clone(),
         bases,
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Normal,

@@ -212,8 +212,12 @@ pub(super) fn write_entry(entry: &InventoryEntry, writer: &mut Writer<'_>) -> Re
     Ok(())
 }
 
-pub(super) fn read_extents(reader: &mut Reader<'_>) -> Result<Vec<PageExtent>> {
-    let items = reader.array(2 * max::WANT_EXTENTS_MAX, "too many extents")?;
+pub(super) fn read_extents(
+    reader: &mut Reader<'_>,
+    extents_max: usize,
+    pages_max: u64,
+) -> Result<Vec<PageExtent>> {
+    let items = reader.array(2 * extents_max, "too many extents")?;
     if items % 2 != 0 {
         return Err(reader.bad("extent without a count"));
     }
@@ -225,12 +229,16 @@ pub(super) fn read_extents(reader: &mut Reader<'_>) -> Result<Vec<PageExtent>> {
         end = first.checked_add(count.into()).ok_or_else(|| reader.bad("extent overflows"))?;
         extents.push(PageExtent { first, count });
     }
-    check_extents(&extents, max::PART_PAGES_MAX as u64).map_err(|rule| reader.bad(rule))?;
+    check_extents(&extents, pages_max).map_err(|rule| reader.bad(rule))?;
     Ok(extents)
 }
 
-pub(super) fn write_extents(extents: &[PageExtent], writer: &mut Writer<'_>) -> Result<()> {
-    check_extents(extents, max::PART_PAGES_MAX as u64).map_err(Error::ApiMisuse)?;
+pub(super) fn write_extents(
+    extents: &[PageExtent],
+    pages_max: u64,
+    writer: &mut Writer<'_>,
+) -> Result<()> {
+    check_extents(extents, pages_max).map_err(Error::ApiMisuse)?;
     writer.array(2 * extents.len());
     let mut end = 0;
     for extent in extents {

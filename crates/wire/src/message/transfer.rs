@@ -1,6 +1,9 @@
 //! Messages of a transfer, in the order of its dialogue.
 
-use blockferry_delta::{ChunkParams, ImageName, Lineage, Meta, NodeId, PageExtent, Root, StoreId};
+use blockferry_delta::{
+    ChunkParams, IMAGE_BYTES_MAX, ImageName, Lineage, Meta, NodeId, PAGE_BYTES, PageExtent, Root,
+    StoreId, page_count,
+};
 
 use super::Body;
 use super::control::code_and_text;
@@ -73,6 +76,10 @@ pub struct Offer {
     pub lane: Lane,
     /// Bytes that differ from the first base: a hint.
     pub dirty_bytes: Option<u64>,
+    /// Bytes of its pages that aren't zero: what a receiver without a base has to find room for.
+    pub data_bytes: u64,
+    /// Runs of zero pages that have storage in the source.
+    pub allocated_zero: Vec<PageExtent>,
 }
 
 impl Offer {
@@ -88,6 +95,15 @@ impl Offer {
         let twice = |(i, root): (usize, &Root)| self.bases[..i].contains(root);
         if self.bases.iter().enumerate().any(twice) {
             return Err(manifest("a base is named twice"));
+        }
+        let pages = page_count(self.size_bytes);
+        if self.data_bytes > pages * PAGE_BYTES as u64 {
+            return Err(manifest("more data than the image is long"));
+        }
+        if self.allocated_zero.len() > max::ALLOCATED_ZERO_MAX
+            || self.allocated_zero.last().is_some_and(|e| e.end().is_none_or(|end| end > pages))
+        {
+            return Err(manifest("allocated zeros beyond the end"));
         }
         Ok(())
     }
@@ -108,6 +124,8 @@ struct OfferFields {
     chunk_params: Option<ChunkParams>,
     lane: Option<Lane>,
     dirty_bytes: Option<u64>,
+    data_bytes: Option<u64>,
+    allocated_zero: Vec<PageExtent>,
 }
 
 impl OfferFields {
@@ -133,6 +151,11 @@ impl OfferFields {
                 self.lane = Some(reader.need(known, "unknown lane")?);
             }
             12 => self.dirty_bytes = Some(reader.u64()?),
+            13 => self.data_bytes = Some(reader.u64()?),
+            14 => {
+                let (extents, pages) = (max::ALLOCATED_ZERO_MAX, page_count(IMAGE_BYTES_MAX));
+                self.allocated_zero = field::read_extents(reader, extents, pages)?;
+            }
             _ => reader.skip()?,
         }
         Ok(())
@@ -160,6 +183,8 @@ impl Body for Offer {
             chunk_params: reader.need(fields.chunk_params, "chunk parameters missing")?,
             lane: reader.need(fields.lane, "lane missing")?,
             dirty_bytes: fields.dirty_bytes,
+            data_bytes: reader.need(fields.data_bytes, "data bytes missing")?,
+            allocated_zero: fields.allocated_zero,
         };
         offer.check()?;
         Ok(offer)
@@ -167,7 +192,8 @@ impl Body for Offer {
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         self.check()?;
-        writer.map(12 + usize::from(self.dirty_bytes.is_some()));
+        let zeros = !self.allocated_zero.is_empty();
+        writer.map(13 + usize::from(self.dirty_bytes.is_some()) + usize::from(zeros));
         writer.uint(0u8).bytes(self.store.as_bytes()).uint(1u8).text(self.image.as_str());
         writer.uint(2u8).uint(self.number).uint(3u8).bytes(self.root.as_bytes());
         writer.uint(4u8).uint(self.size_bytes).uint(5u8);
@@ -184,6 +210,12 @@ impl Body for Offer {
         writer.uint(11u8).uint(self.lane.number());
         if let Some(dirty_bytes) = self.dirty_bytes {
             writer.uint(12u8).uint(dirty_bytes);
+        }
+        writer.uint(13u8).uint(self.data_bytes);
+        if zeros {
+            writer.uint(14u8);
+            let pages = page_count(IMAGE_BYTES_MAX);
+            field::write_extents(&self.allocated_zero, pages, writer)?;
         }
         Ok(())
     }
@@ -327,7 +359,13 @@ impl Body for Want {
             match key {
                 0 => part = Some(reader.u32()?),
                 1 => again = Some(reader.bool()?),
-                2 => extents = Some(field::read_extents(reader)?),
+                2 => {
+                    extents = Some(field::read_extents(
+                        reader,
+                        max::WANT_EXTENTS_MAX,
+                        max::PART_PAGES_MAX as u64,
+                    )?)
+                }
                 _ => reader.skip()?,
             }
         }
@@ -340,7 +378,7 @@ impl Body for Want {
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         writer.map(3).uint(0u8).uint(self.part).uint(1u8).bool(self.again).uint(2u8);
-        field::write_extents(&self.extents, writer)
+        field::write_extents(&self.extents, max::PART_PAGES_MAX as u64, writer)
     }
 }
 

@@ -49,7 +49,20 @@ fn offers() {
         trip(offer)
     };
     assert_eq!(with(|o| o.size_bytes = IMAGE_BYTES_MAX), "good");
-    assert_eq!(with(|o| o.size_bytes = 1), "good");
+    let small = |o: &mut Offer| (o.size_bytes, o.data_bytes, o.allocated_zero) = (1, 4096, vec![]);
+    assert_eq!(with(small), "good");
+    assert_eq!(with(|o| o.data_bytes = o.size_bytes + 4096), "API_MISUSE");
+    fn run(first: u64, count: u32) -> PageExtent {
+        PageExtent { first, count }
+    }
+    assert_eq!(with(|o| o.allocated_zero = vec![run(o.size_bytes / 4096, 1)]), "good");
+    assert_eq!(with(|o| o.allocated_zero = vec![run(o.size_bytes / 4096, 2)]), "API_MISUSE");
+    assert_eq!(with(|o| o.allocated_zero = vec![run(5, 1), run(5, 1)]), "API_MISUSE");
+    assert_eq!(with(|o| o.allocated_zero = (0..4096).map(|n| run(2 * n, 1)).collect()), "good");
+    assert_eq!(
+        with(|o| o.allocated_zero = (0..4097).map(|n| run(2 * n, 1)).collect()),
+        "API_MISUSE"
+    );
     for bad in [0, IMAGE_BYTES_MAX + 1, 1 << 63, u64::MAX] {
         let mut offer = offer();
         offer.size_bytes = bad;

@@ -261,7 +261,12 @@ impl Pair {
         let mut rng = Rng(seed);
         let (old, truth) = images(&mut rng);
         let parts = recipe(&old, &truth, &mut rng);
-        let offer = Offer { size_bytes: truth.len() as u64, ..offer() };
+        let offer = Offer {
+            size_bytes: truth.len() as u64,
+            data_bytes: truth.len() as u64,
+            allocated_zero: Vec::new(),
+            ..offer()
+        };
         let (missing, blocks) = (BTreeMap::new(), BTreeMap::new());
         Self {
             now: 0,

@@ -69,6 +69,11 @@ pub(crate) fn offer() -> Offer {
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Urgent,
         dirty_bytes: Some(23_068_672),
+        data_bytes: 6_765_000_000,
+        allocated_zero: vec![
+            PageExtent { first: 16, count: 240 },
+            PageExtent { first: 4096, count: 1 },
+        ],
     }
 }
 

@@ -1,0 +1,461 @@
+//! A running node: started from a [`Config`], changed at run time, stopped without loss.
+//!
+//! Starting opens in this order: the ledger (its lock keeps a second process out), the members,
+//! the sockets, the stores. A store that can't be opened keeps the rest from nothing: it is told
+//! as an event and tried again. Stopping finishes nothing and loses nothing: what is half-done is
+//! resumed or recovered at the next start.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use blockferry_delta::NodeId;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use crate::admin;
+use crate::api::PeerState;
+use crate::backlog::Backlog;
+use crate::budget;
+use crate::config::{Config, PeerConfig, StoreConfig, check_store};
+use crate::core::{Core, blocking, lock};
+use crate::dialing;
+use crate::error::{Error, Result};
+use crate::events::{Events, Note, now_unix_ms};
+use crate::ledger::Ledger;
+use crate::limit::Limit;
+use crate::members::Members;
+use crate::sending;
+use crate::stores::{self, Origin};
+use crate::transport::{Transport, close};
+use crate::trust::Trust;
+use crate::workers::Workers;
+
+/// A node stops waiting for commits and scans after this time; they are recovered at the start.
+const STOP_WAIT: Duration = Duration::from_secs(20);
+
+/// A running node.
+pub struct Node {
+    core: Arc<Core>,
+    tasks: Vec<JoinHandle<()>>,
+    writer: JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts a node. Call it within a tokio runtime.
+    pub async fn start(config: Config) -> Result<Self> {
+        config.check()?;
+        let dir = config.state_dir.clone();
+        let settle = config.settle;
+        let (ledger, members) = blocking("opening the state", move || {
+            make_private_dir(&dir)?;
+            let ledger = Ledger::open(&dir.join("node.redb"))?;
+            Ok((ledger, Members::load(&dir.join("managed.toml"), settle)?))
+        })
+        .await?;
+        let ledger = Arc::new(ledger);
+        let trust = Arc::new(trust_of(&config, &members, &ledger)?);
+        let limit = config.send_limit_bits_per_second;
+        let transport = Transport::bind(&config.identity, trust.clone(), &config.listen, limit)?;
+        let (events, writer) = Events::new(ledger.clone());
+        let core = Arc::new(Core {
+            trust,
+            ledger,
+            events,
+            transport,
+            limit: Arc::new(Limit::new(limit)),
+            workers: Workers::start(config.compression_level)?,
+            members: Mutex::new(members),
+            stores: RwLock::new(BTreeMap::new()),
+            peers: RwLock::new(BTreeMap::new()),
+            backlog: Mutex::new(Backlog::default()),
+            backlog_wake: Notify::new(),
+            jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
+            tries: Mutex::default(),
+            changed: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
+            started: Instant::now(),
+            config,
+        });
+        let mut node = Self { core, tasks: Vec::new(), writer: tokio::spawn(writer.run()) };
+        node.populate().await?;
+        Ok(node)
+    }
+
+    /// Our id.
+    pub fn id(&self) -> NodeId {
+        self.core.config.identity.id()
+    }
+
+    /// The UDP addresses that are listened on, with the ports the system chose.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.core.transport.local_addresses()
+    }
+
+    /// One line about the state of things, for systemd's `STATUS=`.
+    pub fn status_line(&self) -> String {
+        let peers = self.core.all_peers();
+        let up = peers.iter().filter(|p| p.state() == PeerState::Up).count();
+        let stores = self.core.all_stores().len();
+        let waiting = lock(&self.core.backlog).items().len();
+        format!("{stores} stores, {up} of {} peers connected, {waiting} in the backlog", peers.len())
+    }
+
+    /// Stops: connections are closed, what runs is waited for a while, nothing is lost.
+    pub async fn stop(self) {
+        info!("stopping");
+        self.core.stop.send_replace(true);
+        self.core.transport.close(close::STOPPING, "STOPPING").await;
+        let all = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        let quiet = async {
+            // Whoever holds a slot is inside a commit or a scan.
+            let receives = self.core.receives.acquire_many(all(budget::RECEIVES_MAX)).await;
+            let jobs = self.core.jobs.acquire_many(all(budget::STORE_JOBS_MAX)).await;
+            receives.is_ok() && jobs.is_ok()
+        };
+        if tokio::time::timeout(STOP_WAIT, quiet).await.is_err() {
+            warn!("work is still under way; it is recovered at the next start");
+        }
+        for task in self.tasks {
+            task.abort();
+        }
+        if let Some(socket) = &self.core.config.admin_socket
+            && let Err(error) = std::fs::remove_file(socket)
+        {
+            debug!(%error, "the admin socket is gone already");
+        }
+        // Dropping the core ends the event writer when it has written everything.
+        drop(self.core);
+        if tokio::time::timeout(Duration::from_secs(5), self.writer).await.is_err() {
+            warn!("not all events were written");
+        }
+    }
+
+    async fn populate(&mut self) -> Result<()> {
+        let core = self.core.clone();
+        let members = lock(&core.members).clone();
+        for store in core.config.stores.clone() {
+            self.open_store(store, true).await?;
+        }
+        for store in members.stores.into_values() {
+            if !core.config.stores.iter().any(|s| s.name == store.name) {
+                self.open_store(store, false).await?;
+            }
+        }
+        for peer in core.config.peers.clone() {
+            self.tasks.push(start_peer(&core, peer, true));
+        }
+        for peer in members.peers.into_values() {
+            if !core.config.peers.iter().any(|p| p.id == peer.id) {
+                self.tasks.push(start_peer(&core, peer, false));
+            }
+        }
+        if !core.config.listen.is_empty() {
+            for endpoint in core.transport.endpoints() {
+                self.tasks.push(tokio::spawn(dialing::accept(core.clone(), endpoint.clone())));
+            }
+        }
+        self.tasks.push(tokio::spawn(sending::run(core.clone())));
+        if let Some(path) = core.config.admin_socket.clone() {
+            let listener = admin::bind(&path)?;
+            self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
+        }
+        let listen: Vec<_> = self.local_addresses().iter().map(ToString::to_string).collect();
+        info!(node = %core.config.name, id = %self.id(), ?listen, "started");
+        core.events.note(Note::info("STARTED", format!("{} started", core.config.name)));
+        Ok(())
+    }
+
+    /// A store that is locked means a second process: the node does not start. Anything else may
+    /// pass (a disk that is mounted later), so the store is tried again.
+    async fn open_store(&mut self, store: StoreConfig, configured: bool) -> Result<()> {
+        match serve_store(&self.core, store.clone(), configured, Origin::Ours).await {
+            Err(error) if error.code() == "STORE_LOCKED" => Err(error),
+            Err(error) => {
+                let text = format!("{}: {error}", store.path.display());
+                self.core.events.note(Note::error(error.code(), text).store(&store.name));
+                let core = self.core.clone();
+                self.tasks.push(tokio::spawn(retry_store(core, store, configured)));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+async fn retry_store(core: Arc<Core>, store: StoreConfig, configured: bool) {
+    loop {
+        tokio::select! {
+            () = core.stopped() => return,
+            () = tokio::time::sleep(core.config.rescan) => {}
+        }
+        match serve_store(&core, store.clone(), configured, Origin::Ours).await {
+            Ok(()) => return,
+            Err(error) => debug!(store = %store.name, %error, "still not in service"),
+        }
+    }
+}
+
+/// Opens a store and starts its task.
+async fn serve_store(
+    core: &Arc<Core>,
+    store: StoreConfig,
+    configured: bool,
+    origin: Origin,
+) -> Result<()> {
+    let (ledger, free_min) = (core.ledger.clone(), core.config.store_free_min);
+    let (open, report) = blocking("opening a store", move || {
+        stores::open(&store, configured, origin, free_min, &ledger)
+    })
+    .await?;
+    let open = Arc::new(open);
+    let name = open.config.name.clone();
+    if !report.finished.is_empty() || !report.abandoned.is_empty() {
+        let text = format!(
+            "after a crash {} commits were finished and {} dropped",
+            report.finished.len(),
+            report.abandoned.len()
+        );
+        core.events.note(Note::warning("RECOVERED", text).store(&name));
+    }
+    let mut stores = core.stores.write().unwrap_or_else(PoisonError::into_inner);
+    stores.insert(name.clone(), open.clone());
+    drop(stores);
+    for peer in core.all_peers() {
+        core.review_peer(&peer);
+    }
+    let (to, opened) = (core.clone(), open.clone());
+    blocking("introducing a store", move || stores::introduce(&to, &opened)).await?;
+    info!(store = %name, path = %open.config.path.display(), "in service");
+    tokio::spawn(stores::run(core.clone(), open));
+    Ok(())
+}
+
+/// Takes a new store into service and remembers it.
+pub(crate) async fn take_store(
+    core: &Arc<Core>,
+    store: StoreConfig,
+    origin: Origin,
+) -> Result<()> {
+    let others: Vec<_> = core.all_stores().iter().map(|s| s.config.clone()).collect();
+    check_store(&store, &others)?;
+    serve_store(core, store.clone(), false, origin).await?;
+    let text = format!("store {} is in service at {}", store.name, store.path.display());
+    core.events.note(Note::info("STORE_ADDED", text).store(&store.name));
+    change_members(core, move |members| {
+        members.stores.insert(store.name.clone(), store);
+    })
+    .await
+}
+
+/// Takes a store out of service; its files stay.
+pub(crate) async fn remove_store(core: &Arc<Core>, name: &str) -> Result<()> {
+    let store = core.store(name)?;
+    if store.configured {
+        return Err(Error::Configured { what: format!("store {name}") });
+    }
+    store.close();
+    let key = store.config.name.clone();
+    core.stores.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    lock(&core.backlog).handle_store_gone(&key);
+    let (ledger, gone) = (core.ledger.clone(), key.clone());
+    blocking("forgetting a store", move || ledger.note_store(&gone, None)).await?;
+    change_members(core, move |members| {
+        members.stores.remove(&key);
+    })
+    .await?;
+    let text = format!("store {name} is out of service; its files stay");
+    core.events.note(Note::info("STORE_REMOVED", text).store(&name));
+    Ok(())
+}
+
+/// Makes a peer of a node that has paired, or shares one more store with a known one.
+pub(crate) async fn admit_peer(
+    core: &Arc<Core>,
+    new: PeerConfig,
+) -> Result<Arc<crate::peer::Peer>> {
+    core.trust.pardon(&new.id);
+    let known = core.peer(&new.id);
+    let mut config = known.as_ref().map_or_else(|| new.clone(), |peer| peer.config());
+    for store in &new.stores {
+        config.mirrors.retain(|s| s != store);
+        if !config.stores.contains(store) {
+            config.stores.push(store.clone());
+        }
+    }
+    config.mirrors.extend(new.mirrors.iter().filter(|s| !config.mirrors.contains(s)).cloned().collect::<Vec<_>>());
+    if !new.addresses.is_empty() {
+        config.addresses = new.addresses;
+    }
+    config.addresses.truncate(budget::ADDRESSES_MAX);
+    config.name = free_name(core, &config);
+    let (id, kept) = (config.id, config.clone());
+    let configured = known.as_ref().is_some_and(|peer| peer.configured);
+    change_members(core, move |members| {
+        members.revoked.remove(&id);
+        if !configured {
+            members.peers.insert(id, kept);
+        }
+    })
+    .await?;
+    let text = format!("{} is a peer now", config.name);
+    core.events.note(Note::info("PEER_ADDED", text).peer(&config.name));
+    if let Some(peer) = known {
+        peer.set_config(config);
+        core.trust.admit(id);
+        core.review_peer(&peer);
+        return Ok(peer);
+    }
+    let peer = core.add_peer(config, false);
+    tokio::spawn(dialing::keep(core.clone(), peer.clone()));
+    Ok(peer)
+}
+
+/// Ends the pairing with a peer: its key is revoked, its connection closed.
+pub(crate) async fn remove_peer(core: &Arc<Core>, text: &str) -> Result<String> {
+    let peer = core.find_peer(text)?;
+    let name = peer.name();
+    if peer.configured {
+        return Err(Error::Configured { what: format!("peer {name}") });
+    }
+    let (id, now) = (peer.id, now_unix_ms());
+    core.trust.revoke(id, now);
+    change_members(core, move |members| {
+        members.peers.remove(&id);
+        members.revoked.insert(id, now);
+    })
+    .await?;
+    core.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    peer.forget(close::NOT_A_MEMBER, "PEER_REVOKED");
+    lock(&core.backlog).handle_peer_gone(id);
+    core.wake();
+    let text = format!("{name} is no peer any more");
+    core.events.note(Note::info("PEER_REMOVED", text).peer(&name));
+    Ok(name)
+}
+
+/// Changes a setting of a peer.
+pub(crate) async fn set_peer(
+    core: &Arc<Core>,
+    text: &str,
+    setting: &str,
+    value: &str,
+) -> Result<Arc<crate::peer::Peer>> {
+    let peer = core.find_peer(text)?;
+    if peer.configured {
+        return Err(Error::Configured { what: format!("peer {}", peer.name()) });
+    }
+    let mut config = peer.config();
+    let wrong = |what: &str| Error::Control { what: what.to_owned() };
+    match setting {
+        "name" => {
+            let good = blockferry_delta::StoreName::new(value);
+            config.name = good.map_err(|e| wrong(&e.to_string()))?.to_string();
+            if core.all_peers().iter().any(|p| p.id != peer.id && p.name() == config.name) {
+                return Err(wrong("another peer has this name"));
+            }
+        }
+        "address" => {
+            let list = value.split(',').map(|a| a.trim().to_owned());
+            config.addresses = list.filter(|a| !a.is_empty()).collect();
+            if config.addresses.len() > budget::ADDRESSES_MAX {
+                return Err(wrong("too many addresses"));
+            }
+        }
+        _ => return Err(wrong("a peer has the settings name and address")),
+    }
+    let (id, kept) = (config.id, config.clone());
+    change_members(core, move |members| {
+        members.peers.insert(id, kept);
+    })
+    .await?;
+    peer.set_config(config);
+    Ok(peer)
+}
+
+/// Addresses at which others may reach us.
+pub(crate) fn advertised(core: &Core) -> Vec<String> {
+    if !core.config.advertise.is_empty() {
+        return core.config.advertise.clone();
+    }
+    if core.config.listen.is_empty() {
+        return Vec::new();
+    }
+    let mut addresses = Vec::new();
+    for local in core.transport.local_addresses() {
+        if !local.ip().is_unspecified() {
+            addresses.push(local.to_string());
+            continue;
+        }
+        let reachable = own_addresses(local.is_ipv6());
+        addresses.extend(reachable.iter().map(|ip| SocketAddr::new(*ip, local.port()).to_string()));
+    }
+    addresses.truncate(budget::ADDRESSES_MAX);
+    addresses
+}
+
+/// The addresses that the system would send from, as far as it has routes; loopback without any.
+fn own_addresses(ipv6: bool) -> Vec<IpAddr> {
+    // Addresses for documentation: connecting a UDP socket sends nothing.
+    let v4 = source_towards("0.0.0.0:0", "192.0.2.1:9");
+    let v6 = source_towards("[::]:0", "[2001:db8::1]:9").filter(|_| ipv6);
+    let found: Vec<IpAddr> = [v4, v6].into_iter().flatten().collect();
+    if found.is_empty() { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { found }
+}
+
+fn source_towards(from: &str, to: &str) -> Option<IpAddr> {
+    let socket = UdpSocket::bind(from).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn start_peer(core: &Arc<Core>, config: PeerConfig, configured: bool) -> JoinHandle<()> {
+    let peer = core.add_peer(config, configured);
+    tokio::spawn(dialing::keep(core.clone(), peer))
+}
+
+/// Changes the members and writes them; the file is old or new, never half.
+async fn change_members(
+    core: &Arc<Core>,
+    change: impl FnOnce(&mut Members) + Send + 'static,
+) -> Result<()> {
+    let core = core.clone();
+    blocking("writing the members", move || {
+        let mut members = lock(&core.members);
+        change(&mut members);
+        members.save()
+    })
+    .await
+}
+
+fn free_name(core: &Core, config: &PeerConfig) -> String {
+    let taken: Vec<String> =
+        core.all_peers().iter().filter(|p| p.id != config.id).map(|p| p.name()).collect();
+    let numbered = (2..).map(|n| format!("{}-{n}", config.name));
+    let mut names = std::iter::once(config.name.clone()).chain(numbered);
+    names.find(|name| !taken.contains(name)).unwrap_or_else(|| config.id.short())
+}
+
+fn trust_of(config: &Config, members: &Members, ledger: &Ledger) -> Result<Trust> {
+    let trust = Trust::default();
+    for (id, unix_ms) in &members.revoked {
+        // The configuration file is the operator's own word: it outranks a removal by command.
+        if !config.peers.iter().any(|p| p.id == *id) {
+            trust.revoke(*id, *unix_ms);
+        }
+    }
+    let (until, newest) = ledger.tickets_out(now_unix_ms())?;
+    trust.set_tickets(until, newest);
+    Ok(trust)
+}
+
+fn make_private_dir(dir: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir).map_err(|e| Error::io("create", dir, e))
+}
