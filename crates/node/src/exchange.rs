@@ -10,7 +10,9 @@ mod send;
 
 use blockferry_wire::Message;
 
+pub(crate) use receive::version_of;
 pub use receive::{RecvOutcome, RecvSide};
+pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
 
 /// What a side wants done next. Call `step` until it says `Wait` or `Done`.

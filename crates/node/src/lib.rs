@@ -8,27 +8,42 @@
 //! Start at [`Node::start`]. The drivers of a transfer live in [`exchange`] and need no socket, so
 //! that a test can run a pair of nodes in one thread from one seed.
 
+mod admin;
 pub mod api;
 pub mod backlog;
 pub mod budget;
-pub mod config;
-pub mod error;
-pub(crate) mod events;
+mod config;
+mod core;
+mod dialing;
+mod error;
+mod events;
 pub mod exchange;
 pub mod identity;
+mod jobs;
 pub mod judge;
 pub mod ledger;
-pub(crate) mod limit;
+mod limit;
 pub mod members;
+mod node;
 pub mod pace;
+mod pairing;
+mod peer;
+mod receiving;
+mod reports;
+mod requests;
+mod sending;
+mod session;
 pub mod settle;
-pub(crate) mod stream;
+mod stores;
+mod stream;
 pub mod ticket;
 pub mod tls;
 pub mod transport;
 pub mod trust;
 pub mod verdict;
-pub(crate) mod workers;
+mod workers;
 
+pub use config::{Commit, Config, FreeMin, InUse, PeerConfig, StoreConfig, check_store};
 pub use error::{Error, Result};
 pub use identity::Identity;
+pub use node::Node;

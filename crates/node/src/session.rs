@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
 use blockferry_wire::{
-    Control, ControlEvent, Goodbye, Head, Hello, Inventory, InventoryEntry, Message, Refusal,
+    Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
@@ -309,9 +309,4 @@ async fn current(core: &Arc<Core>, store: StoreName, image: ImageName) -> Result
         Ok(generation.map(|g| Head { store: id, entry: entry_of(g) }))
     })
     .await
-}
-
-/// A last word for a connection that we end.
-pub(crate) fn goodbye(code: Refusal, text: &str) -> Message {
-    Goodbye::new(code, text).into()
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blockferry_delta::{ChunkParams, ImageName, PAGE_BYTES, PageExtent, RecipePart, Root};
+use blockferry_delta::{
+    ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, RecipePart, Root,
+};
 use blockferry_store::{Error as StoreError, Generation, RecipeCursor, Source, Store};
 use blockferry_wire::{
     Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
@@ -262,6 +264,20 @@ fn offer_of(
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Normal,
     }
+}
+
+/// The pages of a block that changed and aren't zero now.
+pub(crate) fn dirty_extents(block: &ChangedBlock) -> Vec<PageExtent> {
+    let wanted = block.dirty & !block.zero;
+    let first = block.index * PAGES_PER_BLOCK as u64;
+    let mut extents: Vec<PageExtent> = Vec::new();
+    for page in (0..PAGES_PER_BLOCK as u64).filter(|bit| wanted >> bit & 1 == 1) {
+        match extents.last_mut() {
+            Some(last) if last.first + u64::from(last.count) == first + page => last.count += 1,
+            _ => extents.push(PageExtent { first: first + page, count: 1 }),
+        }
+    }
+    extents
 }
 
 /// Bytes of the changed pages of a part that aren't zero now.

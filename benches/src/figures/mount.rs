@@ -1,0 +1,61 @@
+//! File systems in files: the image whose files are laid out anew, and the receiver without room.
+//! Needs root, `mkfs.ext4` and loop devices.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::tools::{has, is_root, run};
+
+/// Why it can't be done here, if so.
+pub(crate) fn missing() -> Option<&'static str> {
+    if !is_root() {
+        return Some("needs root for loop mounts");
+    }
+    ["mkfs.ext4", "mount", "umount"].iter().any(|p| !has(p)).then_some("needs mkfs.ext4 and mount")
+}
+
+/// A mounted file system; unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    point: PathBuf,
+}
+
+impl Mount {
+    /// Mounts the file `image` at `point`, which is made.
+    pub(crate) fn new(image: &Path, point: &Path, options: &str) -> anyhow::Result<Mount> {
+        std::fs::create_dir_all(point)?;
+        run(Command::new("mount").args(["-o", options]).arg(image).arg(point))?;
+        Ok(Mount { point: point.to_owned() })
+    }
+
+    /// Unmounts it, so that everything is in the file.
+    pub(crate) fn end(self) -> anyhow::Result<()> {
+        run(Command::new("umount").arg(&self.point))?;
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // After `end` there is nothing to do, and this fails.
+        let _ = Command::new("umount").arg("-l").arg(&self.point).output();
+    }
+}
+
+/// An empty ext4 of `size_bytes` in a new file.
+pub(crate) fn make_ext4(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
+    File::create_new(path)?.set_len(size_bytes)?;
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(path))?;
+    Ok(())
+}
+
+/// Makes `target`: a fresh file system of the same size with the files of the one in `source`.
+pub(crate) fn lay_out_anew(source: &Path, target: &Path, work: &Path) -> anyhow::Result<()> {
+    make_ext4(target, std::fs::metadata(source)?.len())?;
+    let old = Mount::new(source, &work.join("old-layout"), "loop,ro,noload")?;
+    let new = Mount::new(target, &work.join("new-layout"), "loop")?;
+    run(Command::new("cp").arg("-a").arg(old.point.join(".")).arg(&new.point))?;
+    new.end()?;
+    old.end()
+}

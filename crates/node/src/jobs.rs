@@ -1,0 +1,437 @@
+//! Jobs: the commands that take time and tell how far they are.
+//!
+//! The work itself goes on in the blocking pool or in the backlog; these functions watch it and
+//! talk to the client. When the client goes away the work stays.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use blockferry_delta::{ImageName, PAGE_BYTES, Root};
+use blockferry_store::{Error as StoreError, Progress as StoreProgress, Recorded, VerifyReport};
+use blockferry_wire::Packer;
+use tokio::task::JoinHandle;
+
+use crate::admin::Client;
+use crate::api::{
+    Answer, PairState, PlanReport, Progress, PublishReport, PushDone, PushPeer, ReadyReport,
+    Require, Role, Schema, VerifiedImage, VerifyDone,
+};
+use crate::budget;
+use crate::core::{Core, blocking, key, lock};
+use crate::error::{Error, Result};
+use crate::events::now_unix_ms;
+use crate::ledger::rfc3339;
+use crate::peer::Peer;
+use crate::reports;
+use crate::requests::{Spec, done, generation, spec};
+use crate::stores::{self, OpenStore, Stopping};
+
+/// Bad extents that a report names at most.
+const BAD_SHOWN_MAX: usize = 1000;
+/// Bytes that a plan reads and compresses to guess how well the rest will.
+const SAMPLE_BYTES_MAX: u64 = 8 << 20;
+
+/// How far a blocking job is, for whoever asks.
+#[derive(Default)]
+struct Meter {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl StoreProgress for Meter {
+    fn advance(&self, done_bytes: u64, total_bytes: u64) {
+        self.done.store(done_bytes, Ordering::Relaxed);
+        self.total.store(total_bytes, Ordering::Relaxed);
+    }
+}
+
+/// Tells the client how far `job` is until it ends.
+async fn watched<T>(
+    mut job: JoinHandle<Result<T>>,
+    meter: &Meter,
+    phase: &str,
+    image: &str,
+    client: &mut Client,
+) -> Result<T> {
+    let mut ticks = tokio::time::interval(budget::PROGRESS_EVERY);
+    loop {
+        tokio::select! {
+            ended = &mut job => return ended.unwrap_or(Err(Error::Broken { what: "a job" })),
+            _ = ticks.tick() => {
+                client.say(&Answer::Progress(Progress {
+                    phase: phase.to_owned(),
+                    image: Some(image.to_owned()),
+                    done_bytes: meter.done.load(Ordering::Relaxed),
+                    total_bytes: meter.total.load(Ordering::Relaxed),
+                    ..Progress::default()
+                })).await?;
+            }
+        }
+    }
+}
+
+/// Records a generation now.
+pub(crate) async fn publish(core: &Arc<Core>, what: &Spec, client: &mut Client) -> Result<Answer> {
+    let (store, image) = (what.store.clone(), what.image.clone());
+    let name = store.full_name(&image);
+    if store.config.role == Role::Mirror {
+        return Err(Error::Mirror { image: name });
+    }
+    let started = Instant::now();
+    let meter = Arc::new(Meter::default());
+    let job = {
+        let (core, store, meter) = (core.clone(), store.clone(), meter.clone());
+        tokio::spawn(async move { stores::record(&core, &store, &image, meter).await })
+    };
+    let recorded = match watched(job, &meter, "scan", &name, client).await {
+        Err(Error::Store(StoreError::SourceMissing(_) | StoreError::NotFound(_))) => {
+            return Err(Error::ImageUnknown { image: name });
+        }
+        other => other?,
+    };
+    let new = matches!(recorded, Recorded::New(_));
+    let generation = recorded.generation();
+    store.wake.notify_one();
+    done(&PublishReport {
+        schema: Schema,
+        image: name,
+        recorded: new,
+        generation: generation.number,
+        root: generation.root.to_string(),
+        size_bytes: generation.size_bytes,
+        bytes_read: if new { generation.bytes_read } else { 0 },
+        dirty_bytes: if new { generation.dirty_bytes } else { 0 },
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// What would travel to a peer.
+pub(crate) async fn plan(core: &Arc<Core>, what: Spec, peer: Option<&str>) -> Result<Answer> {
+    let name = what.store.config.name.clone();
+    let peer = match peer {
+        Some(text) => Some(core.find_peer(text)?),
+        // The one that lacks most, by what the backlog knows.
+        None => core.sharers(&name).into_iter().max_by_key(|p| {
+            let items = lock(&core.backlog).items();
+            let key = key(p.id, &name, &what.image);
+            items.iter().find(|item| item.key == key).map_or(0, |item| item.bytes)
+        }),
+    };
+    let held = peer.as_ref().and_then(|p| {
+        let key = key(p.id, &name, &what.image);
+        let backlog = lock(&core.backlog);
+        backlog.peer_head(&key).map(|v| v.root).or_else(|| backlog.receipt(&key).map(|r| r.1))
+    });
+    let at = core.clone();
+    let report =
+        blocking("a plan", move || make_plan(&at, &what, peer.as_deref(), held)).await?;
+    done(&report)
+}
+
+fn make_plan(
+    core: &Core,
+    what: &Spec,
+    peer: Option<&Peer>,
+    held: Option<Root>,
+) -> Result<PlanReport> {
+    let (store, image) = (&what.store.store, &what.image);
+    let full_name = what.store.full_name(image);
+    let generation = store.current(image)?;
+    let generation = generation.ok_or(Error::ImageUnknown { image: full_name.clone() })?;
+    let base = held.filter(|root| store.bases(image).is_ok_and(|bases| bases.contains(root)));
+    let history = store.history(image)?;
+    let base_number = history.iter().find(|g| Some(g.root) == base).map(|g| g.number);
+    let mut cursor = store.recipe(image, generation.root, base)?;
+    let source = store.source(image, generation.root)?;
+    let mut packer = Packer::new(core.config.compression_level)?;
+    let (mut send, mut zero, mut sampled, mut packed) = (0_u64, 0_u64, 0_u64, 0_u64);
+    while let Some(part) = cursor.next_part()? {
+        let mut extents = Vec::new();
+        for block in &part.blocks {
+            send += pages_of(block.dirty & !block.zero);
+            zero += pages_of(block.zero);
+            if sampled < SAMPLE_BYTES_MAX {
+                extents.extend(crate::exchange::dirty_extents(block));
+            }
+        }
+        zero += part.zero_segments.len() as u64 * blockferry_delta::SEGMENT_BYTES;
+        for pack in blockferry_wire::split_packs(&extents) {
+            if sampled >= SAMPLE_BYTES_MAX {
+                break;
+            }
+            let pages = source.read(&pack)?;
+            sampled += pages.len() as u64;
+            packed += packer.pack(part.number, pack, pages)?.bytes.len() as u64;
+        }
+    }
+    let estimate = if sampled > 0 { scale(send, packed, sampled) } else { 0 };
+    let keep = generation.size_bytes.saturating_sub(send).saturating_sub(zero);
+    Ok(PlanReport {
+        schema: Schema,
+        image: full_name,
+        peer: peer.map(Peer::name),
+        base: base_number,
+        generation: generation.number,
+        keep_bytes: keep,
+        zero_bytes: zero.min(generation.size_bytes),
+        found_bytes: 0,
+        send_bytes: send,
+        wire_bytes_estimate: estimate,
+        finish: finish(core, estimate),
+    })
+}
+
+fn pages_of(mask: u16) -> u64 {
+    u64::from(mask.count_ones()) * PAGE_BYTES as u64
+}
+
+fn scale(total: u64, part: u64, of: u64) -> u64 {
+    let scaled = u128::from(total) * u128::from(part) / u128::from(of.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// When so many bytes would be sent, if a limit says how fast.
+fn finish(core: &Core, wire_bytes: u64) -> Option<String> {
+    let rate = core.limit.bits_per_second()?;
+    let ms = scale(wire_bytes.saturating_mul(8), 1000, rate);
+    Some(rfc3339(now_unix_ms().saturating_add(i64::try_from(ms).unwrap_or(i64::MAX))))
+}
+
+/// Offers an image now, and perhaps waits for the receipts.
+pub(crate) async fn push(
+    core: &Arc<Core>,
+    what: &Spec,
+    names: &[String],
+    wait: bool,
+    client: &mut Client,
+) -> Result<Answer> {
+    let started = Instant::now();
+    let generation = generation(what).await?;
+    let store = &what.store.config.name;
+    let peers = if names.is_empty() {
+        core.sharers(store)
+    } else {
+        names.iter().map(|n| core.find_peer(n)).collect::<Result<_>>()?
+    };
+    for peer in &peers {
+        lock(&core.backlog).handle_push(&key(peer.id, store, &what.image));
+    }
+    core.wake();
+    let mut changed = core.changed.subscribe();
+    loop {
+        let rows: Vec<PushPeer> = peers.iter().map(|p| push_row(core, what, p)).collect();
+        // A diverged peer will not get there by waiting.
+        let over = |row: &PushPeer| {
+            matches!(row.state, PairState::InSync | PairState::Diverged | PairState::Unknown)
+        };
+        if !wait || rows.iter().all(over) {
+            for row in &rows {
+                client.say(&Answer::item(row)).await?;
+            }
+            let in_sync = rows.iter().all(|row| row.state == PairState::InSync);
+            return done(&PushDone {
+                schema: Schema,
+                image: what.store.full_name(&what.image),
+                generation: generation.number,
+                in_sync: in_sync && !rows.is_empty(),
+                peers: rows,
+                seconds: started.elapsed().as_secs_f64(),
+            });
+        }
+        tell_progress(core, what, &peers, client).await?;
+        // Woken by a change, or to tell how far it is; the node's end ends the request.
+        let _woken = tokio::time::timeout(budget::PROGRESS_EVERY, changed.changed()).await;
+    }
+}
+
+fn push_row(core: &Core, what: &Spec, peer: &Peer) -> PushPeer {
+    let key = key(peer.id, &what.store.config.name, &what.image);
+    let reason = lock(&core.backlog).reason(&key).map(reports::wait_reason);
+    let state = reports::pair_state(core, &key);
+    PushPeer { peer: peer.name(), state, reason, wire_bytes: 0 }
+}
+
+async fn tell_progress(
+    core: &Core,
+    what: &Spec,
+    peers: &[Arc<Peer>],
+    client: &mut Client,
+) -> Result<()> {
+    for peer in peers {
+        let key = key(peer.id, &what.store.config.name, &what.image);
+        let progress = lock(&core.backlog).progress(&key);
+        if let Some((done_bytes, total_bytes)) = progress {
+            let line = Progress {
+                phase: "send".to_owned(),
+                image: Some(what.store.full_name(&what.image)),
+                peer: Some(peer.name()),
+                done_bytes,
+                total_bytes,
+                wire_bytes: 0,
+            };
+            client.say(&Answer::Progress(line)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Who holds a generation.
+pub(crate) async fn ready(
+    core: &Arc<Core>,
+    what: &Spec,
+    require: &Require,
+) -> Result<ReadyReport> {
+    let generation = generation(what).await?;
+    let (core, store, require) = (core.clone(), what.store.clone(), require.clone());
+    blocking("a report", move || reports::ready(&core, &store, &generation, &require)).await
+}
+
+/// Waits until enough peers hold a generation.
+pub(crate) async fn wait(
+    core: &Arc<Core>,
+    what: &Spec,
+    require: &Require,
+    limit: Option<Duration>,
+    client: &mut Client,
+) -> Result<Answer> {
+    let started = Instant::now();
+    // The generation is fixed now: one that is recorded meanwhile is not what was asked for.
+    let number = Some(generation(what).await?.number);
+    let fixed = Spec { store: what.store.clone(), image: what.image.clone(), number };
+    let mut changed = core.changed.subscribe();
+    loop {
+        let report = ready(core, &fixed, require).await?;
+        if report.ready {
+            return done(&report);
+        }
+        if let Some(limit) = limit
+            && started.elapsed() >= limit
+        {
+            return Err(Error::WaitedTooLong { seconds: limit.as_secs() });
+        }
+        let peers = core.sharers(&fixed.store.config.name);
+        tell_progress(core, &fixed, &peers, client).await?;
+        let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(started.elapsed()));
+        let pause = budget::PROGRESS_EVERY.min(left);
+        let _woken = tokio::time::timeout(pause, changed.changed()).await;
+    }
+}
+
+/// Re-hashes images against their generations.
+pub(crate) async fn verify(
+    core: &Arc<Core>,
+    what: Option<&str>,
+    client: &mut Client,
+) -> Result<Answer> {
+    let started = Instant::now();
+    let mut summary = VerifyDone {
+        schema: Schema,
+        ok: true,
+        images: 0,
+        bad_images: 0,
+        skipped_images: 0,
+        bytes: 0,
+        seconds: 0.0,
+    };
+    for (store, image) in targets(core, what).await? {
+        let row = verify_one(core, &store, &image, client).await?;
+        summary.bytes = summary.bytes.saturating_add(row.bytes);
+        match (&row.skipped, row.ok) {
+            (Some(_), _) => summary.skipped_images += 1,
+            (None, true) => summary.images += 1,
+            (None, false) => {
+                summary.images += 1;
+                summary.bad_images += 1;
+                summary.ok = false;
+                let text = format!("{}: {} bytes are not as recorded", row.image, row.bad_bytes);
+                let note = crate::events::Note::error("VERIFY_FAILED", text);
+                core.events.note(note.store(&store.config.name).image(&image));
+            }
+        }
+        client.say(&Answer::item(&row)).await?;
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    done(&summary)
+}
+
+async fn targets(
+    core: &Arc<Core>,
+    what: Option<&str>,
+) -> Result<Vec<(Arc<OpenStore>, ImageName)>> {
+    let stores = match what {
+        Some(text) if text.contains('/') => {
+            let spec = spec(core, text)?;
+            generation(&spec).await?;
+            return Ok(vec![(spec.store, spec.image)]);
+        }
+        Some(name) => vec![core.store(name)?],
+        None => core.all_stores(),
+    };
+    blocking("listing images", move || {
+        let mut all = Vec::new();
+        for store in stores {
+            let images = store.store.images()?;
+            all.extend(images.into_iter().map(|g| (store.clone(), g.image)));
+        }
+        Ok(all)
+    })
+    .await
+}
+
+async fn verify_one(
+    core: &Arc<Core>,
+    store: &Arc<OpenStore>,
+    image: &ImageName,
+    client: &mut Client,
+) -> Result<VerifiedImage> {
+    let meter = Arc::new(Meter::default());
+    let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+    let job = {
+        let (core, store, image, meter) =
+            (core.clone(), store.clone(), image.clone(), meter.clone());
+        tokio::task::spawn_blocking(move || {
+            let _held = permit;
+            let stopping = Stopping { core: &core, inner: meter.as_ref() };
+            let number = store.store.current(&image)?.map_or(0, |g| g.number);
+            Ok((number, store.store.verify(&image, &stopping)))
+        })
+    };
+    let name = store.full_name(image);
+    let (number, result) = watched(job, &meter, "verify", &name, client).await?;
+    let changed = store.seen(image.as_str()).is_some();
+    Ok(match result {
+        Ok(report) if changed && !report.is_good() => {
+            skipped(name, number, "it has changed since it was recorded".into())
+        }
+        Ok(report) => verified(name, number, &report),
+        Err(StoreError::Cancelled) => return Err(Error::Stopping),
+        Err(error) => skipped(name, number, error.to_string()),
+    })
+}
+
+fn verified(image: String, generation: u64, report: &VerifyReport) -> VerifiedImage {
+    let pages = |count: u32| u64::from(count) * PAGE_BYTES as u64;
+    let bad = report.bad.iter().map(|e| (e.offset(), pages(e.count)));
+    VerifiedImage {
+        image,
+        generation,
+        ok: report.is_good(),
+        bytes: report.bytes,
+        bad_bytes: report.bad.iter().map(|e| pages(e.count)).sum(),
+        bad: bad.take(BAD_SHOWN_MAX).collect(),
+        skipped: None,
+    }
+}
+
+fn skipped(image: String, generation: u64, why: String) -> VerifiedImage {
+    VerifiedImage {
+        image,
+        generation,
+        ok: false,
+        bytes: 0,
+        bad_bytes: 0,
+        bad: Vec::new(),
+        skipped: Some(why),
+    }
+}
