@@ -6,7 +6,8 @@ use std::sync::Arc;
 use blockferry_delta::{ImageName, Meta, NodeId, StoreId, StoreKey, StoreName, is_zero};
 use blockferry_store::disk::{CrashPlan, Disk, Keep, Open, SimDisk};
 use blockferry_store::{
-    CommitMode, Generation, Options, Recorded, RecoveryReport, Result, Store, StoreIdentity,
+    CommitMode, Generation, Look, LookState, Options, Recorded, RecoveryReport, Result, Store,
+    StoreIdentity,
 };
 
 const PAGE: usize = 4096;
@@ -164,15 +165,26 @@ impl Side {
         entries.into_iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
     }
 
-    /// Shuts the store, clears faults that are still armed, and opens it again.
-    pub fn reopen_without_faults(self) -> Result<(Side, RecoveryReport)> {
-        // What a crash keeps whole is the same disk; faults belong to the machine.
-        let keep = Keep::Everything;
+    /// Shuts the store and opens it again; once more if a fault that was still armed hits that.
+    pub fn reopen_despite_a_fault(self) -> Result<(Side, RecoveryReport)> {
         let Side { disk, store, options, node } = self;
         drop(store);
-        let healthy = disk.crash(CrashPlan { seed: 0, keep, tear: false });
-        let (store, report) = Store::open(Arc::new(healthy.clone()), &options)?;
-        Ok((Side { disk: healthy, store: Arc::new(store), options, node }, report))
+        let open = || Store::open(Arc::new(disk.clone()), &options);
+        let (store, report) = open().or_else(|_| open())?;
+        Ok((Side { disk, store: Arc::new(store), options, node }, report))
+    }
+
+    /// A crash may cost the inode's ctime, so that the next look wants a scan: it must find the
+    /// very generation. Returns whether that was so.
+    pub fn rescan_after_crash(&self, name: &ImageName) -> Result<bool> {
+        let looks = self.store.look()?;
+        let changed = |l: &Look| l.name == name.as_str() && l.state == LookState::Changed;
+        if !looks.iter().any(changed) {
+            return Ok(false);
+        }
+        let recorded = self.try_record(name)?;
+        assert!(matches!(recorded, Recorded::Unchanged(_)), "a crash made a change: {recorded:?}");
+        Ok(true)
     }
 
     /// The bytes of an image's file, even while calls are made to fail.

@@ -148,7 +148,8 @@ impl Node {
     /// Asks through the command line; the last line of the answer.
     pub(crate) fn ask(&self, args: &[&str]) -> anyhow::Result<Value> {
         let (status, mut lines) = self.try_ask(args)?;
-        let last = lines.pop().with_context(|| format!("{args:?} on {} said nothing", self.name))?;
+        let last =
+            lines.pop().with_context(|| format!("{args:?} on {} said nothing", self.name))?;
         ensure!(status == 0, "{args:?} on {} ended with {status}: {last}", self.name);
         Ok(last)
     }

@@ -127,9 +127,9 @@ impl Pair {
         let wire_bytes = self.wire_bytes()?.zip(wire).map(|(after, before)| after - before);
         let after = self.cpu()?;
         let peers = &pushed["summary"]["peers"];
-        let sender_says = peers.as_array().map_or(0, |peers| {
-            peers.iter().filter_map(|peer| peer["wire_bytes"].as_u64()).sum()
-        });
+        let sender_says = peers
+            .as_array()
+            .map_or(0, |peers| peers.iter().filter_map(|peer| peer["wire_bytes"].as_u64()).sum());
         let newest = self.newest(&self.receiver, name)?;
         ensure!(newest["root"] == published["root"], "{newest} is not {published}");
         Ok(Transfer {

@@ -36,16 +36,21 @@ pub(crate) fn drop_caches() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies a file with its holes, mode and times, beside where it will be, then renames it: the
-/// store never sees half of it.
+/// Copies a file with its holes, mode and times, and syncs.
+pub(crate) fn copy(source: &Path, target: &Path) -> anyhow::Result<()> {
+    let options = ["--sparse=auto", "--preserve=mode,timestamps"];
+    run(Command::new("cp").args(options).arg(source).arg(target))?;
+    run(&mut Command::new("sync"))?;
+    Ok(())
+}
+
+/// Copies a file into a store: written beside the directory, then renamed, so that the store never
+/// sees half of it.
 pub(crate) fn place(source: &Path, target: &Path) -> anyhow::Result<()> {
     let name = target.file_name().context("a target without a name")?.to_string_lossy();
-    // One directory up is outside of the store and on the same file system.
     let above = target.parent().and_then(Path::parent).context("a target without a parent")?;
     let beside = above.join(format!("{name}.coming"));
-    let options = ["--sparse=auto", "--preserve=mode,timestamps"];
-    run(Command::new("cp").args(options).arg(source).arg(&beside))?;
-    run(&mut Command::new("sync"))?;
+    copy(source, &beside)?;
     std::fs::rename(&beside, target)?;
     Ok(())
 }

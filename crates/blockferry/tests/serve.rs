@@ -195,7 +195,8 @@ fn a_closed_stdin_is_nothing_to_a_service() {
 fn a_second_one_is_locked_out() {
     let node = Node::new();
     let _service = Service::start(&node, &[]);
-    let (status, _, stderr) = node.run(&["serve"]);
+    // Should it not be locked out, it ends by itself: its stdin is empty.
+    let (status, _, stderr) = node.run(&["serve", "--until-stdin-closes"]);
     assert_eq!(status, 11, "{stderr}");
     assert!(stderr.contains("error[STORE_LOCKED]: "), "{stderr}");
     assert_eq!(node.run(&["status"]).0, 0, "the first one still answers");

@@ -17,15 +17,14 @@ pub const STORE_CACHE_BYTES: u64 = 32 * MIB;
 pub const LEDGER_CACHE_BYTES: u64 = 2 * MIB;
 /// Raw bytes of a pack.
 pub const PACK_BYTES_MAX: u64 = blockferry_wire::limits::PACK_RAW_BYTES_MAX as u64;
-/// Packs that are read, hashed and compressed ahead of the network, per transfer. Two keep both
-/// cores busy, four ride out a slow read.
-pub const PACKS_AHEAD: usize = blockferry_wire::limits::PACKS_IN_FLIGHT;
-/// Frames received and not yet handled, per transfer. The rest waits in QUIC's window.
-pub const FRAMES_QUEUED: usize = 4;
+/// Packs that are read, hashed and compressed ahead of the link at the same time, per transfer.
+pub const PACKS_AHEAD: usize = 2;
+/// Messages received and not yet handled, per transfer. The rest waits in QUIC's window.
+pub const FRAMES_QUEUED: usize = 2;
 /// Transfers one node sends at the same time.
-pub const SENDS_MAX: usize = 4;
+pub const SENDS_MAX: usize = 3;
 /// Transfers one node receives at the same time.
-pub const RECEIVES_MAX: usize = 4;
+pub const RECEIVES_MAX: usize = 2;
 /// Transfers at the same time with one peer, each way.
 pub const TRANSFERS_PER_PEER: usize = 2;
 /// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
@@ -38,11 +37,13 @@ pub const SCAN_BYTES: u64 = 16 * MIB;
 /// Program, runtime, maps, allocator slack, in bytes.
 pub const BASE_BYTES: u64 = 48 * MIB;
 
-/// One outgoing transfer: packs ahead hold raw and compressed bytes at once.
-pub const SEND_BYTES: u64 = PACKS_AHEAD as u64 * 2 * PACK_BYTES_MAX + PLAN_BYTES;
-/// One incoming transfer: queued frames, one being unpacked, and the store's work.
+/// One outgoing transfer: packs ahead hold raw and compressed bytes at once; one frame is being
+/// written, one queued, one about to be.
+pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN_BYTES;
+/// One incoming transfer: queued messages, one still arriving, one being unpacked (raw and
+/// compressed), and the store's work.
 pub const RECEIVE_BYTES: u64 =
-    FRAMES_QUEUED as u64 * PACK_BYTES_MAX + 2 * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
+    (FRAMES_QUEUED as u64 + 3) * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
 
 /// The sum for a node with one store and every transfer slot in use. QUIC's windows are bounded by
 /// [`SEND_WINDOW_BYTES`] and [`RECEIVE_WINDOW_BYTES`] per connection; of those, two connections are
@@ -57,6 +58,8 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + 2 * RECEIVE_WINDOW_BYTES;
 
 const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
+const _: () = assert!(PACKS_AHEAD <= blockferry_wire::limits::PACKS_IN_FLIGHT);
+const _: () = assert!(FRAMES_QUEUED <= blockferry_wire::limits::PACKS_UNFILLED_MAX);
 const _: () = assert!(TRANSFERS_PER_PEER <= SENDS_MAX && TRANSFERS_PER_PEER <= RECEIVES_MAX);
 
 // ---- transport ----
@@ -64,9 +67,9 @@ const _: () = assert!(TRANSFERS_PER_PEER <= SENDS_MAX && TRANSFERS_PER_PEER <= R
 /// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
 pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
 /// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
-pub const RECEIVE_WINDOW_BYTES: u64 = 16 * MIB;
+pub const RECEIVE_WINDOW_BYTES: u64 = 12 * MIB;
 /// What we keep unacknowledged towards one peer, in bytes.
-pub const SEND_WINDOW_BYTES: u64 = 12 * MIB;
+pub const SEND_WINDOW_BYTES: u64 = 10 * MIB;
 /// The smallest send window under a rate limit, in bytes: one pack slice and its overhead.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 128 << 10;
 /// Asked of the kernel for each UDP socket and direction, in bytes.

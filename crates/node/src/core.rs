@@ -68,6 +68,22 @@ impl Core {
         stores.values().cloned().collect()
     }
 
+    /// Takes a store into service.
+    pub(crate) fn insert_store(&self, store: Arc<OpenStore>) {
+        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        stores.insert(store.config.name.clone(), store);
+    }
+
+    /// Takes a store out of service.
+    pub(crate) fn remove_store(&self, name: &StoreName) {
+        self.stores.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Forgets a peer.
+    pub(crate) fn remove_peer(&self, id: &NodeId) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     /// A store by name.
     pub(crate) fn store(&self, name: &str) -> Result<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);

@@ -96,6 +96,7 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
             () = tokio::time::sleep(wait) => {}
             // The end of a connection wakes us, but the wait before dialling again still holds.
             () = peer.dial_wake.notified(), if idle => {}
+            () = peer.redial.notified() => failures = 0,
         }
     }
 }

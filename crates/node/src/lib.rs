@@ -12,7 +12,7 @@ mod admin;
 pub mod api;
 pub mod backlog;
 pub mod budget;
-mod config;
+pub mod config;
 mod core;
 mod dialing;
 mod error;
@@ -43,7 +43,6 @@ pub mod trust;
 pub mod verdict;
 mod workers;
 
-pub use config::{Commit, Config, FreeMin, InUse, PeerConfig, StoreConfig, check_store};
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use node::Node;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::NodeId;
@@ -223,9 +223,7 @@ async fn serve_store(
         );
         core.events.note(Note::warning("RECOVERED", text).store(&name));
     }
-    let mut stores = core.stores.write().unwrap_or_else(PoisonError::into_inner);
-    stores.insert(name.clone(), open.clone());
-    drop(stores);
+    core.insert_store(open.clone());
     for peer in core.all_peers() {
         core.review_peer(&peer);
     }
@@ -261,7 +259,7 @@ pub(crate) async fn remove_store(core: &Arc<Core>, name: &str) -> Result<()> {
     }
     store.close();
     let key = store.config.name.clone();
-    core.stores.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    core.remove_store(&key);
     lock(&core.backlog).handle_store_gone(&key);
     let (ledger, gone) = (core.ledger.clone(), key.clone());
     blocking("forgetting a store", move || ledger.note_store(&gone, None)).await?;
@@ -288,7 +286,7 @@ pub(crate) async fn admit_peer(
             config.stores.push(store.clone());
         }
     }
-    config.mirrors.extend(new.mirrors.iter().filter(|s| !config.mirrors.contains(s)).cloned().collect::<Vec<_>>());
+    config.mirrors.extend(new.mirrors);
     if !new.addresses.is_empty() {
         config.addresses = new.addresses;
     }
@@ -330,7 +328,7 @@ pub(crate) async fn remove_peer(core: &Arc<Core>, text: &str) -> Result<String> 
         members.revoked.insert(id, now);
     })
     .await?;
-    core.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    core.remove_peer(&id);
     peer.forget(close::NOT_A_MEMBER, "PEER_REVOKED");
     lock(&core.backlog).handle_peer_gone(id);
     core.wake();

@@ -31,8 +31,10 @@ pub(crate) struct Peer {
     config: RwLock<PeerConfig>,
     active: Mutex<Option<Active>>,
     state: Mutex<PeerState>,
-    /// Dial now, don't wait.
+    /// The connection has ended.
     pub(crate) dial_wake: Notify,
+    /// What we know of it has changed: dial now, don't wait.
+    pub(crate) redial: Notify,
     /// Transfers being received from it.
     pub(crate) receives: Arc<Semaphore>,
     /// It is no peer any more: its tasks end.
@@ -84,6 +86,7 @@ impl Peer {
             active: Mutex::new(None),
             state: Mutex::new(PeerState::Down),
             dial_wake: Notify::new(),
+            redial: Notify::new(),
             receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
             gone: tokio::sync::watch::Sender::new(false),
         }
@@ -97,7 +100,7 @@ impl Peer {
     /// Changes what we were told of it.
     pub(crate) fn set_config(&self, config: PeerConfig) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        self.dial_wake.notify_one();
+        self.redial.notify_one();
     }
 
     /// What we call it.
@@ -177,7 +180,7 @@ impl Peer {
         if let Some(active) = lock(&self.active).take() {
             active.link.connection.close(code.into(), reason.as_bytes());
         }
-        self.dial_wake.notify_one();
+        self.redial.notify_one();
     }
 
     /// Whether it is no peer any more.

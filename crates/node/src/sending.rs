@@ -4,6 +4,7 @@
 //! ahead of the link; two pumps carry frames between that thread and QUIC. Whatever ends it ends
 //! here as a receipt or as a setback for the backlog.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::exchange::{SendOutcome, SendSide, Step};
+use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
 use crate::stream::{Input, pump_in, pump_out};
 use crate::transport::{Link, closed, deadline};
 use crate::verdict;
@@ -106,7 +107,16 @@ async fn try_send(
     let reader = tokio::spawn(reader);
     let (limit, sent) = (core.limit.clone(), sent_bytes.clone());
     let writer = tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
-    let drive = Drive { core: core.clone(), key: key.clone(), name, inbox, inputs, outbox };
+    let drive = Drive {
+        core: core.clone(),
+        key: key.clone(),
+        name,
+        inbox,
+        inputs,
+        outbox,
+        jobs: VecDeque::new(),
+        running: 0,
+    };
     let (image, opened) = (key.image.clone(), store.clone());
     let result = blocking("sending", move || {
         let side = SendSide::new(opened.store.clone(), &image)?;
@@ -187,6 +197,10 @@ struct Drive {
     inbox: mpsc::UnboundedSender<Input>,
     inputs: mpsc::UnboundedReceiver<Input>,
     outbox: mpsc::Sender<Vec<u8>>,
+    /// Packs asked for that must wait: memory is bounded by [`budget::PACKS_AHEAD`].
+    jobs: VecDeque<PackJob>,
+    /// Packs that the workers have.
+    running: usize,
 }
 
 impl Drive {
@@ -196,11 +210,8 @@ impl Drive {
             match side.step()? {
                 Step::Transmit(message) => self.transmit(message.encode()?)?,
                 Step::Pack(job) => {
-                    let inbox = self.inbox.clone();
-                    self.core.workers.submit(move |packer| {
-                        // A transfer that is over needs no pack.
-                        let _over = inbox.send(Input::Packed(job.run(packer)));
-                    })?;
+                    self.jobs.push_back(job);
+                    self.pack_ahead(&side)?;
                 }
                 Step::Wait => self.take(&mut side)?,
                 Step::Done(outcome) => return Ok((outcome, side.progress().1)),
@@ -213,6 +224,20 @@ impl Drive {
         }
     }
 
+    /// Gives the workers what may run ahead of the link.
+    fn pack_ahead(&mut self, side: &SendSide) -> Result<()> {
+        while self.running + side.early_packs() < budget::PACKS_AHEAD {
+            let Some(job) = self.jobs.pop_front() else { break };
+            self.running += 1;
+            let inbox = self.inbox.clone();
+            self.core.workers.submit(move |packer| {
+                // A transfer that is over needs no pack.
+                let _over = inbox.send(Input::Packed(job.run(packer)));
+            })?;
+        }
+        Ok(())
+    }
+
     fn transmit(&self, frame: Vec<u8>) -> Result<()> {
         let lost = |_| self.lost("the stream is closed");
         self.outbox.blocking_send(frame).map_err(lost)
@@ -221,7 +246,11 @@ impl Drive {
     fn take(&mut self, side: &mut SendSide) -> Result<()> {
         match self.inputs.blocking_recv() {
             Some(Input::Message(message, _, _place)) => side.handle_message(*message),
-            Some(Input::Packed(packed)) => side.handle_packed(packed),
+            Some(Input::Packed(packed)) => {
+                self.running -= 1;
+                side.handle_packed(packed)?;
+                self.pack_ahead(side)
+            }
             Some(Input::End(Some(error))) => Err(error),
             Some(Input::End(None)) | None => Err(self.lost("the stream ended too early")),
         }

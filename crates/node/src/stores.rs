@@ -263,11 +263,17 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
         };
         tokio::select! {
             () = core.stopped() => return,
-            _ = gone.wait_for(|gone| *gone) => return,
+            () = closed(&mut gone) => return,
             () = tokio::time::sleep(pause) => {}
             () = store.wake.notified() => tokio::time::sleep(budget::WATCH_QUIET).await,
         }
     }
+}
+
+/// Resolves when the store is out of service.
+async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
+    // The sender is part of the store and outlives its task.
+    let _closed = gone.wait_for(|gone| *gone).await.is_ok();
 }
 
 /// One look, and everything that is due; says how long until the next.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blockferry_wire::{FrameDecoder, Message, limits};
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::budget;
@@ -129,12 +129,6 @@ pub(crate) async fn write_frame(
         stream.write_all(slice).await.map_err(|e| write_error(peer, &e))?;
     }
     Ok(())
-}
-
-/// Ends both directions of a stream that is of no more use.
-pub(crate) fn reset(stream: &mut SendStream, number: u32) {
-    // The stream may be over already.
-    let _over = stream.reset(VarInt::from_u32(number));
 }
 
 fn read_error(peer: &str, error: &ReadError) -> Error {

@@ -60,10 +60,15 @@ impl Store {
         write.put_prepared(image.id, Some(&prepared))?;
         write.commit()?;
         if let Err(error) = self.take_place(&name, &prepared) {
-            self.give_up(image.id, &prepared)?;
+            // After a failed sync the names may have changed places: only recovery can tell.
+            if !self.is_degraded() {
+                self.give_up(image.id, &prepared)?;
+            }
             return Err(error);
         }
-        let generation = self.make_current(&image, &prepared, generation, Some(&spool))?;
+        // What took its place must become current: if not now, when the store is opened again.
+        let made = self.make_current(&image, &prepared, generation, Some(&spool));
+        let generation = made.inspect_err(|_| self.degrade())?;
         spool.remove(self.disk.as_ref())?;
         drop(claim);
         Ok(generation)

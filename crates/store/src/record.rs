@@ -42,6 +42,8 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Recorded> {
         self.check_marker()?;
+        // A commit that waits for recovery would look like a local change.
+        self.check_health()?;
         let _claim = self.claim(name)?;
         let image = self.catalog.read()?.image(name)?;
         let current = self.current_of(image.as_ref())?;

@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn wants_are_cut_into_packs_of_bounded_pages() {
-        let packs = split_packs(&[extent(0, 200), extent(300, 100), extent(1000, 600)]);
+        let packs = split_packs(&[extent(0, 800), extent(1200, 400), extent(4000, 2400)]);
         assert_eq!(
             packs,
             [
-                vec![extent(0, 200), extent(300, 56)],
-                vec![extent(356, 44), extent(1000, 212)],
-                vec![extent(1212, 256)],
-                vec![extent(1468, 132)],
+                vec![extent(0, 800), extent(1200, 224)],
+                vec![extent(1424, 176), extent(4000, 848)],
+                vec![extent(4848, 1024)],
+                vec![extent(5872, 528)],
             ]
         );
         assert!(split_packs(&[]).is_empty());

@@ -147,6 +147,11 @@ impl SendSide {
         Ok(())
     }
 
+    /// Packs that are ready and wait for an earlier one.
+    pub fn early_packs(&self) -> usize {
+        self.early.len()
+    }
+
     /// Gives the transfer up; the peer is told.
     pub fn cancel(&mut self, code: Refusal, text: &str) {
         self.sender.handle_cancel(code, text);

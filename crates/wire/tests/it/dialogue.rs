@@ -2,7 +2,7 @@
 //! transfer.
 
 use blockferry_delta::{ImageName, RecipePart};
-use blockferry_wire::limits::{PARTS_IN_FLIGHT, PARTS_OPEN_MAX};
+use blockferry_wire::limits::{PACKS_UNFILLED_MAX, PARTS_IN_FLIGHT, PARTS_OPEN_MAX};
 use blockferry_wire::{
     Abort, Accept, Control, ControlEvent, Encoding, Failed, Filled, Goodbye, Hello, HelloAck,
     Inventory, Kind, Message, Offer, Pack, PartsEnd, Ping, Pong, Receipt, Receiver, ReceiverEvent,
@@ -342,15 +342,15 @@ fn a_receiver_without_room_takes_nothing() {
         receiver.handle_message(small_part(number).into()).expect("room");
         receiver.handle_planned(number, want(number, false, 0, 2).extents).expect("its pages");
     }
-    for number in 0..8 {
+    for number in 0..PACKS_UNFILLED_MAX as u32 {
         assert!(receiver.has_room());
         receiver.handle_message(pack(number, 0, 2).into()).expect("wanted");
     }
     assert!(!receiver.has_room());
-    assert_eq!(code(receiver.handle_message(pack(8, 0, 2).into())), "API_MISUSE");
+    assert_eq!(code(receiver.handle_message(pack(4, 0, 2).into())), "API_MISUSE");
     receiver.handle_filled(3, vec![], true).expect("one of them");
     assert!(receiver.has_room());
-    receiver.handle_message(pack(8, 0, 2).into()).expect("wanted");
+    receiver.handle_message(pack(4, 0, 2).into()).expect("wanted");
 }
 
 #[test]

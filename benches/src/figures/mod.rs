@@ -1,0 +1,216 @@
+//! `figures`: every bound that the project promises on real images, measured on this machine with
+//! the real release binary, and judged.
+//!
+//! Two nodes are made, paired and asked through the command line, as a user would; what they say
+//! is compared with what can be seen from the outside. The images are three generations of one
+//! disk image (`g1.raw`, `g2.raw`, `g3.raw`) in a directory of the user's choice.
+
+mod bytes;
+mod image;
+mod link;
+mod mount;
+mod node;
+mod pair;
+mod process;
+mod ready;
+mod room;
+mod rsync;
+mod scan;
+mod seconds;
+mod table;
+mod tools;
+
+use std::cell::Cell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+
+use pair::Ground;
+use process::Memory;
+use table::{Amount, Row, Table};
+
+const MEMORY_BYTES: u64 = 300 << 20;
+/// Groups of rows, in the order they are measured.
+const GROUPS: [&str; 5] = ["scan", "look", "bytes", "room", "seconds"];
+
+/// What the command line says.
+#[derive(Debug, Default)]
+struct Options {
+    images: Option<PathBuf>,
+    work: Option<PathBuf>,
+    json: Option<PathBuf>,
+    binary: Option<PathBuf>,
+    only: Vec<String>,
+    runs: Option<usize>,
+    keep: bool,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> anyhow::Result<Options> {
+        let mut options = Options::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if arg == "--keep" {
+                options.keep = true;
+                continue;
+            }
+            let value = args.next().with_context(|| format!("{arg} needs a value"))?;
+            match arg.as_str() {
+                "--images" => options.images = Some(value.into()),
+                "--dir" => options.work = Some(value.into()),
+                "--json" => options.json = Some(value.into()),
+                "--bin" => options.binary = Some(value.into()),
+                "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                "--runs" => options.runs = Some(value.parse()?),
+                _ => bail!("unknown option {arg}"),
+            }
+        }
+        for group in &options.only {
+            ensure!(GROUPS.contains(&group.as_str()), "groups are {}", GROUPS.join(", "));
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == group)
+    }
+}
+
+/// What every group needs.
+#[derive(Debug)]
+struct Setup {
+    /// Where the images are.
+    directory: PathBuf,
+    /// The three of them.
+    images: [PathBuf; 3],
+    work: PathBuf,
+    binary: PathBuf,
+    memory: Memory,
+    runs: usize,
+    /// Bytes of the first copy, which others are compared with.
+    first_copy_bytes: Cell<Option<u64>>,
+}
+
+impl Setup {
+    fn ground(&self) -> Ground<'_> {
+        Ground { binary: &self.binary, work: &self.work, memory: &self.memory }
+    }
+}
+
+/// Says on stderr how far the run is.
+fn say(text: &str) {
+    // Nobody may be listening.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Measures, prints the table, and fails when a row misses its bound.
+pub(crate) fn run(args: &[String]) -> anyhow::Result<ExitCode> {
+    let options = Options::parse(args)?;
+    let directory =
+        options.images.as_deref().context("--images DIR: where g1.raw to g3.raw are")?;
+    let directory = directory.canonicalize().context("--images")?;
+    let images = ["g1.raw", "g2.raw", "g3.raw"].map(|name| directory.join(name));
+    for image in &images {
+        ensure!(image.is_file(), "no {}", image.display());
+    }
+    let parent = options.work.clone().unwrap_or_else(std::env::temp_dir);
+    std::fs::create_dir_all(&parent)?;
+    let work = parent.canonicalize()?.join(format!("figures-{}", std::process::id()));
+    std::fs::create_dir(&work)?;
+    let (memory, sampler) = Memory::start();
+    let setup = Setup {
+        directory,
+        images,
+        binary: tools::find_binary(options.binary.as_deref())?,
+        memory: memory.clone(),
+        runs: options.runs.unwrap_or(3).max(1),
+        first_copy_bytes: Cell::new(None),
+        work: work.clone(),
+    };
+    let mut table = Table::new(conditions(&setup));
+    let outcome = groups(&setup, &options, &mut table);
+    memory.stop();
+    sampler.join().ok().context("the memory sampler failed")?;
+    if outcome.is_err() {
+        say(&last_words(&work));
+    }
+    if options.keep {
+        say(&format!("kept {}", work.display()));
+    } else {
+        std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
+    }
+    write!(std::io::stdout().lock(), "{}", table.markdown())?;
+    if let Some(path) = &options.json {
+        std::fs::write(path, format!("{:#}\n", table.json()))?;
+    }
+    outcome?;
+    Ok(if table.all_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result<()> {
+    for group in GROUPS.iter().filter(|group| options.wants(group)) {
+        match *group {
+            "scan" => scan::record(setup, table),
+            "look" => scan::look(setup, table),
+            "bytes" => bytes::run(setup, table),
+            "room" => room::run(setup, table),
+            _ => seconds::run(setup, table),
+        }
+        .with_context(|| format!("group {group}"))?;
+    }
+    for (name, peak) in setup.memory.peaks() {
+        let figure = format!("resident memory of the {name}, peak of everything above");
+        table.add(Row::at_most(&figure, Amount::bytes(MEMORY_BYTES), Amount::bytes(peak)));
+    }
+    Ok(())
+}
+
+/// What the figures depend on.
+fn conditions(setup: &Setup) -> Vec<(String, String)> {
+    let line = |path: &str, key: &str| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.trim_start_matches(key).trim_start_matches([' ', '\t', ':']).to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let mut rows = vec![
+        ("machine", format!("{cores} cores, {}", line("/proc/cpuinfo", "model name"))),
+        ("memory", line("/proc/meminfo", "MemTotal")),
+        ("kernel", line("/proc/sys/kernel/osrelease", "")),
+        ("file system", tools::file_system(&setup.work)),
+        ("load before", line("/proc/loadavg", "")),
+        ("timed runs", format!("{} of each, interleaved; the median counts", setup.runs)),
+    ];
+    for path in &setup.images {
+        let Ok(outside) = image::outside(path) else { continue };
+        let bytes = std::fs::metadata(path).map_or(0, |stat| stat.len());
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let [bytes, allocated] = [bytes, outside.allocated_bytes].map(Amount::bytes);
+        let words = format!("{bytes}, {allocated} allocated");
+        match name {
+            "g1" => rows.push(("g1", words)),
+            "g2" => rows.push(("g2", words)),
+            _ => rows.push(("g3", words)),
+        }
+    }
+    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The ends of the nodes' logs.
+fn last_words(work: &Path) -> String {
+    let mut text = String::new();
+    for group in ["bytes", "room", "seconds"] {
+        for node in ["sender", "receiver"] {
+            let path = work.join(group).join(node).join("serve.log");
+            let Ok(log) = std::fs::read_to_string(&path) else { continue };
+            let lines: Vec<&str> = log.lines().rev().take(8).collect();
+            text.push_str(&format!("--- {}\n", path.display()));
+            for line in lines.iter().rev() {
+                text.push_str(&format!("{line}\n"));
+            }
+        }
+    }
+    text
+}

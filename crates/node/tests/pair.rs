@@ -1,0 +1,386 @@
+//! Whole nodes on loopback, driven through their admin sockets as the command line does.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use blockferry_node::api::{
+    AdminError, Answer, BacklogReport, Client, Event, HistoryReport, ImagesReport, Invitation,
+    Joined, PeerState, PlanReport, PublishReport, PushDone, ReadyReport, Request, Require, Role,
+    StatusReport, StoresReport, VerifyDone, WaitReason,
+};
+use blockferry_node::config::{Config, PeerConfig};
+use blockferry_node::{Identity, Node};
+use serde::de::DeserializeOwned;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A node in a directory of its own, on a thread of its own.
+struct Running {
+    dir: PathBuf,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn config(dir: &Path, name: &str, port: u16) -> Config {
+    std::fs::create_dir_all(dir).expect("a directory");
+    let identity = Identity::load_or_create(&dir.join("identity.key")).expect("a key");
+    let mut config = Config::new(name, identity, dir.join("state"));
+    config.admin_socket = Some(dir.join("admin.sock"));
+    config.listen = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)];
+    config.settle = Duration::from_millis(300);
+    config.rescan = Duration::from_secs(5);
+    config
+}
+
+fn start(config: Config) -> Running {
+    let dir = config.admin_socket.as_ref().and_then(|s| s.parent()).expect("a dir").to_owned();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let node = Node::start(config).await.expect("started");
+            ready.send(()).expect("awaited");
+            let _stopped = stopped.await;
+            node.stop().await;
+        });
+    });
+    is_ready.recv_timeout(LONG).expect("ready");
+    Running { dir, stop: Some(stop), thread: Some(thread) }
+}
+
+fn node(dir: &Path, name: &str) -> Running {
+    start(config(&dir.join(name), name, 0))
+}
+
+impl Running {
+    fn try_ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, AdminError> {
+        let mut client = Client::connect(&self.dir.join("admin.sock"))?;
+        client.set_timeout(Some(LONG));
+        client.ask(request)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> T {
+        self.try_ask(request).unwrap_or_else(|e| panic!("{request:?}: {e}"))
+    }
+
+    fn refused(&self, request: &Request) -> String {
+        match self.try_ask::<serde_json::Value>(request) {
+            Err(error) => error.code,
+            Ok(value) => panic!("{request:?} went well: {value}"),
+        }
+    }
+
+    fn add_store(&self) -> PathBuf {
+        let path = self.dir.join("images");
+        std::fs::create_dir_all(&path).expect("a directory");
+        let (name, role) = ("vdisks".to_owned(), Role::Writer);
+        let _: StoresReport = self.ask(&Request::StoreAdd { name, path: path.clone(), role });
+        path
+    }
+
+    fn invite(&self, role: Role) -> String {
+        let request = Request::Invite { store: "vdisks".into(), role, ttl_seconds: 60 };
+        self.ask::<Invitation>(&request).ticket
+    }
+
+    fn join(&self, ticket: &str) -> PathBuf {
+        let request = Request::Join { ticket: ticket.to_owned(), path: None, name: None };
+        self.ask::<Joined>(&request).path.into()
+    }
+
+    fn publish(&self, image: &str) -> PublishReport {
+        self.ask(&Request::Publish { image: format!("vdisks/{image}") })
+    }
+
+    fn wait(&self, image: &str) -> ReadyReport {
+        self.ask(&Request::Wait {
+            image: format!("vdisks/{image}"),
+            require: Require::All,
+            timeout_seconds: Some(LONG.as_secs()),
+        })
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let mut client = Client::connect(&self.dir.join("admin.sock")).expect("connected");
+        let request = Request::Events { follow: false, since_seconds: None };
+        let answers = client.call(&request).expect("asked");
+        let event = |answer: Result<Answer, AdminError>| match answer.expect("answered") {
+            Answer::Event(event) => Some(event),
+            _ => None,
+        };
+        answers.filter_map(event).collect()
+    }
+
+    fn status(&self) -> StatusReport {
+        self.ask(&Request::Status {})
+    }
+
+    fn stop(mut self) -> PathBuf {
+        self.end();
+        self.dir.clone()
+    }
+
+    fn end(&mut self) {
+        if let (Some(stop), Some(thread)) = (self.stop.take(), self.thread.take()) {
+            let _gone = stop.send(());
+            thread.join().expect("stopped");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end();
+        }
+    }
+}
+
+/// Bytes that don't compress and differ by seed.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !met() {
+        assert!(start.elapsed() < LONG, "{what} never happened");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn equal(a: &Path, b: &Path, image: &str) -> bool {
+    match (std::fs::read(a.join(image)), std::fs::read(b.join(image))) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+fn edit(path: &Path, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("opened");
+    file.write_all_at(bytes, offset).expect("written");
+}
+
+#[test]
+fn an_image_appears_is_edited_and_travels_both_ways() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    std::fs::write(a_images.join("disk.img"), noise(1, 6 << 20)).expect("written");
+    until("the image arrives", || equal(&a_images, &b_images, "disk.img"));
+    let ready = a.wait("disk.img");
+    assert!(ready.ready && ready.peers.len() == 1, "{ready:?}");
+
+    edit(&a_images.join("disk.img"), 123_456, b"edited here");
+    until("the edit arrives", || equal(&a_images, &b_images, "disk.img"));
+    a.wait("disk.img");
+    let history: HistoryReport = b.ask(&Request::ImageHistory { image: "vdisks/disk.img".into() });
+    let newest = &history.generations[0];
+    assert_eq!((newest.generation, newest.discover.as_str()), (2, "received"));
+    assert!(newest.wire_bytes < 50_000, "{} bytes for one page", newest.wire_bytes);
+    let file = std::fs::read(b_images.join("disk.img")).expect("read");
+    assert_eq!(newest.root, blake3::hash(&file).to_hex().as_str());
+
+    edit(&b_images.join("disk.img"), 3 << 20, b"edited there");
+    let published = b.publish("disk.img");
+    assert!(published.recorded && published.generation == 3, "{published:?}");
+    assert!(b.wait("disk.img").ready);
+    assert!(equal(&a_images, &b_images, "disk.img"));
+    let codes: Vec<String> = a.events().into_iter().map(|e| e.code).collect();
+    for code in ["STARTED", "PEER_UP", "RECORDED", "RECEIPT", "COMMITTED"] {
+        assert!(codes.iter().any(|c| c == code), "{code} is missing in {codes:?}");
+    }
+}
+
+#[test]
+fn tickets_admit_once_and_only_as_they_say() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hub, first, second) =
+        (node(dir.path(), "hub"), node(dir.path(), "first"), node(dir.path(), "second"));
+    hub.add_store();
+    let ticket = hub.invite(Role::Mirror);
+    first.join(&ticket);
+    let again = |node: &Running, ticket: &str| {
+        node.refused(&Request::Join { ticket: ticket.to_owned(), path: None, name: None })
+    };
+    assert_eq!(again(&second, &ticket), "TOKEN_USED");
+    assert_eq!(again(&second, "bf1garbage"), "TICKET_INVALID");
+    let short = Request::Invite { store: "vdisks".into(), role: Role::Mirror, ttl_seconds: 1 };
+    let expired = hub.ask::<Invitation>(&short).ticket;
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(again(&second, &expired), "TOKEN_EXPIRED");
+    let unknown = Request::Invite { store: "none".into(), role: Role::Mirror, ttl_seconds: 1 };
+    assert_eq!(hub.refused(&unknown), "STORE_UNKNOWN");
+    until("the first is connected", || hub.status().peers.iter().all(|p| p.connected));
+    assert_eq!(hub.status().peers.len(), 1);
+    assert_eq!(first.status().stores[0].role, Role::Mirror);
+}
+
+#[test]
+fn a_peer_that_was_removed_is_refused_until_it_pairs_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hub, branch) = (node(dir.path(), "hub"), node(dir.path(), "branch"));
+    let images = hub.add_store();
+    branch.join(&hub.invite(Role::Mirror));
+    until("connected", || hub.status().peers[0].connected);
+    let _: serde_json::Value = hub.ask(&Request::PeerRm { peer: "branch".into() });
+    let state = || branch.status().peers[0].state;
+    until("the branch is refused", || state() == PeerState::Refused);
+    std::fs::write(images.join("secret.img"), noise(1, 100_000)).expect("written");
+    hub.publish("secret.img");
+    assert!(hub.status().peers.is_empty());
+    let dir = branch.dir.join("state/stores/vdisks");
+    assert!(!dir.join("secret.img").exists());
+    branch.join(&hub.invite(Role::Mirror));
+    until("it is a member again", || dir.join("secret.img").exists());
+}
+
+#[test]
+fn a_stranger_key_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let hub = node(dir.path(), "hub");
+    hub.add_store();
+    let mut stranger = config(&dir.path().join("stranger"), "stranger", 0);
+    let status = hub.status();
+    stranger.peers.push(PeerConfig {
+        name: "hub".into(),
+        id: status.node.id.parse().expect("an id"),
+        addresses: status.node.listen.clone(),
+        stores: vec![],
+        mirrors: vec![],
+    });
+    let stranger = start(stranger);
+    until("it is refused", || stranger.status().peers[0].state == PeerState::Refused);
+    assert!(hub.status().peers.is_empty());
+}
+
+#[test]
+fn a_mirror_relays_nothing_of_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hub, mirror) = (node(dir.path(), "hub"), node(dir.path(), "mirror"));
+    let images = hub.add_store();
+    let copies = mirror.join(&hub.invite(Role::Mirror));
+    std::fs::write(images.join("a.img"), noise(1, 300_000)).expect("written");
+    hub.publish("a.img");
+    hub.wait("a.img");
+    assert_eq!(mirror.refused(&Request::Publish { image: "vdisks/a.img".into() }), "MIRROR");
+    edit(&copies.join("a.img"), 0, b"not for others");
+    until("it is told", || mirror.events().iter().any(|e| e.code == "LOCAL_CHANGE"));
+    edit(&images.join("a.img"), 0, b"for others");
+    hub.publish("a.img");
+    let reason = || {
+        let backlog: BacklogReport = hub.ask(&Request::Backlog { peer: None });
+        backlog.items.first().map(|item| item.reason)
+    };
+    until("it waits for the operator", || reason() == Some(WaitReason::InUse));
+    let kept = std::fs::read(copies.join("a.img")).expect("read");
+    assert!(kept.starts_with(b"not for others"), "nothing is overwritten");
+}
+
+#[test]
+fn both_sides_changed_is_told_and_nothing_is_overwritten() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    std::fs::write(a_images.join("x.img"), noise(1, 200_000)).expect("written");
+    a.publish("x.img");
+    a.wait("x.img");
+    let b_dir = b.stop();
+    edit(&a_images.join("x.img"), 0, b"aaaa");
+    a.publish("x.img");
+    edit(&b_images.join("x.img"), 0, b"bbbb");
+    let b = start(config(&b_dir, "b", 0));
+    b.publish("x.img");
+    let diverged = |node: &Running| {
+        let backlog: BacklogReport = node.ask(&Request::Backlog { peer: None });
+        backlog.items.iter().any(|item| item.reason == WaitReason::Diverged)
+    };
+    until("both know", || diverged(&a) && diverged(&b));
+    assert!(std::fs::read(a_images.join("x.img")).expect("read").starts_with(b"aaaa"));
+    assert!(std::fs::read(b_images.join("x.img")).expect("read").starts_with(b"bbbb"));
+}
+
+#[test]
+fn a_restart_loses_nothing_and_receipts_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Mirror));
+    std::fs::write(a_images.join("x.img"), noise(1, 200_000)).expect("written");
+    a.publish("x.img");
+    a.wait("x.img");
+    let b_dir = b.stop();
+    edit(&a_images.join("x.img"), 0, b"while it was away");
+    a.publish("x.img");
+    let ready = Request::Ready { image: "vdisks/x.img".into(), require: Require::All };
+    let report: ReadyReport = a.ask(&ready);
+    assert!(!report.ready && report.peers[0].reason == Some(WaitReason::PeerDown), "{report:?}");
+    let older = Request::Ready { image: "vdisks/x.img@1".into(), require: Require::All };
+    assert!(a.ask::<ReadyReport>(&older).ready, "the receipt for the first stays");
+    let a_dir = a.stop();
+    let b = start(config(&b_dir, "b", 0));
+    // The address of `a` changes with its restart: it is `a` who dials... nobody. Tell `b`.
+    let a = start(config(&a_dir, "a", 0));
+    let address = a.status().node.listen.join(",");
+    let request = Request::PeerSet { peer: "a".into(), key: "address".into(), value: address };
+    let _: serde_json::Value = b.ask(&request);
+    a.wait("x.img");
+    assert!(equal(&a_images, &b_images, "x.img"));
+}
+
+#[test]
+fn plan_push_verify_and_bad_requests() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let images = a.add_store();
+    let copies = b.join(&a.invite(Role::Mirror));
+    std::fs::write(images.join("x.img"), noise(1, 1_000_000)).expect("written");
+    a.publish("x.img");
+    let image = || "vdisks/x.img".to_owned();
+    let (peers, lane) = (vec![], Default::default());
+    let push = Request::Push { image: image(), peers, lane, wait: true };
+    let pushed: PushDone = a.ask(&push);
+    assert!(pushed.in_sync, "{pushed:?}");
+    let plan: PlanReport = a.ask(&Request::Plan { image: image(), peer: Some("b".into()) });
+    assert_eq!((plan.base, plan.send_bytes), (Some(1), 0), "{plan:?}");
+    let verified: VerifyDone = b.ask(&Request::Verify { image: None });
+    assert!(verified.ok && verified.images == 1 && verified.bytes >= 1_000_000, "{verified:?}");
+    let times = std::fs::metadata(copies.join("x.img")).expect("there").modified().expect("time");
+    edit(&copies.join("x.img"), 500_000, b"rot");
+    let file = std::fs::File::options().write(true).open(copies.join("x.img")).expect("opened");
+    file.set_modified(times).expect("set");
+    let listed: ImagesReport = a.ask(&Request::ImageLs { store: None });
+    assert_eq!(listed.images[0].peers[0].generation, Some(1));
+    assert_eq!(a.refused(&Request::ImageShow { image: "vdisks/none".into() }), "IMAGE_UNKNOWN");
+    assert_eq!(a.refused(&Request::ImageShow { image: "none/x".into() }), "STORE_UNKNOWN");
+    let newer = Request::Ready { image: "vdisks/x.img@9".into(), require: Require::All };
+    assert_eq!(a.refused(&newer), "GENERATION_UNKNOWN");
+    assert_eq!(a.refused(&Request::PeerShow { peer: "nobody".into() }), "PEER_UNKNOWN");
+}
+
+#[test]
+fn three_nodes_at_once_and_a_second_process_is_kept_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nodes = [node(dir.path(), "a"), node(dir.path(), "b"), node(dir.path(), "c")];
+    let images = nodes[0].add_store();
+    let copies: Vec<PathBuf> =
+        nodes[1..].iter().map(|n| n.join(&nodes[0].invite(Role::Mirror))).collect();
+    for (seed, name) in ["one.img", "two.img", "three.img", "four.img"].iter().enumerate() {
+        std::fs::write(images.join(name), noise(seed as u64, 700_000)).expect("written");
+    }
+    for name in ["one.img", "two.img", "three.img", "four.img"] {
+        until(name, || copies.iter().all(|copy| equal(&images, copy, name)));
+    }
+    let second = config(&nodes[0].dir, "a", 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let error = runtime.expect("a runtime").block_on(async { Node::start(second).await.err() });
+    assert_eq!(error.expect("kept out").code(), "STATE_LOCKED");
+}

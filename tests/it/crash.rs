@@ -1,0 +1,159 @@
+//! Power cuts at every operation of the paths that change what is published, and again inside the
+//! recovery from them. Whatever of the unsynced operations reached the disk: the published path
+//! holds one whole known generation, what was acknowledged is there, the catalog agrees, nothing
+//! is left over, and the next generation arrives as if nothing had been.
+
+mod stories;
+
+use blockferry_store::disk::{CrashPlan, Disk, Keep, SimDisk};
+use blockferry_store::{Recorded, RecoveryReport};
+use blockferry_tests::{Side, across, whole};
+
+use stories::{Story, stories};
+
+/// How a crash may go; those without choices need one seed only.
+const PLANS: [(Keep, bool); 8] = [
+    (Keep::Nothing, false),
+    (Keep::Everything, false),
+    (Keep::Prefix, false),
+    (Keep::Prefix, true),
+    (Keep::Subset, false),
+    (Keep::Subset, true),
+    (Keep::Reordered, false),
+    (Keep::Reordered, true),
+];
+
+/// The path holds the generation that was acknowledged, or the one on its way, and whole.
+/// Gives its place among the known ones; `None`: no file.
+fn shown(story: &Story, disk: &SimDisk, acked: Option<usize>) -> Option<usize> {
+    let (title, name) = (story.title, story.name.as_str());
+    if disk.stat(name).expect("looks").is_none() {
+        assert_eq!(acked, None, "{title}: the image is gone");
+        return None;
+    }
+    let bytes = whole(disk, name).expect("reads");
+    let next = acked.map_or(0, |acked| acked + 1);
+    let may_be = acked.into_iter().chain([next]);
+    let mut found = may_be.filter(|at| story.known.get(*at).is_some_and(|k| *k == bytes));
+    let seen = found.next();
+    assert!(seen.is_some(), "{title}: neither generation {acked:?} nor {next}");
+    seen
+}
+
+/// Opens the store on a disk after a crash and checks all that must hold.
+fn check(story: &Story, disk: SimDisk, acked: Option<usize>) {
+    let title = story.title;
+    shown(story, &disk, acked);
+    let opened = Side::open(disk, 2, story.options.clone());
+    let (side, report) = opened.unwrap_or_else(|e| panic!("{title}: does not open: {e}"));
+    nothing_left_over(title, &side, &report);
+    side.rescan_after_crash(&story.name).expect("looks");
+    if let Some(seen) = shown(story, &side.disk, acked) {
+        agrees(story, &side, seen);
+    }
+    let delivered = story.next.deliver(&side.store);
+    delivered.unwrap_or_else(|e| panic!("{title}: the next generation is refused: {e}"));
+    assert!(side.read(&story.name) == *story.next.bytes, "{title}: the next one is wrong");
+    let proof = side.store.verify(&story.name, &()).expect("reads");
+    assert!(proof.is_good(), "{title}: {proof:?}");
+    assert_eq!(side.private("staging"), [""; 0], "{title}: left over after the next generation");
+    assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
+}
+
+fn nothing_left_over(title: &str, side: &Side, report: &RecoveryReport) {
+    let staging = side.private("staging");
+    assert_eq!(staging.len(), report.resumable, "{title}: orphans {staging:?}");
+    assert!(side.private("spare").len() <= 1, "{title}: orphans");
+    assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
+}
+
+/// The catalog says what the file holds.
+fn agrees(story: &Story, side: &Side, seen: usize) {
+    let title = story.title;
+    let current = side.store.current(&story.name).expect("reads");
+    let current = current.unwrap_or_else(|| panic!("{title}: shown and not known"));
+    assert_eq!(current.root, story.roots[seen], "{title}: the catalog speaks of another content");
+    let proof = side.store.verify(&story.name, &()).expect("reads");
+    assert!(proof.is_good(), "{title}: {proof:?}");
+}
+
+/// After a crash while a local change is recorded: the file is never touched, and what is current
+/// is the old generation or the new one.
+fn check_recording(story: &Story, disk: SimDisk, acked: Option<usize>) {
+    let title = story.title;
+    let opened = Side::open(disk, 2, story.options.clone());
+    let (side, report) = opened.unwrap_or_else(|e| panic!("{title}: does not open: {e}"));
+    let file = story.known.last().expect("it has some");
+    assert!(side.read(&story.name) == *file, "{title}: the image was touched");
+    nothing_left_over(title, &side, &report);
+    let current = side.store.current(&story.name).expect("reads").expect("known");
+    let at = story.roots.iter().position(|root| *root == current.root).expect("a known one");
+    assert!(acked.is_none_or(|acked| acked <= at), "{title}: {at} after {acked:?}");
+    let recorded = side.try_record(&story.name).expect("records");
+    assert_eq!(recorded.generation().root, *story.roots.last().expect("some"), "{title}");
+    let was_new = matches!(recorded, Recorded::New(_));
+    assert_eq!(was_new, at + 1 < story.roots.len(), "{title}: recorded twice or never");
+    assert!(side.store.verify(&story.name, &()).expect("reads").is_good(), "{title}");
+}
+
+fn check_one(story: &Story, disk: SimDisk, acked: Option<usize>) {
+    if story.recording { check_recording(story, disk, acked) } else { check(story, disk, acked) }
+}
+
+/// The plans worth trying on a disk with this many operations to lose.
+fn plans(pending: usize, seed: u64) -> impl Iterator<Item = CrashPlan> {
+    let count = if pending == 0 { 1 } else { PLANS.len() };
+    PLANS[..count].iter().map(move |&(keep, tear)| CrashPlan { seed, keep, tear })
+}
+
+#[test]
+fn crash_at_every_operation() {
+    across("crash_at_every_operation", 40, "crash images", |seed| {
+        let mut images = 0;
+        for story in stories(seed) {
+            let t = std::time::Instant::now(); let before = images;
+            for (at, snapshot) in story.snapshots.iter().enumerate() {
+                let acked = story.acked(snapshot.ops);
+                for plan in plans(snapshot.disk.pending(), seed << 20 | at as u64) {
+                    check_one(&story, snapshot.disk.crash(plan), acked);
+                    images += 1;
+                }
+            }
+            eprintln!("{} {} snapshots {} images {:?}", story.title, story.snapshots.len(), images - before, t.elapsed());
+        }
+        images
+    });
+}
+
+#[test]
+fn crash_in_recovery_at_every_operation() {
+    across("crash_in_recovery", 6, "double crash images", |seed| {
+        let mut images = 0;
+        for story in stories(seed) {
+            for (at, snapshot) in story.snapshots.iter().enumerate() {
+                let acked = story.acked(snapshot.ops);
+                let number = seed << 20 | at as u64;
+                let (keep, tear) = PLANS[(seed as usize + at) % PLANS.len()];
+                let crashed = snapshot.disk.crash(CrashPlan { seed: number, keep, tear });
+                images += recovery(&story, &crashed, acked, number);
+            }
+        }
+        images
+    });
+}
+
+/// Records one recovery and cuts it at each of its operations.
+fn recovery(story: &Story, disk: &SimDisk, acked: Option<usize>, number: u64) -> u64 {
+    disk.record();
+    let opened = Side::open(disk.clone(), 2, story.options.clone());
+    drop(opened.unwrap_or_else(|e| panic!("{}: does not open: {e}", story.title)));
+    let steps = disk.recorded();
+    let mut images = 0;
+    for (at, step) in steps.iter().enumerate() {
+        let (keep, tear) = PLANS[(number as usize + at) % PLANS.len()];
+        let seed = number << 10 | at as u64;
+        check_one(story, step.disk.crash(CrashPlan { seed, keep, tear }), acked);
+        images += 1;
+    }
+    images
+}
