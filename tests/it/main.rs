@@ -1,6 +1,8 @@
 //! The one integration binary. Each module is a kind of proof; a test reads as a script.
 
 mod crash;
+mod damage;
 mod disk;
 mod line;
+mod model;
 mod refuse;

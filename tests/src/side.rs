@@ -192,4 +192,13 @@ impl Side {
         let healthy = self.disk.crash(CrashPlan { seed: 0, keep: Keep::Everything, tear: false });
         whole(&healthy, name.as_str()).expect("the file is there")
     }
+
+    /// What the service does about an image whose file isn't what its checkpoint says.
+    pub fn rescan_or_changed(&self, name: &ImageName) -> Result<()> {
+        let looks = self.store.look()?;
+        if looks.iter().any(|l| l.name == name.as_str() && l.state != LookState::Unchanged) {
+            self.try_record(name)?;
+        }
+        Ok(())
+    }
 }

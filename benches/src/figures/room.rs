@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::image::outside;
 use super::link::Link;
 use super::mount::{Mount, make_ext4, missing};
 use super::node::Node;
@@ -15,7 +16,8 @@ use super::tools::has;
 use super::{Setup, say};
 
 const NAME: &str = "server.raw";
-const SMALL_BYTES: u64 = 512 << 20;
+/// A file system smaller than that has no room for a catalog.
+const SMALL_BYTES_MIN: u64 = 48 << 20;
 const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 /// An offer, an inventory and what a connection says to stay alive are no image data.
 const TALK_BYTES: u64 = 256 << 10;
@@ -28,7 +30,8 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     let mut pair = Pair::start(&setup.ground(), "room", link)?;
     let mount = if small {
         let file = setup.work.join("small.ext4");
-        make_ext4(&file, SMALL_BYTES)?;
+        let third = outside(&setup.images[0])?.allocated_bytes / 3;
+        make_ext4(&file, third.max(SMALL_BYTES_MIN))?;
         Some(Mount::new(&file, &pair.receiver.images(), "loop")?)
     } else {
         pair.receiver.set("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "99%");
@@ -96,7 +99,7 @@ fn staged_bytes(store: &Path) -> anyhow::Result<u64> {
     let staging = store.join(".blockferry").join("staging");
     let mut bytes = 0;
     for entry in std::fs::read_dir(staging)? {
-        bytes += super::image::outside(&entry?.path())?.allocated_bytes;
+        bytes += outside(&entry?.path())?.allocated_bytes;
     }
     Ok(bytes)
 }

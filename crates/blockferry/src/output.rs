@@ -207,6 +207,11 @@ fn escape(text: &str, bad: impl Fn(char) -> bool) -> String {
     out
 }
 
+/// A number with its noun: `1 image`, `2 images`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
 /// Bytes for people: `1.5 GiB`.
 pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()

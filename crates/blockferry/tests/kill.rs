@@ -191,8 +191,10 @@ struct Trial {
     /// Newest generation that the receiver showed.
     shown: usize,
     worst_ready: Duration,
-    /// Kills while a new content was being built, and while none was.
+    /// Kills while a new content was being built.
     staged: usize,
+    /// Kills within milliseconds after the receiver's file had become another one.
+    committed: usize,
     looks: usize,
     /// Generations that the receiver showed at some look.
     arrived: usize,
@@ -217,6 +219,7 @@ impl Trial {
             shown: 0,
             worst_ready: Duration::ZERO,
             staged: 0,
+            committed: 0,
             looks: 0,
             arrived: 0,
             publishing: None,
@@ -295,27 +298,28 @@ impl Trial {
 
     /// Waits for the moment; gives up where it doesn't come.
     fn await_moment(&mut self, moment: Moment) {
-        let give_up = Instant::now() + Duration::from_millis(400);
+        let give_up = Instant::now() + Duration::from_millis(500);
         let inode = |path: &Path| std::fs::metadata(path).map_or(0, |stat| stat.ino());
         let receiver = &self.services[RECEIVER];
         let path = receiver.image();
         let before = inode(&path);
-        let mut wait = |met: &dyn Fn() -> bool| {
+        let wait = |met: &dyn Fn() -> bool| {
             while !met() && Instant::now() < give_up {
                 thread::sleep(Duration::from_micros(200));
             }
+            Instant::now() < give_up
         };
         let longest_ms = match moment {
             Moment::Connect => 60,
             Moment::Transfer => {
                 wait(&|| !receiver.private("staging").is_empty());
-                60
+                50
             }
             Moment::Commit => {
-                wait(&|| inode(&path) != before);
+                self.committed += usize::from(wait(&|| inode(&path) != before));
                 8
             }
-            Moment::Any => 300,
+            Moment::Any => 250,
         };
         thread::sleep(self.numbers.moment(longest_ms));
     }
@@ -413,7 +417,7 @@ fn killed_services_show_whole_generations_and_converge() {
     trial.join();
     trial.change();
     for kill in 1..=kills {
-        if trial.shown == trial.latest || trial.numbers.below(3) == 0 {
+        if trial.shown == trial.latest || trial.numbers.below(8) == 0 {
             trial.change();
         }
         trial.kill_one();
@@ -423,12 +427,12 @@ fn killed_services_show_whole_generations_and_converge() {
     }
     trial.rest();
     trial.check_end();
-    let Trial { latest, arrived, looks, staged, worst_ready, .. } = trial;
+    let Trial { latest, arrived, looks, staged, committed, worst_ready, .. } = trial;
     // Not captured: what a run of CI has shown is to be read in its log.
     writeln!(
         std::io::stderr(),
-        "kill -9: {kills} kills in {:.0} s, {staged} of them with a transfer under way; {latest} generations, \
-         {arrived} seen to arrive, {looks} looks, none bad; worst ready {} ms; seed {seed}",
+        "kill -9: {kills} kills in {:.0} s, {staged} of them with a transfer under way, {committed} \
+         right after a commit; {latest} generations, {arrived} seen to arrive, {looks} looks, none bad; worst ready {} ms; seed {seed}",
         began.elapsed().as_secs_f64(),
         worst_ready.as_millis(),
     )

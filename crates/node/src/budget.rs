@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use blockferry_delta::{BLOCK_BYTES, PART_BLOCKS_MAX, SEGMENT_BYTES};
+
 const MIB: u64 = 1 << 20;
 
 // ---- memory ----
@@ -20,7 +22,7 @@ pub const PACK_BYTES_MAX: u64 = blockferry_wire::limits::PACK_RAW_BYTES_MAX as u
 /// Packs that are read, hashed and compressed ahead of the link at the same time, per transfer.
 pub const PACKS_AHEAD: usize = 2;
 /// Messages received and not yet handled, per transfer. The rest waits in QUIC's window.
-pub const FRAMES_QUEUED: usize = 2;
+pub const FRAMES_QUEUED: usize = 1;
 /// Transfers one node sends at the same time.
 pub const SENDS_MAX: usize = 3;
 /// Transfers one node receives at the same time.
@@ -30,12 +32,19 @@ pub const TRANSFERS_PER_PEER: usize = 2;
 /// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
 /// are 128 rows of about 64 bytes; chunks 4,096 rows of 20 bytes).
 pub const PLAN_BYTES: u64 = 2 * MIB;
-/// Work of the store for one transfer: one segment being verified and its map rows, in bytes.
-pub const STAGE_BYTES: u64 = 6 * MIB;
-/// Buffers of the scan of one image, in bytes.
-pub const SCAN_BYTES: u64 = 16 * MIB;
+/// Parts of one transfer whose blocks a receiver has begun to build: the pages it asked for cover
+/// the link, and the blocks are held in memory until their last page has come.
+pub const PARTS_PLANNED: usize = 2;
+/// Work of the store for one transfer, in bytes: the blocks of the parts being built, one segment
+/// being verified and its map rows.
+pub const STAGE_BYTES: u64 =
+    (PARTS_PLANNED * PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
+/// Threads of a scan at most; each holds one segment.
+pub const SCAN_THREADS_MAX: usize = 4;
+/// Buffers of all scans and scrubs, in bytes.
+pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
 /// Program, runtime, maps, allocator slack, in bytes.
-pub const BASE_BYTES: u64 = 48 * MIB;
+pub const BASE_BYTES: u64 = 40 * MIB;
 
 /// One outgoing transfer: packs ahead hold raw and compressed bytes at once; one frame is being
 /// written, one queued, one about to be.
@@ -69,7 +78,7 @@ pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
 /// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
 pub const RECEIVE_WINDOW_BYTES: u64 = 12 * MIB;
 /// What we keep unacknowledged towards one peer, in bytes.
-pub const SEND_WINDOW_BYTES: u64 = 10 * MIB;
+pub const SEND_WINDOW_BYTES: u64 = 8 * MIB;
 /// The smallest send window under a rate limit, in bytes: one pack slice and its overhead.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 128 << 10;
 /// Asked of the kernel for each UDP socket and direction, in bytes.
@@ -116,7 +125,7 @@ const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
 /// Threads that read and compress packs, for all transfers together.
 pub const WORKERS_MAX: usize = 8;
 /// Blocking jobs of stores at the same time (scan, verify); transfers have their own slots.
-pub const STORE_JOBS_MAX: usize = 2;
+pub const STORE_JOBS_MAX: usize = 1;
 /// Stores of a node.
 pub const STORES_MAX: usize = 64;
 /// Peers of a node.

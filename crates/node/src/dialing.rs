@@ -109,7 +109,16 @@ fn wait_after(failures: u32) -> Duration {
 /// Dials the peer's addresses one after the other and runs the session; how long it lived.
 async fn connect(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Duration> {
     peer.set_state(PeerState::Connecting);
-    let link = match dial(core, peer).await {
+    let dialled = tokio::select! {
+        dialled = dial(core, peer) => dialled,
+        () = peer.redial.notified() => {
+            // What we were dialling is out of date: begin anew, at once.
+            peer.redial.notify_one();
+            let what = "its addresses have changed".to_owned();
+            Err(Error::Unreachable { peer: peer.name(), what })
+        }
+    };
+    let link = match dialled {
         Ok(link) => link,
         Err(error) => {
             if peer.active().is_none() {

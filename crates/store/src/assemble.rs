@@ -10,6 +10,7 @@ use blockferry_delta::{
 #[derive(Debug)]
 pub(crate) struct BlockBuild {
     changed: ChangedBlock,
+    /// Empty until the block is loaded: a block that only waits takes no memory.
     bytes: Vec<u8>,
     /// Pages still to come.
     missing: u16,
@@ -30,17 +31,11 @@ pub(crate) struct Verified {
 }
 
 impl BlockBuild {
-    /// Begins with the base's bytes at the block's place, cut or padded with zeros to its length.
-    pub(crate) fn new(changed: ChangedBlock, mut base: Vec<u8>, image_bytes: u64) -> Self {
-        base.resize(block_len(changed.index, image_bytes), 0);
-        for (page, bytes) in base.chunks_mut(PAGE_BYTES).enumerate() {
-            if changed.zero & (1 << page) != 0 {
-                bytes.fill(0);
-            }
-        }
+    /// A block of an image of `image_bytes` of which nothing is here yet.
+    pub(crate) fn new(changed: ChangedBlock, image_bytes: u64) -> Self {
         Self {
             changed,
-            bytes: base,
+            bytes: Vec::new(),
             missing: changed.dirty & !changed.zero,
             covered: [0; PAGES_PER_BLOCK],
             certain: false,
@@ -48,13 +43,44 @@ impl BlockBuild {
         }
     }
 
+    /// Has it got its base?
+    pub(crate) fn is_loaded(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// Does it keep pages of the base, so that they have to be read?
+    pub(crate) fn keeps_pages(&self) -> bool {
+        !self.changed.dirty & block_pages_mask(self.changed.index, self.image_bytes) != 0
+    }
+
+    /// Gives it the base's bytes at its place, cut or padded with zeros to its length.
+    pub(crate) fn load(&mut self, mut base: Vec<u8>) {
+        base.resize(block_len(self.changed.index, self.image_bytes), 0);
+        for (page, bytes) in base.chunks_mut(PAGE_BYTES).enumerate() {
+            if self.changed.zero & (1 << page) != 0 {
+                bytes.fill(0);
+            }
+        }
+        self.bytes = base;
+    }
+
+    /// Does a chunk lie over a page that is missing?
+    pub(crate) fn misses_in(&self, offset: u64, chunk_end: u64) -> bool {
+        let start = self.start();
+        (0..PAGES_PER_BLOCK).any(|page| {
+            let page_start = start + (page * PAGE_BYTES) as u64;
+            let under = offset < page_start + PAGE_BYTES as u64 && page_start < chunk_end;
+            under && self.missing & (1 << page) != 0
+        })
+    }
+
     /// Byte offset of the block in the image.
     fn start(&self) -> u64 {
         self.changed.index * BLOCK_BYTES as u64
     }
 
-    /// Takes what of a found chunk (bytes at `offset` of the image) lies over missing pages.
-    /// Returns how many bytes that is.
+    /// Takes what of a found chunk (bytes at `offset` of the image) lies over missing pages of this
+    /// loaded block. Returns how many bytes that is.
     pub(crate) fn find(&mut self, offset: u64, chunk: &[u8]) -> u64 {
         let (start, end) = (self.start(), self.start() + self.bytes.len() as u64);
         let chunk_end = offset + chunk.len() as u64;
@@ -77,14 +103,15 @@ impl BlockBuild {
     /// Pages that found chunks cover whole are no longer missing.
     pub(crate) fn settle_found(&mut self) {
         for page in 0..PAGES_PER_BLOCK {
-            let bytes = self.bytes.len().saturating_sub(page * PAGE_BYTES).min(PAGE_BYTES);
+            let bytes = self.page_len(page);
             if bytes > 0 && usize::from(self.covered[page]) == bytes {
                 self.missing &= !(1 << page);
             }
         }
     }
 
-    /// Takes a page that was sent. `false` when it isn't missing or has another length.
+    /// Takes a page that was sent into this loaded block. `false` when it isn't missing or has
+    /// another length.
     pub(crate) fn sent(&mut self, page: usize, bytes: &[u8]) -> bool {
         let start = page * PAGE_BYTES;
         let end = self.bytes.len().min(start + PAGE_BYTES);
@@ -96,9 +123,14 @@ impl BlockBuild {
         true
     }
 
+    /// Length of the block.
+    pub(crate) fn len(&self) -> usize {
+        block_len(self.changed.index, self.image_bytes)
+    }
+
     /// Length of one page of this block.
     pub(crate) fn page_len(&self, page: usize) -> usize {
-        self.bytes.len().saturating_sub(page * PAGE_BYTES).min(PAGE_BYTES)
+        self.len().saturating_sub(page * PAGE_BYTES).min(PAGE_BYTES)
     }
 
     /// Is no page missing?
@@ -134,6 +166,7 @@ impl BlockBuild {
     /// Proves the block, or gives it back.
     pub(crate) fn verify(self) -> std::result::Result<Verified, Self> {
         let proved = self.is_complete()
+            && self.is_loaded()
             && verify_block(self.changed.index, &self.bytes, self.image_bytes, &self.changed.hash);
         if !proved {
             return Err(self);
@@ -218,7 +251,9 @@ mod tests {
         new[PAGE_BYTES..2 * PAGE_BYTES].fill(0);
         new[3 * PAGE_BYTES..5 * PAGE_BYTES].fill(77);
         new[9 * PAGE_BYTES..10 * PAGE_BYTES].fill(78);
-        let mut build = BlockBuild::new(changed(2, &new, 0b10_0001_1010, 0b10), base, SIZE);
+        let mut build = BlockBuild::new(changed(2, &new, 0b10_0001_1010, 0b10), SIZE);
+        assert!(build.keeps_pages() && !build.is_loaded());
+        build.load(base);
         let start = 2 * BLOCK_BYTES as u64;
         // The chunk begins in page 2, which is kept, and ends in the middle of page 9.
         let from = 2 * PAGE_BYTES + 100;
@@ -245,7 +280,8 @@ mod tests {
         let mut new = base.clone();
         new[10] = 2;
         // The fingerprint said page 0 is the same.
-        let build = BlockBuild::new(changed(0, &new, 0, 0), base, SIZE);
+        let mut build = BlockBuild::new(changed(0, &new, 0, 0), SIZE);
+        build.load(base);
         let mut build = build.verify().expect_err("the kept page is wrong");
         build.want_all();
         for page in 0..PAGES_PER_BLOCK {
@@ -258,7 +294,9 @@ mod tests {
     #[test]
     fn the_short_last_block_works_alike() {
         let new = block(|p| p as u8 + 1, 5000);
-        let mut build = BlockBuild::new(changed(10, &new, 0b11, 0), Vec::new(), SIZE);
+        let mut build = BlockBuild::new(changed(10, &new, 0b11, 0), SIZE);
+        assert!(!build.keeps_pages());
+        build.load(Vec::new());
         assert_eq!((build.page_len(0), build.page_len(1), build.page_len(2)), (4096, 904, 0));
         assert!(build.sent(0, &new[..4096]) && build.sent(1, &new[4096..]));
         let verified = build.verify().expect("complete");

@@ -95,6 +95,7 @@ impl Source {
     pub fn read(&self, extents: &[PageExtent]) -> Result<Vec<u8>> {
         let size = self.map.of.size_bytes;
         let mut out = Vec::new();
+        self.prefetch(extents)?;
         for extent in extents {
             let end = extent.end().filter(|end| *end <= page_count(size) && extent.count > 0);
             let end = end.ok_or(Error::BadPart("extent beyond the end"))?;
@@ -108,6 +109,18 @@ impl Source {
             }
         }
         Ok(out)
+    }
+
+    /// Scattered blocks are asked for all at once: one by one each would wait for the disk.
+    fn prefetch(&self, extents: &[PageExtent]) -> Result<()> {
+        let short = extents.iter().filter(|e| u64::from(e.count) < RUN_BLOCKS);
+        for extent in short.filter(|_| extents.len() > 1) {
+            let start = extent.offset() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+            let bytes = u64::from(extent.count) * PAGE_BYTES as u64 + BLOCK_BYTES as u64;
+            let advice = self.file.prefetch(start, bytes);
+            advice.during("prefetch", self.name.as_str())?;
+        }
+        Ok(())
     }
 
     /// Reads and proves a run of blocks and appends what of `extent` lies in it.

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use blockferry_delta::{
-    BLOCK_BYTES, BlockHash, BlockRow, Chunk, ChunkId, ImageName, PAGE_BYTES, PAGES_PER_BLOCK,
-    PageExtent, RecipePart, Root, SEGMENT_BYTES, block_count, block_len, segment_count,
-    segment_len,
+    BLOCK_BYTES, BlockHash, BlockRow, ChangedBlock, Chunk, ChunkId, ImageName, PAGE_BYTES,
+    PAGES_PER_BLOCK, PageExtent, RecipePart, Root, SEGMENT_BYTES, block_count, block_len,
+    segment_count, segment_len, verify_block,
 };
 
 use crate::assemble::BlockBuild;
@@ -139,6 +139,7 @@ impl Staging {
         for mut build in builds {
             build.settle_found();
             if build.is_complete() {
+                self.load(&mut build)?;
                 match build.verify() {
                     Ok(verified) => {
                         self.write(&verified)?;
@@ -161,7 +162,7 @@ impl Staging {
         let part_state = Part { first_block, blocks: waiting, chunks: part.chunks.clone() };
         self.parts.insert(part.number, part_state);
         self.next_part = part.number + 1;
-        self.retire(part.number, first_block)?;
+        self.retire(part.number)?;
         Ok(planned)
     }
 
@@ -170,10 +171,9 @@ impl Staging {
         let mut state = self.parts.remove(&part).ok_or(Error::BadPart("pages for no open part"))?;
         let outcome = self.fill_blocks(&mut state, extents, pages);
         let complete = state.blocks.is_empty();
-        let first_block = state.first_block;
         self.parts.insert(part, state);
         let again = outcome?;
-        self.retire(part, first_block)?;
+        self.retire(part)?;
         Ok(Filled { again, complete })
     }
 
@@ -189,6 +189,9 @@ impl Staging {
             let (block, within) =
                 (page / PAGES_PER_BLOCK as u64, (page % PAGES_PER_BLOCK as u64) as usize);
             let build = part.blocks.get_mut(&block).ok_or(Error::BadPart("page not wanted"))?;
+            if !build.is_loaded() {
+                load(self.file.as_ref(), &self.path, build)?;
+            }
             let len = build.page_len(within);
             let (bytes, rest) = pages.split_at_checked(len).ok_or(Error::BadPart("short pages"))?;
             pages = rest;
@@ -288,32 +291,44 @@ impl Staging {
         let size = self.generation.size_bytes;
         let mut builds = Vec::new();
         for changed in &part.blocks {
-            let len = block_len(changed.index, size);
             let pages = blockferry_delta::block_pages_mask(changed.index, size);
-            let mut base = Vec::new();
-            if self.resumed || changed.dirty & pages != pages {
-                base.resize(len, 0);
-                let offset = changed.index * BLOCK_BYTES as u64;
-                self.file.read_exact_at(&mut base, offset).during("read", &self.path)?;
-            }
-            if self.resumed
-                && blockferry_delta::verify_block(changed.index, &base, size, &changed.hash)
-            {
-                planned.kept_bytes += len as u64;
-                let row = BlockRow::of(self.store.chunker.keys(), changed.index, &base, size);
-                self.rows.insert(changed.index, row);
+            if self.resumed && self.is_there(changed)? {
+                planned.kept_bytes += block_len(changed.index, size) as u64;
                 continue;
+            }
+            if changed.dirty & pages != pages {
+                let offset = changed.index * BLOCK_BYTES as u64;
+                self.file.prefetch(offset, BLOCK_BYTES as u64).during("prefetch", &self.path)?;
             }
             planned.kept_bytes +=
                 u64::from((pages & !changed.dirty).count_ones()) * PAGE_BYTES as u64;
             planned.zero_bytes += u64::from(changed.zero.count_ones()) * PAGE_BYTES as u64;
-            builds.push(BlockBuild::new(*changed, base, size));
+            builds.push(BlockBuild::new(*changed, size));
         }
         Ok(builds)
     }
 
+    /// Did an earlier attempt complete this block?
+    fn is_there(&mut self, changed: &ChangedBlock) -> Result<bool> {
+        let size = self.generation.size_bytes;
+        let mut bytes = vec![0; block_len(changed.index, size)];
+        let offset = changed.index * BLOCK_BYTES as u64;
+        self.file.read_exact_at(&mut bytes, offset).during("read", &self.path)?;
+        let there = verify_block(changed.index, &bytes, size, &changed.hash);
+        if there {
+            let row = BlockRow::of(self.store.chunker.keys(), changed.index, &bytes, size);
+            self.rows.insert(changed.index, row);
+        }
+        Ok(there)
+    }
+
+    /// Gives a block its base, if it hasn't got it yet.
+    fn load(&self, build: &mut BlockBuild) -> Result<()> {
+        if build.is_loaded() { Ok(()) } else { load(self.file.as_ref(), &self.path, build) }
+    }
+
     /// Closes a part that is complete and folds the segments that can't change any more.
-    fn retire(&mut self, part: u32, _first_block: u64) -> Result<()> {
+    fn retire(&mut self, part: u32) -> Result<()> {
         let complete = self.parts.get(&part).is_some_and(|p| p.blocks.is_empty());
         if !complete {
             return Ok(());
@@ -328,4 +343,15 @@ impl Staging {
         let border = open.unwrap_or(last_block).min(last_block);
         self.fold((border / (SEGMENT_BYTES / BLOCK_BYTES as u64)) as u32)
     }
+}
+
+fn load(file: &dyn DiskFile, path: &str, build: &mut BlockBuild) -> Result<()> {
+    let mut base = Vec::new();
+    if build.keeps_pages() {
+        base.resize(build.len(), 0);
+        let offset = build.index() * BLOCK_BYTES as u64;
+        file.read_exact_at(&mut base, offset).during("read", path)?;
+    }
+    build.load(base);
+    Ok(())
 }

@@ -49,9 +49,9 @@ pub const PART_PAGES_MAX: usize = PART_BLOCKS_MAX * PAGES_PER_BLOCK;
 /// Bytes of the longest chunk a recipe may name.
 pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
-/// Raw bytes of a pack: half a part. Packs of 4 MiB compress as well as one long stream, packs of
-/// 1 MiB 3 % worse (decision 6).
-pub const PACK_RAW_BYTES_MAX: usize = 4 << 20;
+/// Raw bytes of a pack: a quarter of a part. Packs of 1 MiB compress 3 % worse than one long stream,
+/// packs of 2 MiB 1.4 % (decision 6).
+pub const PACK_RAW_BYTES_MAX: usize = 2 << 20;
 /// Pages of a pack.
 pub const PACK_PAGES_MAX: usize = PACK_RAW_BYTES_MAX / PAGE_BYTES;
 /// Bytes of a pack's fixed header.
@@ -61,9 +61,9 @@ pub const PACK_BYTES_MAX: usize =
     PACK_HEADER_BYTES + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX + PACK_RAW_BYTES_MAX;
 
 /// Parts sent that have no want yet.
-pub const PARTS_IN_FLIGHT: usize = 8;
+pub const PARTS_IN_FLIGHT: usize = 3;
 /// Parts sent that are not filled yet: what either side remembers of a transfer.
-pub const PARTS_OPEN_MAX: usize = 32;
+pub const PARTS_OPEN_MAX: usize = 4;
 /// Packs a sender has asked its driver for, or has ready to send.
 pub const PACKS_IN_FLIGHT: usize = 4;
 /// Packs a receiver has given its driver that are not answered yet; it then has no room.
@@ -155,7 +155,7 @@ const _: () = {
         "offers both ways fit the streams"
     );
     assert!(
-        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 17 << 20,
-        "what a receiver holds of one transfer is at most 17 MiB"
+        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 9 << 20,
+        "what a receiver holds of one transfer is at most 9 MiB"
     );
 };

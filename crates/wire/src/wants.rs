@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn wants_are_cut_into_packs_of_bounded_pages() {
-        let packs = split_packs(&[extent(0, 800), extent(1200, 400), extent(4000, 2400)]);
+        let packs = split_packs(&[extent(0, 400), extent(600, 200), extent(2000, 1200)]);
         assert_eq!(
             packs,
             [
-                vec![extent(0, 800), extent(1200, 224)],
-                vec![extent(1424, 176), extent(4000, 848)],
-                vec![extent(4848, 1024)],
-                vec![extent(5872, 528)],
+                vec![extent(0, 400), extent(600, 112)],
+                vec![extent(712, 88), extent(2000, 424)],
+                vec![extent(2424, 512)],
+                vec![extent(2936, 264)],
             ]
         );
         assert!(split_packs(&[]).is_empty());

@@ -4,7 +4,7 @@ use super::App;
 use crate::args::PeerCommand;
 use crate::config::bits_text;
 use crate::failure::{AdminError, Failure};
-use crate::output::{or_dash, size, table, word};
+use crate::output::{count, or_dash, size, table, word};
 use blockferry_node::api::{Exit, PeerRow, PeersReport, Removed, Request};
 
 pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
@@ -57,8 +57,7 @@ pub(crate) fn peers(peers: &[PeerRow]) -> String {
 fn backlog(peer: &PeerRow) -> String {
     match peer.backlog_images {
         0 => "-".to_owned(),
-        1 => format!("1 image, {}", size(peer.backlog_bytes)),
-        images => format!("{images} images, {}", size(peer.backlog_bytes)),
+        images => format!("{}, {}", count(images, "image"), size(peer.backlog_bytes)),
     }
 }
 

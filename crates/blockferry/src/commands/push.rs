@@ -3,7 +3,7 @@
 use super::{App, read};
 use crate::args::PushArgs;
 use crate::failure::Failure;
-use crate::output::{seconds, size, word};
+use crate::output::{count, seconds, size, word};
 use blockferry_node::api::{Answer, Exit, PushDone, PushPeer, Request};
 
 pub(crate) fn run(app: &App, args: PushArgs) -> Result<Exit, Failure> {
@@ -28,12 +28,10 @@ fn line(peer: &PushPeer) -> String {
 
 fn text(done: &PushDone) -> String {
     let what = format!("{}@{}", done.image, done.generation);
+    let peers = u64::try_from(done.peers.len()).unwrap_or(u64::MAX);
+    let peers = count(peers, "peer");
     if done.in_sync {
-        return format!(
-            "{what} is verified on {} peers after {}",
-            done.peers.len(),
-            seconds(done.seconds)
-        );
+        return format!("{what} is verified on {peers} after {}", seconds(done.seconds));
     }
-    format!("{what} is offered to {} peers (blockferry backlog)", done.peers.len())
+    format!("{what} is offered to {peers} (blockferry backlog)")
 }

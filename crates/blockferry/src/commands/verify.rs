@@ -2,7 +2,7 @@
 
 use super::{App, read};
 use crate::failure::Failure;
-use crate::output::{seconds, size};
+use crate::output::{count, seconds, size};
 use blockferry_node::api::{Answer, Exit, Request, VerifiedImage, VerifyDone};
 
 pub(crate) fn run(app: &App, image: Option<String>) -> Result<Exit, Failure> {
@@ -38,8 +38,8 @@ fn line(image: &VerifiedImage) -> String {
 
 fn text(done: &VerifyDone) -> String {
     let mut text = format!(
-        "{} images verified, {} in {}",
-        done.images,
+        "{} verified, {} in {}",
+        count(done.images, "image"),
         size(done.bytes),
         seconds(done.seconds)
     );

@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Smallest image worth showing, in bytes.
 pub(super) const SAMPLE_BYTES_MIN: u64 = 16 << 20;
@@ -70,7 +70,7 @@ struct Entry {
 /// An image and what is where in it.
 #[derive(Debug)]
 pub(super) struct Sample {
-    file: File,
+    path: PathBuf,
     entries: Vec<Entry>,
     numbers: Numbers,
     /// Bytes of files, so without the holes.
@@ -86,15 +86,19 @@ impl Sample {
         seed: u64,
         mut advance: impl FnMut(u64) -> bool,
     ) -> io::Result<Option<Sample>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
         file.set_len(size_bytes)?;
-        let mut sample =
-            Sample { file, entries: Vec::new(), numbers: Numbers(seed), data_bytes: HEADER_BYTES };
+        let mut sample = Sample {
+            path: path.to_owned(),
+            entries: Vec::new(),
+            numbers: Numbers(seed),
+            data_bytes: HEADER_BYTES,
+        };
         let header = Entry { offset: 0, bytes: HEADER_BYTES, kind: Kind::Records, seed };
-        sample.write(header, 0, header.bytes)?;
+        write(&file, header, 0, header.bytes)?;
         let mut at = HEADER_BYTES;
         while let Some(entry) = sample.next_entry(at, size_bytes) {
-            sample.write(entry, 0, entry.bytes)?;
+            write(&file, entry, 0, entry.bytes)?;
             sample.entries.push(entry);
             sample.data_bytes += entry.bytes;
             at = (entry.offset + entry.bytes).next_multiple_of(PAGE_BYTES);
@@ -102,15 +106,15 @@ impl Sample {
                 return Ok(None);
             }
         }
-        sample.file.sync_all()?;
+        file.sync_all()?;
         Ok(Some(sample))
     }
 
     /// Where the next file is and what is in it; `None` when the image is full.
     fn next_entry(&mut self, at: u64, size_bytes: u64) -> Option<Entry> {
-        // Holes have as many bytes as files on the long run of FULL_PERCENT to the rest.
-        let mean_hole = FILE_BYTES_MAX / 4 * (100 - FULL_PERCENT) / FULL_PERCENT;
-        let hole = if self.numbers.below(4) == 0 { self.numbers.below(mean_hole * 8) } else { 0 };
+        // A file has FILE_BYTES_MAX / 11 bytes on average; one in four is followed by a hole.
+        let mean_hole = FILE_BYTES_MAX / 11 * (100 - FULL_PERCENT) / FULL_PERCENT * 4;
+        let hole = if self.numbers.below(4) == 0 { self.numbers.below(mean_hole * 2) } else { 0 };
         let offset = (at + hole).next_multiple_of(PAGE_BYTES);
         let room = size_bytes.checked_sub(offset).filter(|room| *room > PAGE_BYTES)?;
         if !self.entries.is_empty() && self.numbers.below(TWIN_ONE_IN) == 0 {
@@ -132,7 +136,9 @@ impl Sample {
     /// Changes a few MiB as a day's work does: parts of files rewritten in place, one file put
     /// into a hole at the end. Gives the number of bytes that were written.
     pub(super) fn change(&mut self) -> io::Result<u64> {
-        let size_bytes = self.file.metadata()?.len();
+        // Closed again at the end: a node leaves alone what somebody has open for writing.
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let size_bytes = file.metadata()?.len();
         let goal = CHANGE_BYTES.min(size_bytes / 32);
         let mut written = 0;
         while written < goal {
@@ -141,29 +147,29 @@ impl Sample {
             let start = self.numbers.below(entry.bytes);
             let bytes = (1 + self.numbers.below(EDIT_BYTES_MAX)).min(entry.bytes - start);
             let edited = Entry { seed: self.numbers.next(), ..entry };
-            self.write(edited, start, bytes)?;
+            write(&file, edited, start, bytes)?;
             written += bytes;
         }
-        self.file.sync_all()?;
+        file.sync_all()?;
         Ok(written)
     }
+}
 
-    /// Writes `bytes` bytes of a file's content, from its byte `start` on.
-    fn write(&self, entry: Entry, start: u64, bytes: u64) -> io::Result<()> {
-        let mut numbers = Numbers(entry.seed);
-        let mut piece = Vec::with_capacity(PIECE_BYTES + PAGE_BYTES as usize);
-        let mut done = 0;
-        while done < bytes {
-            let wanted = (bytes - done).min(PIECE_BYTES as u64) as usize;
-            piece.clear();
-            while piece.len() < wanted {
-                fill(entry.kind, &mut numbers, &mut piece);
-            }
-            self.file.write_all_at(&piece[..wanted], entry.offset + start + done)?;
-            done += wanted as u64;
+/// Writes `bytes` bytes of a file's content, from its byte `start` on.
+fn write(file: &File, entry: Entry, start: u64, bytes: u64) -> io::Result<()> {
+    let mut numbers = Numbers(entry.seed);
+    let mut piece = Vec::with_capacity(PIECE_BYTES + PAGE_BYTES as usize);
+    let mut done = 0;
+    while done < bytes {
+        let wanted = (bytes - done).min(PIECE_BYTES as u64) as usize;
+        piece.clear();
+        while piece.len() < wanted {
+            fill(entry.kind, &mut numbers, &mut piece);
         }
-        Ok(())
+        file.write_all_at(&piece[..wanted], entry.offset + start + done)?;
+        done += wanted as u64;
     }
+    Ok(())
 }
 
 /// A little more of a file of this kind.

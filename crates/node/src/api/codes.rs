@@ -106,6 +106,7 @@ const ROWS: &[CodeRow] = &[
     row("CONTROL_BAD_REQUEST", Exit::Usage, "use the blockferry command of the same version"),
     row("CONTROL_BUSY", Exit::Unreachable, "too many admin connections; close some and try again"),
     row("CONTROL_FORBIDDEN", Exit::Refused, "run as root or as a member of the socket's group"),
+    row("CONTROL_GONE", Exit::Interrupted, "the client went away; the job goes on in the service"),
     row("CONTROL_PROTOCOL", Exit::Failed, "use the blockferry command of the same version"),
     row("CONTROL_TOO_LONG", Exit::Usage, "a request line has at most 65536 bytes"),
     row("CORRUPT", Exit::VerifyFailed, VERIFY),

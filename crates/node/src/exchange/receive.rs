@@ -4,10 +4,11 @@
 //! before the first byte; a failure after it keeps the staging, so that the next attempt resumes
 //! inside the image. The receipt is made after the last durable step and never before.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, NodeId, Root};
+use blockferry_delta::{ImageName, NodeId, RecipePart, Root};
 use blockferry_store::{
     Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store,
 };
@@ -18,6 +19,7 @@ use blockferry_wire::{
 
 use super::Step;
 use crate::api::Role;
+use crate::budget;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::identity::Identity;
@@ -76,6 +78,10 @@ pub struct RecvSide {
     staging: Option<Staging>,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
+    /// Parts that wait until those before them have come.
+    unplanned: VecDeque<RecipePart>,
+    /// Parts that are planned and not complete.
+    open: BTreeSet<u32>,
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
@@ -101,6 +107,8 @@ impl RecvSide {
             receiver: Receiver::new(),
             staging: None,
             generation: None,
+            unplanned: VecDeque::new(),
+            open: BTreeSet::new(),
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
@@ -163,12 +171,8 @@ impl RecvSide {
         match event {
             ReceiverEvent::Offered(offer) => self.offered(&offer),
             ReceiverEvent::Part(part) => {
-                // Without a staging the transfer has failed already.
-                let Some(staging) = &mut self.staging else { return Ok(()) };
-                let planned = staging.plan(&part)?;
-                self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
-                self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
-                Ok(self.receiver.handle_planned(part.number, planned.wants)?)
+                self.unplanned.push_back(part);
+                self.plan()
             }
             ReceiverEvent::Pack(pack) => self.fill(&pack),
             ReceiverEvent::Complete => self.commit(),
@@ -245,7 +249,28 @@ impl RecvSide {
         let size = self.receiver.offer().map_or(0, |offer| offer.size_bytes);
         let pages = unpack(pack, extents_bytes(&pack.extents, size))?;
         let filled = staging.fill(pack.part, &pack.extents, &pages)?;
-        Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
+        if filled.complete {
+            self.open.remove(&pack.part);
+        }
+        self.receiver.handle_filled(pack.part, filled.again, filled.complete)?;
+        self.plan()
+    }
+
+    /// Plans the parts that are next, as far as the blocks they begin have room in memory.
+    fn plan(&mut self) -> Result<()> {
+        // Without a staging the transfer has failed already.
+        let Some(staging) = &mut self.staging else { return Ok(()) };
+        while self.open.len() < budget::PARTS_PLANNED {
+            let Some(part) = self.unplanned.pop_front() else { break };
+            let planned = staging.plan(&part)?;
+            self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
+            self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
+            if !planned.wants.is_empty() {
+                self.open.insert(part.number);
+            }
+            self.receiver.handle_planned(part.number, planned.wants)?;
+        }
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<()> {

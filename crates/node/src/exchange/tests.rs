@@ -223,7 +223,7 @@ fn a_cut_link_is_resumed_inside_the_image() {
     let (a, b) = (side(1), side(2));
     put(&a, 0, &noise(1, 48 << 20));
     record(&a);
-    assert!(carry(&a, &b, 45).is_none(), "cut in the middle");
+    assert!(carry(&a, &b, 14).is_none(), "cut in the middle");
     assert!(b.store.current(&image()).expect("read").is_none(), "nothing half-done is shown");
     let ended = copy(&a, &b);
     assert!(matches!(ended.received, RecvOutcome::Committed(_)));

@@ -208,6 +208,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// isn't doesn't fill it. Fastest with `offset` a multiple of [`ALIGN_BYTES`].
     fn read_bulk_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize>;
 
+    /// Says that a range will be read soon, so that reading may begin now. Only advice.
+    fn prefetch(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Writes all of `buf`.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 

@@ -252,6 +252,11 @@ impl DiskFile for RealFile {
         self.bulk.read(self, buf, offset, bytes)
     }
 
+    fn prefetch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let bytes = std::num::NonZeroU64::new(bytes);
+        Ok(rustix::fs::fadvise(&self.fd, offset, bytes, rustix::fs::Advice::WillNeed)?)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
         while done < buf.len() {

@@ -183,7 +183,10 @@ impl Store {
         Ok(staged.path == path
             && Root::from_bytes(staged.root.into()) == request.generation.root
             && base == request.base
-            && stat.is_some_and(|stat| stat.inode == staged.inode))
+            && stat.is_some_and(|stat| {
+                // It had its full length when it was remembered: a shorter file lost data.
+                stat.inode == staged.inode && stat.size_bytes == request.generation.size_bytes
+            }))
     }
 
     /// Removes whatever an earlier attempt left.

@@ -35,7 +35,7 @@ impl Staging {
                     let from = (location.expect("in the run").offset - first.offset) as usize;
                     let bytes = &data[from..from + chunk.bytes as usize];
                     if self.store.chunker.id(bytes) == chunk.id {
-                        found += place(chunk, bytes, builds);
+                        found += self.place(chunk, bytes, builds)?;
                     }
                 }
             }
@@ -73,6 +73,22 @@ impl Staging {
         Ok((got == want).then(|| buf[(offset - aligned) as usize..].to_vec()))
     }
 
+    /// Puts a found chunk over the missing pages of the blocks it lies in.
+    fn place(&self, chunk: &Chunk, bytes: &[u8], builds: &mut [BlockBuild]) -> Result<u64> {
+        let from = builds.partition_point(|b| (b.index() + 1) * BLOCK_BYTES as u64 <= chunk.offset);
+        let mut found = 0;
+        for build in &mut builds[from..] {
+            if build.index() * BLOCK_BYTES as u64 >= chunk.end() {
+                break;
+            }
+            if build.misses_in(chunk.offset, chunk.end()) {
+                self.load(build)?;
+                found += build.find(chunk.offset, bytes);
+            }
+        }
+        Ok(found)
+    }
+
     /// Remembers where chunks of a complete part are in the staging.
     pub(super) fn note_staged_chunks(&mut self, chunks: &[Chunk]) {
         if self.staged_chunks.len() + chunks.len() <= STAGED_CHUNKS_MAX {
@@ -95,13 +111,4 @@ fn run_length(locations: &[Option<Location>]) -> usize {
         count += 1;
     }
     count
-}
-
-fn place(chunk: &Chunk, bytes: &[u8], builds: &mut [BlockBuild]) -> u64 {
-    let from = builds.partition_point(|b| (b.index() + 1) * BLOCK_BYTES as u64 <= chunk.offset);
-    builds[from..]
-        .iter_mut()
-        .take_while(|b| b.index() * (BLOCK_BYTES as u64) < chunk.end())
-        .map(|build| build.find(chunk.offset, bytes))
-        .sum()
 }
