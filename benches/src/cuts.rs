@@ -14,13 +14,12 @@ pub(crate) fn run(images: &[String]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let sets = [
         (64, 8, 32, 128, 1),
-        (64, 16, 32, 128, 1),
         (64, 16, 32, 64, 1),
-        (64, 16, 32, 128, 2),
-        (64, 8, 16, 64, 1),
-        (64, 16, 64, 256, 1),
-        (8, 16, 32, 128, 1),
-        (8, 16, 64, 256, 1),
+        (64, 24, 32, 64, 1),
+        (64, 32, 32, 64, 1),
+        (64, 32, 32, 64, 2),
+        (64, 32, 64, 128, 1),
+        (8, 32, 32, 64, 1),
     ];
     let data = images.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
     for (tail, min, average, max, level) in sets {

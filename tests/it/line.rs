@@ -36,7 +36,10 @@ fn check_equal(a: &Side, b: &Side, name: &ImageName, bytes: &[u8]) {
     let (there, here) = (there.expect("reads").expect("known"), here.expect("reads"));
     let here = here.expect("known");
     assert_eq!(here.root, root_of(bytes), "the root is the BLAKE3 of the file");
-    assert_eq!((here.root, &here.lineage, here.size_bytes), (there.root, &there.lineage, there.size_bytes));
+    assert_eq!(
+        (here.root, &here.lineage, here.size_bytes),
+        (there.root, &there.lineage, there.size_bytes)
+    );
     assert_eq!(b.meta(name), a.meta(name), "mode, owner, times and attributes");
     let (want, got) = (a.allocated(name), b.allocated(name));
     let slack = want / 100 + BLOCK_BYTES as u64;
@@ -88,9 +91,10 @@ fn one_cell(shape: Shape, edit: Edit, seed: u64) -> u64 {
 fn check_cost(edit: Edit, old: &[u8], new: &[u8], carried: &Carried) {
     let pages = |bytes: &[u8]| -> Vec<Vec<u8>> { bytes.chunks(4096).map(<[u8]>::to_vec).collect() };
     let (old_pages, new_pages) = (pages(old), pages(new));
-    let changed = new_pages.iter().enumerate().filter(|(n, page)| {
-        old_pages.get(*n) != Some(page) && page.iter().any(|byte| *byte != 0)
-    });
+    let changed = new_pages
+        .iter()
+        .enumerate()
+        .filter(|(n, page)| old_pages.get(*n) != Some(page) && page.iter().any(|byte| *byte != 0));
     let most = changed.count() as u64 * 4096;
     assert!(carried.sent_bytes <= most, "{edit:?} sent {} of {most}", carried.sent_bytes);
     assert_eq!(carried.again_bytes, 0, "nothing was guessed wrong");
@@ -170,7 +174,8 @@ fn line_what_another_image_holds_is_found() {
         a.record(&two).expect("records");
         let carried = replicate(&a, &b, &two).expect("copies");
         check_equal(&a, &b, &two, &moved);
-        let nonzero = moved.chunks(4096).filter(|p| p.iter().any(|b| *b != 0)).count() as u64 * 4096;
+        let nonzero =
+            moved.chunks(4096).filter(|p| p.iter().any(|b| *b != 0)).count() as u64 * 4096;
         assert!(carried.sent_bytes < nonzero / 3, "{} of {nonzero} sent", carried.sent_bytes);
         1
     });
@@ -284,7 +289,10 @@ fn line_generations_count_up_and_old_maps_go() -> Result<()> {
         a.record(&name)?;
     }
     let history = a.store.history(&name)?;
-    assert_eq!(history.iter().map(|g| g.number).collect::<Vec<_>>(), (1..=10).rev().collect::<Vec<_>>());
+    assert_eq!(
+        history.iter().map(|g| g.number).collect::<Vec<_>>(),
+        (1..=10).rev().collect::<Vec<_>>()
+    );
     let bases = a.store.bases(&name)?;
     let newest: Vec<Root> = history.iter().take(5).map(|g| g.root).collect();
     assert_eq!(bases, newest, "as many as `keep_generations`");

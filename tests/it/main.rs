@@ -6,3 +6,5 @@ mod disk;
 mod line;
 mod model;
 mod refuse;
+mod sim;
+mod tidy;

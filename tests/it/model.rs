@@ -94,7 +94,7 @@ fn shrink(seed: u64, mut ops: Vec<Op>) -> Vec<Op> {
 
 #[test]
 fn model_and_stores_agree() {
-    across("model_and_stores_agree", 2200, "operations", |seed| {
+    across("model_and_stores_agree", 5000, "operations", |seed| {
         let ops = sequence(seed);
         if fails(seed, &ops) {
             let least = shrink(seed, ops);

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use blockferry_delta::{ImageName, PageExtent, RecipePart, Root};
-use blockferry_store::{
-    Error, Generation, Received, Result, Source, StageRequest, Staging, Store,
-};
+use blockferry_store::{Error, Generation, Received, Result, Source, StageRequest, Staging, Store};
 
 use crate::side::Side;
 

@@ -54,14 +54,8 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Shape; 6] = [
-        Shape::Zeros,
-        Shape::Noise,
-        Shape::Text,
-        Shape::Files,
-        Shape::Sparse,
-        Shape::Mixed,
-    ];
+    pub const ALL: [Shape; 6] =
+        [Shape::Zeros, Shape::Noise, Shape::Text, Shape::Files, Shape::Sparse, Shape::Mixed];
 
     /// The bytes of an image of this shape.
     pub fn make(self, bytes: u64, rng: &mut Rng) -> Vec<u8> {

@@ -7,6 +7,9 @@
 mod carry;
 mod feed;
 mod image;
+mod liar;
+mod link;
+mod pair;
 
 mod rng;
 mod seeds;
@@ -15,6 +18,9 @@ mod side;
 pub use carry::{Carried, Carry, replicate};
 pub use feed::{Delivered, Feed};
 pub use image::{Edit, SIZES, Shape};
+pub use liar::Liar;
+pub use link::{Link, Trace};
+pub use pair::{Ended, Pair, Trouble};
 pub use rng::Rng;
 pub use seeds::{across, cases};
 pub use side::{Side, author, image_name, options, put, store_identity, whole};

@@ -161,7 +161,8 @@ impl Side {
 
     /// Names in a private directory: `staging`, `spare` or `quarantine`.
     pub fn private(&self, dir: &str) -> Vec<String> {
-        let entries = self.disk.list(&format!(".blockferry/{dir}")).expect("the directory is there");
+        let entries =
+            self.disk.list(&format!(".blockferry/{dir}")).expect("the directory is there");
         entries.into_iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
     }
 

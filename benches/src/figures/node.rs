@@ -79,6 +79,11 @@ impl Node {
         self.images().join(name)
     }
 
+    /// What its services wrote, one after the other.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.join("serve.log")
+    }
+
     /// The process.
     pub(crate) fn pid(&self) -> anyhow::Result<u32> {
         let child = self.child.as_ref().with_context(|| format!("{} is not running", self.name))?;
@@ -109,7 +114,7 @@ impl Node {
     /// Starts the service; gives how long it took until it answered.
     pub(crate) fn start(&mut self) -> anyhow::Result<Duration> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
-        let path = self.directory.join("serve.log");
+        let path = self.log();
         let log = File::options().append(true).create(true).open(&path)?;
         let mut command = self.command(self.namespace.as_deref());
         command.arg("--config").arg(self.directory.join("blockferry.toml"));

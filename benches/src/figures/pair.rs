@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::link::Link;
 use super::node::Node;
-use super::process::{Memory, cpu_seconds, interface_bytes, wait_until_idle};
+use super::process::{Memory, cpu_seconds, interface_bytes, peak_bytes, wait_until_idle};
+use super::table::Amount;
 use super::tools::place;
 
 /// The store.
@@ -36,6 +37,7 @@ pub(crate) struct Pair {
     pub(crate) receiver: Node,
     directory: PathBuf,
     link: Option<Link>,
+    memory: Memory,
 }
 
 /// What it cost to bring one generation over.
@@ -51,6 +53,8 @@ pub(crate) struct Transfer {
     pub(crate) wire_bytes: Option<u64>,
     /// By the sender's and the receiver's own account.
     pub(crate) told_bytes: [u64; 2],
+    /// Resident memory of sender and receiver at their peaks.
+    pub(crate) peak_bytes: [u64; 2],
 }
 
 impl Transfer {
@@ -58,6 +62,12 @@ impl Transfer {
     pub(crate) fn bytes(&self) -> u64 {
         let [sender, receiver] = self.told_bytes;
         self.wire_bytes.unwrap_or(sender.max(receiver))
+    }
+
+    /// How many times the nodes' own count the wire carried: packet headers, acknowledgements.
+    pub(crate) fn header_times(&self) -> f64 {
+        let [sender, receiver] = self.told_bytes;
+        Amount::bytes(self.bytes()).value() / Amount::bytes(sender.max(receiver).max(1)).value()
     }
 }
 
@@ -77,7 +87,7 @@ impl Pair {
         };
         let sender = Node::create(binary, &directory, "sender", a, memory)?;
         let receiver = Node::create(binary, &directory, "receiver", b, memory)?;
-        Ok(Pair { sender, receiver, directory, link })
+        Ok(Pair { sender, receiver, directory, link, memory: memory.clone() })
     }
 
     /// Starts the services and makes them members of one store.
@@ -116,6 +126,10 @@ impl Pair {
     /// Publishes image `name` and waits for the receipt.
     pub(crate) fn transfer(&self, name: &str) -> anyhow::Result<Transfer> {
         let image = format!("{STORE}/{name}");
+        let pids = self.pids()?;
+        for pid in pids {
+            self.memory.begin(pid);
+        }
         let cpu = self.cpu()?;
         let wire = self.wire_bytes()?;
         let began = Instant::now();
@@ -138,6 +152,7 @@ impl Pair {
             cpu: [after[0] - cpu[0], after[1] - cpu[1]],
             wire_bytes,
             told_bytes: [sender_says, newest["wire_bytes"].as_u64().unwrap_or(0)],
+            peak_bytes: [peak_bytes(pids[0])?, peak_bytes(pids[1])?],
         })
     }
 
@@ -163,10 +178,13 @@ impl Pair {
         interface_bytes(self.sender.pid()?, Link::interface()).map(Some)
     }
 
-    /// Stops both and removes everything.
+    /// Stops both and removes everything but their logs, which are kept in the work directory.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
-        self.receiver.stop()?;
-        self.sender.stop()?;
+        for node in [&mut self.receiver, &mut self.sender] {
+            node.stop()?;
+            let log = format!("{}.log", node.name);
+            std::fs::rename(node.log(), self.directory.with_extension(log))?;
+        }
         std::fs::remove_dir_all(&self.directory)?;
         Ok(())
     }

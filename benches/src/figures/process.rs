@@ -65,6 +65,17 @@ pub(crate) fn interface_bytes(pid: u32, interface: &str) -> anyhow::Result<u64> 
     Ok(received + sent)
 }
 
+/// Resident memory of a process at its peak, since its start or the last `forget_peak`.
+pub(crate) fn peak_bytes(pid: u32) -> anyhow::Result<u64> {
+    Ok(number_in(pid, "status", "VmHWM")? * 1024)
+}
+
+/// Makes the kernel forget the peak, so that what comes next has one of its own.
+fn forget_peak(pid: u32) {
+    // Somebody else's process: then peaks are those since the start.
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
 /// Waits until none of the processes works any more, at most `limit`. Gives how long that took.
 pub(crate) fn wait_until_idle(pids: &[u32], limit: Duration) -> anyhow::Result<Duration> {
     const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -128,15 +139,21 @@ impl Memory {
         self.0.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
     }
 
+    /// From now on the peak of `pid` is that of what it does next; the old one is kept here.
+    pub(crate) fn begin(&self, pid: u32) {
+        self.look();
+        forget_peak(pid);
+    }
+
     /// The kernel keeps the peak of each process, so nothing is missed between two looks.
     fn look(&self) {
         let watched = self.0.watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut peaks = self.0.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         for (pid, name) in watched {
             // A process that has just been killed has no memory.
-            if let Ok(kib) = number_in(pid, "status", "VmHWM") {
+            if let Ok(bytes) = peak_bytes(pid) {
                 let peak = peaks.entry(name).or_default();
-                *peak = (*peak).max(kib * 1024);
+                *peak = (*peak).max(bytes);
             }
         }
     }
@@ -176,9 +193,13 @@ mod tests {
     fn the_peak_of_memory_is_kept() {
         let (memory, thread) = Memory::start();
         memory.watch(std::process::id(), "self");
+        let bytes = vec![1; 64 << 20];
+        assert!(peak_bytes(std::process::id()).unwrap() > bytes.len() as u64);
+        drop(bytes);
+        memory.begin(std::process::id());
         memory.leave(std::process::id());
         memory.stop();
         thread.join().unwrap();
-        assert!(memory.peaks()["self"] > 100 << 10, "{:?}", memory.peaks());
+        assert!(memory.peaks()["self"] > 64 << 20, "{:?}", memory.peaks());
     }
 }

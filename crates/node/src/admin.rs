@@ -102,11 +102,7 @@ async fn serve(core: Arc<Core>, stream: UnixStream, _place: OwnedSemaphorePermit
     }
 }
 
-async fn answer(
-    core: &Arc<Core>,
-    request: crate::api::Request,
-    client: &mut Client,
-) -> Result<()> {
+async fn answer(core: &Arc<Core>, request: crate::api::Request, client: &mut Client) -> Result<()> {
     let stopped = core.stopped();
     let answered = tokio::select! {
         () = stopped => Err(Error::Stopping),

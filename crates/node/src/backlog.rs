@@ -255,9 +255,7 @@ impl Backlog {
         entry.state = match setback {
             _ if moved_on => State::Due,
             // The loss of the connection itself may be told a moment later.
-            Setback::Lost => {
-                State::NotBefore { at: now + LOST_WAIT, reason: Reason::Transferring }
-            }
+            Setback::Lost => State::NotBefore { at: now + LOST_WAIT, reason: Reason::Transferring },
             Setback::Diverged => State::UntilHeadChanges { diverged: true },
             Setback::Older => State::UntilHeadChanges { diverged: false },
             Setback::Retry(reason) => {
@@ -284,7 +282,10 @@ impl Backlog {
         if self.sending >= budget::SENDS_MAX {
             return None;
         }
-        let free = |p: &Peer| p.up && p.sending < budget::TRANSFERS_PER_PEER;
+        // The last slot is for a peer that has none.
+        let last = self.sending + 1 == budget::SENDS_MAX;
+        let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
+        let free = |p: &Peer| p.up && p.sending < allowed;
         // Peers after the last served one first, so that none is starved.
         let after = |id: &NodeId| self.served.is_some_and(|served| *id <= served);
         let mut peers: Vec<NodeId> =

@@ -24,21 +24,18 @@ pub const PACKS_AHEAD: usize = 2;
 /// Messages received and not yet handled, per transfer. The rest waits in QUIC's window.
 pub const FRAMES_QUEUED: usize = 1;
 /// Transfers one node sends at the same time.
-pub const SENDS_MAX: usize = 3;
+pub const SENDS_MAX: usize = 4;
 /// Transfers one node receives at the same time.
-pub const RECEIVES_MAX: usize = 2;
-/// Transfers at the same time with one peer, each way.
+pub const RECEIVES_MAX: usize = 4;
+/// Transfers at the same time with one peer, each way. Its second one may not take the node's last
+/// slot: a slow peer holds back nobody.
 pub const TRANSFERS_PER_PEER: usize = 2;
 /// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
 /// are 128 rows of about 64 bytes; chunks 4,096 rows of 20 bytes).
 pub const PLAN_BYTES: u64 = 2 * MIB;
-/// Parts of one transfer whose blocks a receiver has begun to build: the pages it asked for cover
-/// the link, and the blocks are held in memory until their last page has come.
-pub const PARTS_PLANNED: usize = 2;
-/// Work of the store for one transfer, in bytes: the blocks of the parts being built, one segment
-/// being verified and its map rows.
-pub const STAGE_BYTES: u64 =
-    (PARTS_PLANNED * PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
+/// Work of the store for one transfer, in bytes: the blocks of one part at most (a block takes
+/// memory when its first page has come), one segment being verified and its map rows.
+pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 /// Threads of a scan at most; each holds one segment.
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
@@ -69,10 +66,16 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
 const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
 const _: () = assert!(PACKS_AHEAD <= blockferry_wire::limits::PACKS_IN_FLIGHT);
 const _: () = assert!(FRAMES_QUEUED <= blockferry_wire::limits::PACKS_UNFILLED_MAX);
-const _: () = assert!(TRANSFERS_PER_PEER <= SENDS_MAX && TRANSFERS_PER_PEER <= RECEIVES_MAX);
+const _: () = assert!(TRANSFERS_PER_PEER < SENDS_MAX && TRANSFERS_PER_PEER < RECEIVES_MAX);
 
 // ---- transport ----
 
+/// Largest UDP payload, in bytes, that path MTU discovery tries: what jumbo frames and loopback carry.
+/// Discovery starts at 1200 and only rises on proof, so ordinary links lose a few probes.
+pub const DATAGRAM_BYTES_MAX: u16 = 32_000;
+/// Sent to a peer before its first acknowledgement, in bytes: 64 ordinary packets. It must exceed a
+/// few of the largest datagrams: a closed connection whose window is full can't say why it closed.
+pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
 /// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
 pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
 /// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
@@ -114,6 +117,7 @@ pub const PAIRING_DEADLINE: Duration = Duration::from_secs(15);
 /// found by [`IDLE_TIMEOUT`].
 pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 
+const _: () = assert!(INITIAL_WINDOW_BYTES >= 2 * DATAGRAM_BYTES_MAX as u64);
 const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
 const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 * 2 <= SEND_WINDOW_BYTES_MIN);

@@ -5,6 +5,7 @@
 //! two are needed: members, stores, peers, one peer, backlog.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) backlog: Mutex<Backlog>,
+    /// Bytes sent in the last transfer of each image to each peer.
+    pub(crate) sent: Mutex<BTreeMap<Key, Arc<AtomicU64>>>,
     /// The backlog may have something to offer.
     pub(crate) backlog_wake: Notify,
     /// Scans and scrubs under way.
@@ -155,6 +158,11 @@ impl Core {
     /// Whether a generation is for others: what a mirror made itself is not.
     pub(crate) fn travels(&self, store: &OpenStore, generation: &Generation) -> bool {
         store.config.role == Role::Writer || generation.author != self.config.identity.id()
+    }
+
+    /// Bytes sent in the last transfer of an image to a peer.
+    pub(crate) fn sent_bytes(&self, key: &Key) -> u64 {
+        lock(&self.sent).get(key).map_or(0, |bytes| bytes.load(Ordering::Relaxed))
     }
 
     /// Wakes the backlog and everybody who waits for something to change.

@@ -124,8 +124,7 @@ pub(crate) async fn plan(core: &Arc<Core>, what: Spec, peer: Option<&str>) -> Re
         backlog.peer_head(&key).map(|v| v.root).or_else(|| backlog.receipt(&key).map(|r| r.1))
     });
     let at = core.clone();
-    let report =
-        blocking("a plan", move || make_plan(&at, &what, peer.as_deref(), held)).await?;
+    let report = blocking("a plan", move || make_plan(&at, &what, peer.as_deref(), held)).await?;
     done(&report)
 }
 
@@ -249,7 +248,7 @@ fn push_row(core: &Core, what: &Spec, peer: &Peer) -> PushPeer {
     let key = key(peer.id, &what.store.config.name, &what.image);
     let reason = lock(&core.backlog).reason(&key).map(reports::wait_reason);
     let state = reports::pair_state(core, &key);
-    PushPeer { peer: peer.name(), state, reason, wire_bytes: 0 }
+    PushPeer { peer: peer.name(), state, reason, wire_bytes: core.sent_bytes(&key) }
 }
 
 async fn tell_progress(
@@ -268,7 +267,7 @@ async fn tell_progress(
                 peer: Some(peer.name()),
                 done_bytes,
                 total_bytes,
-                wire_bytes: 0,
+                wire_bytes: core.sent_bytes(&key),
             };
             client.say(&Answer::Progress(line)).await?;
         }
@@ -277,11 +276,7 @@ async fn tell_progress(
 }
 
 /// Who holds a generation.
-pub(crate) async fn ready(
-    core: &Arc<Core>,
-    what: &Spec,
-    require: &Require,
-) -> Result<ReadyReport> {
+pub(crate) async fn ready(core: &Arc<Core>, what: &Spec, require: &Require) -> Result<ReadyReport> {
     let generation = generation(what).await?;
     let (core, store, require) = (core.clone(), what.store.clone(), require.clone());
     blocking("a report", move || reports::ready(&core, &store, &generation, &require)).await
@@ -355,10 +350,7 @@ pub(crate) async fn verify(
     done(&summary)
 }
 
-async fn targets(
-    core: &Arc<Core>,
-    what: Option<&str>,
-) -> Result<Vec<(Arc<OpenStore>, ImageName)>> {
+async fn targets(core: &Arc<Core>, what: Option<&str>) -> Result<Vec<(Arc<OpenStore>, ImageName)>> {
     let stores = match what {
         Some(text) if text.contains('/') => {
             let spec = spec(core, text)?;

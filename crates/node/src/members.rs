@@ -197,7 +197,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("managed.toml");
         let bad = [
-            "version = 2", "version = 1\nx = 1", "", "\u{0}", "version = 1\n[peers.a]\nid = \"x\"",
+            "version = 2",
+            "version = 1\nx = 1",
+            "",
+            "\u{0}",
+            "version = 1\n[peers.a]\nid = \"x\"",
             "version = 1\n[revoked]\nzz = 1",
             "version = 1\n[stores.\"a/b\"]\npath = \"/x\"\nrole = \"mirror\"",
         ];

@@ -73,6 +73,7 @@ impl Node {
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
             backlog: Mutex::new(Backlog::default()),
+            sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
             receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
@@ -103,7 +104,10 @@ impl Node {
         let up = peers.iter().filter(|p| p.state() == PeerState::Up).count();
         let stores = self.core.all_stores().len();
         let waiting = lock(&self.core.backlog).items().len();
-        format!("{stores} stores, {up} of {} peers connected, {waiting} in the backlog", peers.len())
+        format!(
+            "{stores} stores, {up} of {} peers connected, {waiting} in the backlog",
+            peers.len()
+        )
     }
 
     /// Stops: connections are closed, what runs is waited for a while, nothing is lost.
@@ -235,11 +239,7 @@ async fn serve_store(
 }
 
 /// Takes a new store into service and remembers it.
-pub(crate) async fn take_store(
-    core: &Arc<Core>,
-    store: StoreConfig,
-    origin: Origin,
-) -> Result<()> {
+pub(crate) async fn take_store(core: &Arc<Core>, store: StoreConfig, origin: Origin) -> Result<()> {
     let others: Vec<_> = core.all_stores().iter().map(|s| s.config.clone()).collect();
     check_store(&store, &others)?;
     serve_store(core, store.clone(), false, origin).await?;
@@ -261,6 +261,7 @@ pub(crate) async fn remove_store(core: &Arc<Core>, name: &str) -> Result<()> {
     let key = store.config.name.clone();
     core.remove_store(&key);
     lock(&core.backlog).handle_store_gone(&key);
+    lock(&core.sent).retain(|sent, _| sent.store != key);
     let (ledger, gone) = (core.ledger.clone(), key.clone());
     blocking("forgetting a store", move || ledger.note_store(&gone, None)).await?;
     change_members(core, move |members| {
@@ -331,6 +332,7 @@ pub(crate) async fn remove_peer(core: &Arc<Core>, text: &str) -> Result<String> 
     core.remove_peer(&id);
     peer.forget(close::NOT_A_MEMBER, "PEER_REVOKED");
     lock(&core.backlog).handle_peer_gone(id);
+    lock(&core.sent).retain(|sent, _| sent.peer != id);
     core.wake();
     let text = format!("{name} is no peer any more");
     core.events.note(Note::info("PEER_REMOVED", text).peer(&name));

@@ -125,9 +125,8 @@ pub(crate) async fn join(
     if ticket.hub == core.config.identity.id() {
         return Err(Error::TokenWrongHub);
     }
-    let path = path.unwrap_or_else(|| {
-        core.config.state_dir.join("stores").join(ticket.store.as_str())
-    });
+    let path =
+        path.unwrap_or_else(|| core.config.state_dir.join("stores").join(ticket.store.as_str()));
     let mut store = StoreConfig::new(ticket.store.clone(), path, ticket.role);
     store.settle = core.config.settle;
     // What would fail afterwards is refused before the ticket is spent.

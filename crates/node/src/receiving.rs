@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use blockferry_wire::{Message, Offer, PeerMisbehaved, Refusal, Refuse};
 use quinn::{RecvStream, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::debug;
 
 use crate::budget;
@@ -25,6 +25,8 @@ use crate::transport::{Link, deadline};
 
 /// An offer waits this long for a free slot before it is refused as busy.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
+/// How often a waiting offer looks for a slot.
+const SLOT_LOOK: Duration = Duration::from_millis(50);
 /// A stream's first message must come within this time.
 const OFFER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -103,20 +105,14 @@ async fn admit(
     offer: &Offer,
 ) -> std::result::Result<Admitted, Refuse> {
     let unknown = Refuse::new(Refusal::StoreUnknown, "no such store is shared with you");
-    let shared = |s: &Arc<OpenStore>| {
-        s.store.identity().id == offer.store && peer.shares(&s.config.name)
-    };
+    let shared =
+        |s: &Arc<OpenStore>| s.store.identity().id == offer.store && peer.shares(&s.config.name);
     let store = core.all_stores().into_iter().find(shared).ok_or(unknown)?;
     if !store.takes(offer.image.as_str()) {
         return Err(Refuse::new(Refusal::Forbidden, "names like this are excluded here"));
     }
-    let slots = async {
-        let of_peer = slot(&peer.receives).await?;
-        Some([of_peer, slot(&core.receives).await?])
-    };
-    let busy = || Refuse::new(Refusal::Busy, "too many transfers at once");
-    let permits = tokio::time::timeout(SLOT_WAIT, slots).await.map_err(|_| busy())?;
-    let permits = permits.ok_or_else(busy)?;
+    let busy = |_| Refuse::new(Refusal::Busy, "too many transfers at once");
+    let permits = tokio::time::timeout(SLOT_WAIT, slots(core, peer)).await.map_err(busy)?;
     let doing = store.begin(&offer.image, Activity::Receiving);
     let doing = doing.map_err(|e| Refuse::new(Refusal::Duplicate, &e.to_string()))?;
     if core.is_stopping() {
@@ -125,8 +121,20 @@ async fn admit(
     Ok(Admitted { store, _doing: doing, _permits: permits })
 }
 
-async fn slot(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    slots.clone().acquire_owned().await.ok()
+/// Waits for a slot of the peer and one of the node.
+async fn slots(core: &Core, peer: &Peer) -> [OwnedSemaphorePermit; 2] {
+    loop {
+        let of_peer = peer.receives.clone().try_acquire_owned();
+        // The node's last slot is for a peer that has none.
+        let first = peer.receives.available_permits() + 1 == budget::TRANSFERS_PER_PEER;
+        if let Ok(of_peer) = of_peer
+            && (first || core.receives.available_permits() > 1)
+            && let Ok(of_node) = core.receives.clone().try_acquire_owned()
+        {
+            return [of_peer, of_node];
+        }
+        tokio::time::sleep(SLOT_LOOK).await;
+    }
 }
 
 /// What a finished exchange means here. Blocking.

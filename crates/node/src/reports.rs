@@ -264,9 +264,9 @@ pub(crate) fn ready(
     let newer: Vec<_> = newer.iter().filter(|g| g.number >= generation.number).collect();
     let holds = |id: NodeId| {
         let of_peer = receipts.iter().filter(|(peer, _, _)| *peer == id);
-        of_peer.clone().any(|(_, number, root)| {
-            newer.iter().any(|g| g.number == *number && g.root == *root)
-        })
+        of_peer
+            .clone()
+            .any(|(_, number, root)| newer.iter().any(|g| g.number == *number && g.root == *root))
     };
     let asked = match require {
         Require::Peers(names) => {

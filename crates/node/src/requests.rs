@@ -201,12 +201,7 @@ async fn image_show(core: &Arc<Core>, image: &str) -> Result<Answer> {
     done(&ImagesReport { schema: Schema, images })
 }
 
-async fn invite(
-    core: &Arc<Core>,
-    store: String,
-    role: Role,
-    ttl: Duration,
-) -> Result<Answer> {
+async fn invite(core: &Arc<Core>, store: String, role: Role, ttl: Duration) -> Result<Answer> {
     if !reports::reachable(core) {
         let what = "this node listens nowhere: set [node] listen".to_owned();
         return Err(Error::Config { what });
@@ -252,8 +247,21 @@ async fn events(
         last = event.number;
         client.say(&Answer::Event(event)).await?;
     }
-    while follow {
-        use tokio::sync::broadcast::error::RecvError;
+    if follow {
+        count += tell_live(&mut live, last, client).await?;
+    }
+    done(&EventsDone { schema: Schema, events: count })
+}
+
+/// Tells the client what happens, until the node stops or the client goes away.
+async fn tell_live(
+    live: &mut tokio::sync::broadcast::Receiver<crate::api::Event>,
+    last: u64,
+    client: &mut Client,
+) -> Result<u64> {
+    use tokio::sync::broadcast::error::RecvError;
+    let mut count = 0;
+    loop {
         match live.recv().await {
             Ok(event) if event.number <= last => {}
             Ok(event) => {
@@ -262,8 +270,7 @@ async fn events(
             }
             // A slow client misses some; `events` shows them again.
             Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => break,
+            Err(RecvError::Closed) => return Ok(count),
         }
     }
-    done(&EventsDone { schema: Schema, events: count })
 }

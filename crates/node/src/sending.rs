@@ -49,6 +49,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 async fn send(core: Arc<Core>, key: Key, head: Head) {
     let started = Instant::now();
     let sent_bytes = Arc::new(AtomicU64::new(0));
+    lock(&core.sent).insert(key.clone(), sent_bytes.clone());
     let result = try_send(&core, &key, &sent_bytes).await;
     let peer = core.name_of(&key.peer);
     let image = format!("{}/{}", key.store, key.image);
@@ -149,12 +150,7 @@ pub(crate) fn end_connection_if_due(link: &Link, error: &Error) {
 
 /// What a finished exchange means. A receipt counts when the peer's own key signed it, and when it
 /// is in the catalog.
-async fn settle(
-    core: &Arc<Core>,
-    key: &Key,
-    link: &Link,
-    outcome: SendOutcome,
-) -> Result<Receipt> {
+async fn settle(core: &Arc<Core>, key: &Key, link: &Link, outcome: SendOutcome) -> Result<Receipt> {
     let image = format!("{}/{}", key.store, key.image);
     let peer = core.name_of(&key.peer);
     let receipt = match outcome {

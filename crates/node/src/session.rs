@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
-use blockferry_wire::{
-    Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message,
-};
+use blockferry_wire::{Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
@@ -91,8 +89,7 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
     let hello = Hello::new(&core.config.name, agent);
-    let control =
-        if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
+    let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
         peer,
@@ -189,8 +186,12 @@ impl Dialogue<'_> {
     async fn greet(&mut self) -> Result<()> {
         self.peer.set_state(PeerState::Up);
         // What changes from now on is announced; what is said twice does no harm.
-        let stores: Vec<_> =
-            self.core.all_stores().into_iter().filter(|s| self.peer.shares(&s.config.name)).collect();
+        let stores: Vec<_> = self
+            .core
+            .all_stores()
+            .into_iter()
+            .filter(|s| self.peer.shares(&s.config.name))
+            .collect();
         self.awaited = stores.iter().map(|s| s.store.identity().id).collect();
         for store in stores {
             let (core, held) = (self.core.clone(), store.clone());
@@ -212,7 +213,9 @@ impl Dialogue<'_> {
         if ours.is_some_and(|s| s.store.identity().id != store && self.peer.shares(&store_name)) {
             let name = self.peer.name();
             let text = format!("store {store_name} of {name} is another store of this name");
-            self.core.events.note(Note::warning("WRONG_STORE", text).store(&store_name).peer(&name));
+            self.core
+                .events
+                .note(Note::warning("WRONG_STORE", text).store(&store_name).peer(&name));
         }
         for entry in entries {
             self.head(store, entry);
@@ -236,9 +239,8 @@ impl Dialogue<'_> {
     }
 
     fn shared(&self, id: StoreId) -> Option<Arc<OpenStore>> {
-        let fits = |s: &Arc<OpenStore>| {
-            s.store.identity().id == id && self.peer.shares(&s.config.name)
-        };
+        let fits =
+            |s: &Arc<OpenStore>| s.store.identity().id == id && self.peer.shares(&s.config.name);
         self.core.all_stores().into_iter().find(fits)
     }
 

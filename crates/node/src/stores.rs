@@ -123,9 +123,8 @@ fn check_identity(config: &StoreConfig, origin: &Origin, store: &Store) -> Resul
 
 fn fresh_identity(config: &StoreConfig) -> Result<StoreIdentity> {
     let (mut id, mut key) = ([0; 16], [0; 32]);
-    let random = |bytes: &mut [u8]| {
-        rand::fill(bytes).map_err(|_| Error::Crypto { what: "random bytes" })
-    };
+    let random =
+        |bytes: &mut [u8]| rand::fill(bytes).map_err(|_| Error::Crypto { what: "random bytes" });
     random(&mut id)?;
     random(&mut key)?;
     let (id, key) = (StoreId::from_bytes(id), StoreKey::from_bytes(key));

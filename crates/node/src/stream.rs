@@ -88,8 +88,9 @@ impl MessageReader {
                 return Ok(Some((Message::decode(frame)?, bytes)));
             }
             let read = stream.read(&mut self.buffer);
-            let read = tokio::time::timeout(silence, read).await.map_err(|_| {
-                Error::Deadline { what: "the peer's next message", seconds: silence.as_secs() }
+            let read = tokio::time::timeout(silence, read).await.map_err(|_| Error::Deadline {
+                what: "the peer's next message",
+                seconds: silence.as_secs(),
             })?;
             match read.map_err(|e| read_error(peer, &e))? {
                 Some(count) => self.decoder.push(&self.buffer[..count]),

@@ -185,9 +185,9 @@ pub fn check(
 ) -> Result<()> {
     let issued = issued.ok_or(Error::TokenUnknown)?;
     match issued.used_by {
-        Some(user) if user != joiner => return Err(Error::TokenUsed),
-        _ if now_unix_ms >= issued.expires_unix_ms => return Err(Error::TokenExpired),
-        _ if issued.store != *store => return Err(Error::TokenScope),
+        Some(user) if user != joiner => Err(Error::TokenUsed),
+        _ if now_unix_ms >= issued.expires_unix_ms => Err(Error::TokenExpired),
+        _ if issued.store != *store => Err(Error::TokenScope),
         _ => Ok(()),
     }
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use blockferry_delta::NodeId;
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig,
-    IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -140,7 +141,8 @@ impl Transport {
         // A socket bound to loopback can't reach beyond it, and the other way round.
         let same_reach = |e: &&Endpoint| match e.local_addr() {
             Ok(local) => {
-                local.ip().is_unspecified() || local.ip().is_loopback() == address.ip().is_loopback()
+                local.ip().is_unspecified()
+                    || local.ip().is_loopback() == address.ip().is_loopback()
             }
             Err(_) => false,
         };
@@ -255,27 +257,34 @@ fn link(connection: Connection, dialled: bool) -> Result<Link> {
 
 fn transport_config(send_limit: Option<u64>) -> TransportConfig {
     let window = |bytes: u64| VarInt::from_u64(bytes).expect("windows are far below 2^62");
-    // 250 ms of the limit in flight: a change of rate bites within half a second.
-    let send_window = match send_limit {
-        Some(bits) => (bits / 8 / 4).clamp(budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES),
-        None => budget::SEND_WINDOW_BYTES,
-    };
     let mut config = TransportConfig::default();
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(10));
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(budget::DATAGRAM_BYTES_MAX);
     let idle = IdleTimeout::try_from(budget::IDLE_TIMEOUT).expect("30 s fit");
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(budget::INITIAL_WINDOW_BYTES);
     config
+        .congestion_controller_factory(Arc::new(cubic))
         .stream_receive_window(window(budget::STREAM_WINDOW_BYTES))
         .receive_window(window(budget::RECEIVE_WINDOW_BYTES))
-        .send_window(send_window)
+        .send_window(send_window(send_limit))
         .max_concurrent_bidi_streams(VarInt::from_u32(budget::BIDI_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(budget::UNI_STREAMS_MAX))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(budget::KEEP_ALIVE))
         .datagram_receive_buffer_size(None)
         .ack_frequency_config(Some(acks))
+        .mtu_discovery_config(Some(mtu))
         .send_fairness(false);
     config
+}
+
+/// 250 ms of the limit in flight: a change of rate bites within half a second.
+fn send_window(send_limit: Option<u64>) -> u64 {
+    let (least, most) = (budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES);
+    send_limit.map_or(most, |bits| (bits / 8 / 4).clamp(least, most))
 }
 
 /// An endpoint that only dials, on a port the system chooses; IPv4 where IPv6 is not to be had.
@@ -296,7 +305,10 @@ fn endpoint(
     let socket = socket(address).map_err(at("bind"))?;
     let secret = identity.derive("blockferry stateless reset 1");
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-    let config = EndpointConfig::new(Arc::new(reset_key));
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config
+        .max_udp_payload_size(budget::DATAGRAM_BYTES_MAX)
+        .expect("the limit lies between 1200 and 65,527");
     Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(at("listen on"))
 }
 
@@ -353,13 +365,15 @@ mod tests {
     #[test]
     fn both_sides_know_the_proved_key() {
         runtime().block_on(async {
-            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let (hub, branch) =
+                (Identity::generate().expect("a"), Identity::generate().expect("b"));
             let trust = Arc::new(Trust::default());
             trust.admit(branch.id());
             let server = bound(&hub, trust);
             let client = bound(&branch, Arc::new(Trust::default()));
             let accepted = accept_one(&server);
-            let dialled = client.dial(server.local_addresses()[0], hub.id()).await.expect("dialled");
+            let dialled =
+                client.dial(server.local_addresses()[0], hub.id()).await.expect("dialled");
             let accepted = accepted.await.expect("ran").expect("accepted").expect("no retry");
             assert_eq!((dialled.peer, accepted.peer), (hub.id(), branch.id()));
             assert!(dialled.dialled && !accepted.dialled);
@@ -372,7 +386,8 @@ mod tests {
     #[test]
     fn refusals_carry_their_code() {
         runtime().block_on(async {
-            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let (hub, branch) =
+                (Identity::generate().expect("a"), Identity::generate().expect("b"));
             for (revoked, code) in [(false, "PEER_UNKNOWN"), (true, "PEER_REVOKED")] {
                 let trust = Arc::new(Trust::default());
                 if revoked {
@@ -396,7 +411,8 @@ mod tests {
     #[test]
     fn another_node_at_the_address_is_refused() {
         runtime().block_on(async {
-            let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let (hub, branch) =
+                (Identity::generate().expect("a"), Identity::generate().expect("b"));
             let trust = Arc::new(Trust::default());
             trust.admit(branch.id());
             let server = bound(&hub, trust);
@@ -424,8 +440,14 @@ mod tests {
 
     #[test]
     fn a_limit_shrinks_what_is_in_flight() {
-        assert!(budget::SEND_WINDOW_BYTES_MIN < 1_000_000);
-        let _config = transport_config(Some(5_000_000));
+        assert_eq!(send_window(None), budget::SEND_WINDOW_BYTES);
+        assert_eq!(send_window(Some(80_000_000)), 2_500_000);
+        assert_eq!(send_window(Some(1)), budget::SEND_WINDOW_BYTES_MIN);
+        assert_eq!(send_window(Some(u64::MAX)), budget::SEND_WINDOW_BYTES);
+    }
+
+    #[test]
+    fn what_a_peer_says_is_safe_to_print() {
         assert_eq!(printable(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
     }
 }

@@ -171,10 +171,7 @@ mod tests {
             (refused(Refusal::Forbidden), Setback::Retry(Failing)),
             (refused(Refusal::ShuttingDown), Setback::Lost),
             (Error::Stopping, Setback::Lost),
-            (
-                Error::Store(StoreError::Torn { image: image(), block: 0 }),
-                Setback::Retry(InUse),
-            ),
+            (Error::Store(StoreError::Torn { image: image(), block: 0 }), Setback::Retry(InUse)),
             (Error::Store(StoreError::Degraded), Setback::Retry(Failing)),
         ];
         for (error, setback) in rows {

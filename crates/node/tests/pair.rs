@@ -384,3 +384,23 @@ fn three_nodes_at_once_and_a_second_process_is_kept_out() {
     let error = runtime.expect("a runtime").block_on(async { Node::start(second).await.err() });
     assert_eq!(error.expect("kept out").code(), "STATE_LOCKED");
 }
+
+#[test]
+fn a_send_limit_is_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut limited = config(&dir.path().join("a"), "a", 0);
+    limited.send_limit_bits_per_second = Some(16_000_000);
+    let (a, b) = (start(limited), node(dir.path(), "b"));
+    let images = a.add_store();
+    let copies = b.join(&a.invite(Role::Mirror));
+    std::fs::write(images.join("x.img"), noise(1, 4 << 20)).expect("written");
+    a.publish("x.img");
+    let started = Instant::now();
+    a.wait("x.img");
+    let took = started.elapsed().as_secs_f64();
+    // 4 MiB at 2 MB/s, counted with what the wire adds, less the burst.
+    assert!((1.9..6.0).contains(&took), "took {took} s");
+    assert!(equal(&images, &copies, "x.img"));
+    let limit = a.status().peers[0].rate_limit_bits_per_second;
+    assert_eq!(limit, Some(16_000_000));
+}

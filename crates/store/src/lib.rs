@@ -6,6 +6,7 @@
 //! the [`disk::Disk`] seam, so a simulated disk can lose power at any point of it.
 
 mod assemble;
+mod bases;
 mod catalog;
 mod commit;
 pub mod disk;

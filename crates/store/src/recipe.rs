@@ -7,6 +7,7 @@ use blockferry_delta::{
     Chunk, ImageName, PAGE_BYTES, PartBuilder, RecipePart, Root, changed_blocks, segment_count,
 };
 
+use crate::bases::find_base;
 use crate::catalog::CatalogRead;
 use crate::error::{Error, Result};
 use crate::store::{MapOf, Store};
@@ -38,12 +39,12 @@ impl Store {
     ) -> Result<RecipeCursor> {
         let read = self.catalog.read()?;
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
-        let find = |root: Root| {
-            MapOf::find(&read, &image, &root)?
-                .ok_or_else(|| Error::NoGeneration { image: name.clone(), root })
+        let unknown = |root: Root| Error::NoGeneration { image: name.clone(), root };
+        let new = MapOf::find(&read, &image, &root)?.ok_or_else(|| unknown(root))?;
+        let base = match base {
+            Some(base) => Some(find_base(&read, &image, &base)?.ok_or_else(|| unknown(base))?),
+            None => None,
         };
-        let new = find(root)?;
-        let base = base.map(find).transpose()?;
         let builder = PartBuilder::new(new.size_bytes);
         Ok(RecipeCursor { read, new, base, builder, next: 0, finished: false })
     }

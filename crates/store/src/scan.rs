@@ -15,8 +15,8 @@ use crate::catalog::CatalogRead;
 use crate::disk::{AlignedBuf, DiskFile, set_idle_io_priority};
 use crate::error::{Error, IoContext, Result};
 
-/// Segments a worker reads at once (8 MiB): large requests, few of them in memory.
-const SPAN_SEGMENTS: u32 = 2;
+/// Segments a worker reads at once (4 MiB): large requests, few of them in memory.
+const SPAN_SEGMENTS: u32 = 1;
 /// Finished spans that may wait for an earlier one.
 const SPANS_AHEAD: usize = 8;
 /// Most runs of allocated zeros that a generation keeps; the longest win.

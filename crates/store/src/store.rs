@@ -168,19 +168,6 @@ impl Store {
         read.generations(image.id, name)
     }
 
-    /// Roots of the generations whose block map is known, newest first.
-    pub fn bases(&self, name: &ImageName) -> Result<Vec<Root>> {
-        let read = self.catalog.read()?;
-        let Some(image) = read.image(name)? else { return Ok(Vec::new()) };
-        let mut roots = Vec::new();
-        for generation in read.generations(image.id, name)? {
-            if generation.number >= image.oldest_map && !roots.contains(&generation.root) {
-                roots.push(generation.root);
-            }
-        }
-        Ok(roots)
-    }
-
     /// Remembers that `peer` holds a generation.
     pub fn note_receipt(
         &self,

@@ -67,7 +67,7 @@ pub const PARTS_OPEN_MAX: usize = 4;
 /// Packs a sender has asked its driver for, or has ready to send.
 pub const PACKS_IN_FLIGHT: usize = 4;
 /// Packs a receiver has given its driver that are not answered yet; it then has no room.
-pub const PACKS_UNFILLED_MAX: usize = 4;
+pub const PACKS_UNFILLED_MAX: usize = 3;
 /// Extents of a want: every page of a part for itself.
 pub const WANT_EXTENTS_MAX: usize = PART_PAGES_MAX;
 
@@ -155,7 +155,7 @@ const _: () = {
         "offers both ways fit the streams"
     );
     assert!(
-        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 9 << 20,
-        "what a receiver holds of one transfer is at most 9 MiB"
+        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 7 << 20,
+        "what a receiver holds of one transfer is at most 7 MiB"
     );
 };

@@ -217,7 +217,9 @@ pub(super) fn stories(seed: u64) -> impl Iterator<Item = Story> {
         Box::new(move || one_edit("small delta", seed, Shape::Mixed, 200_000, Edit::Cluster)),
         Box::new(move || one_edit("grow", seed, Shape::Text, 100_000, Edit::Grow)),
         Box::new(move || one_edit("shrink", seed, Shape::Files, 300_000, Edit::Shrink)),
-        Box::new(move || one_edit("sparse", seed, Shape::Sparse, sparse_bytes(seed), Edit::ZeroOut)),
+        Box::new(move || {
+            one_edit("sparse", seed, Shape::Sparse, sparse_bytes(seed), Edit::ZeroOut)
+        }),
         Box::new(move || one_edit("one page", seed, Shape::Noise, 65_536, Edit::Byte)),
         Box::new(move || same_content(seed)),
         Box::new(move || metadata(seed)),

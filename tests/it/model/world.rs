@@ -6,9 +6,7 @@ use std::io::ErrorKind;
 use blockferry_delta::{ImageName, Order, Root};
 use blockferry_store::disk::{CrashPlan, Disk, Keep, RenameHow, SimDisk};
 use blockferry_store::{CommitMode, Error, LookState, Recorded};
-use blockferry_tests::{
-    Carried, Carry, Edit, Rng, Shape, Side, image_name, options, replicate,
-};
+use blockferry_tests::{Carried, Carry, Edit, Rng, Shape, Side, image_name, options, replicate};
 
 use super::{Op, What};
 
@@ -77,7 +75,7 @@ impl World {
             What::Verify => self.verify(1 - at, &name),
             What::FailSync => {
                 self.side(1 - at).disk.fail_sync(1 + rng.below(9) as usize);
-                self.uncertain(at, &name, &mut rng);
+                self.uncertain(at, &name);
             }
             What::FillDisk => self.fill_disk(at, &name, &mut rng),
             What::Park => self.park(at, &name),
@@ -170,12 +168,13 @@ impl World {
     }
 
     /// A transfer with something failing: what it leaves is the old or the new, after reopening.
-    fn uncertain(&mut self, at: usize, name: &ImageName, rng: &mut Rng) {
+    fn uncertain(&mut self, at: usize, name: &ImageName) {
         let outcome = match self.is_newer(at, name) {
             true => replicate(self.side(at), self.side(1 - at), name).map(|_| ()),
             false => self.side(1 - at).try_record(name).map(|_| ()),
         };
-        if rng.chance(1, 2) { self.crash(1 - at) } else { self.reopen_quietly(1 - at) }
+        // Faults end with the machine.
+        self.crash(1 - at);
         self.settle(1 - at, name, outcome.is_ok());
     }
 
@@ -228,7 +227,11 @@ impl World {
         let on_disk = self.files_on_disk(at);
         let model = &self.models[at];
         let others = |files: &BTreeMap<ImageName, Vec<u8>>| {
-            files.iter().filter(|(n, _)| *n != name).map(|(n, b)| (n.clone(), b.clone())).collect::<Vec<_>>()
+            files
+                .iter()
+                .filter(|(n, _)| *n != name)
+                .map(|(n, b)| (n.clone(), b.clone()))
+                .collect::<Vec<_>>()
         };
         assert!(others(&on_disk) == others(&model.files), "{trail}: another image changed");
         let current = self.side(at).store.current(name).expect("reads");
@@ -236,6 +239,7 @@ impl World {
         let Some(bytes) = on_disk.get(name).cloned() else {
             assert!(!model.files.contains_key(name), "{trail}: the file is gone");
             assert_eq!(current.map(|c| c.root), was, "{trail}: no file and another generation");
+            self.rescan(at);
             return;
         };
         let kept = model.files.get(name) == Some(&bytes);
@@ -243,15 +247,15 @@ impl World {
         assert!(kept || offered == Some(&bytes), "{trail}: neither the old nor the new file");
         let moved = current.as_ref().map(|c| c.number) > model.current.get(name).map(|k| k.number);
         assert!(moved || kept, "{trail}: the file changed, the catalog didn't");
-        let dirty = model.dirty.contains(name) || !model.current.contains_key(name);
         self.models[at].files.insert(name.clone(), bytes);
         if moved {
             self.models[at].dirty.remove(name);
             self.learn(at, name);
         } else {
+            assert!(!done || kept, "{trail}: acknowledged and gone");
             assert_eq!(current.map(|c| c.root), was, "{trail}");
-            let _ = (done, dirty);
         }
+        self.rescan(at);
     }
 
     fn files_on_disk(&self, at: usize) -> BTreeMap<ImageName, Vec<u8>> {
@@ -288,15 +292,15 @@ impl World {
         let (side, report) = Side::open(disk, number, options).expect("opens after a crash");
         assert_eq!(side.private("staging").len(), report.resumable, "{}: orphans", self.trail);
         self.sides[at] = Some(side);
-        // A crash may cost the ctime; a scan finds the very generation then.
-        for name in self.models[at].current.keys() {
-            let clean = !self.models[at].dirty.contains(name);
-            let there = self.models[at].files.contains_key(name);
-            let current = self.side(at).store.current(name).expect("reads");
-            let same = current.map(|c| c.number) == Some(self.models[at].current[name].number);
-            if clean && there && same {
-                self.side(at).rescan_after_crash(name).expect("scans");
-            }
+    }
+
+    /// A crash may cost the ctime; a scan finds the very generation then.
+    fn rescan(&self, at: usize) {
+        let model = &self.models[at];
+        let clean =
+            |name: &&ImageName| model.files.contains_key(*name) && !model.dirty.contains(*name);
+        for name in model.current.keys().filter(clean) {
+            self.side(at).rescan_after_crash(name).expect("scans");
         }
     }
 
@@ -374,8 +378,7 @@ impl World {
         let images = side.store.images().expect("reads");
         let known: Vec<_> = images.iter().map(|g| (g.image.clone(), g.number, g.root)).collect();
         let current = model.current.iter();
-        let want: Vec<_> =
-            current.map(|(n, k)| (n.clone(), k.number, root_of(&k.bytes))).collect();
+        let want: Vec<_> = current.map(|(n, k)| (n.clone(), k.number, root_of(&k.bytes))).collect();
         assert_eq!(known, want, "{trail}: generations of {at}");
         let looks = side.store.look().expect("looks");
         for look in &looks {

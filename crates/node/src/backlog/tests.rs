@@ -23,8 +23,7 @@ fn version(number: u64, lineage: &[(u8, u64)]) -> Version {
 }
 
 fn head(number: u64) -> Head {
-    let changed_bytes =
-        (1..=number).rev().map(|n| (version(n, &[(1, n)]).root, n * 10)).collect();
+    let changed_bytes = (1..=number).rev().map(|n| (version(n, &[(1, n)]).root, n * 10)).collect();
     Head {
         version: version(number, &[(1, number)]),
         size_bytes: 1000,
@@ -77,7 +76,7 @@ fn slots_are_bounded_and_shared_out() {
         backlog.handle_head(store(), image(name), head(1));
     }
     let first = offers(&mut backlog, now);
-    assert_eq!(first.len(), budget::SENDS_MAX);
+    assert_eq!(first.len(), budget::SENDS_MAX - 1, "one each, and the last slot stays free");
     for peer in 2..5 {
         let of_peer = first.iter().filter(|k| k.peer == node(peer)).count();
         assert!((1..=budget::TRANSFERS_PER_PEER).contains(&of_peer), "peer {peer}: {of_peer}");
@@ -91,6 +90,18 @@ fn slots_are_bounded_and_shared_out() {
         assert!(under_way.len() <= budget::SENDS_MAX);
     }
     assert_eq!((done, backlog.items().len()), (9, 0));
+}
+
+#[test]
+fn the_last_slot_is_for_a_peer_that_has_none() {
+    let (mut backlog, now) = (with_peers(2), Instant::now());
+    for name in ["a", "b", "c"] {
+        backlog.handle_head(store(), image(name), head(1));
+    }
+    assert_eq!(offers(&mut backlog, now).len(), budget::SENDS_MAX - 1, "two peers never fill it");
+    backlog.handle_peer(node(9), BTreeSet::from([store()]));
+    backlog.handle_peer_up(node(9));
+    assert_eq!(offers(&mut backlog, now), [key(9, "a")]);
 }
 
 #[test]

@@ -4,22 +4,20 @@
 //! before the first byte; a failure after it keeps the staging, so that the next attempt resumes
 //! inside the image. The receipt is made after the last durable step and never before.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, NodeId, RecipePart, Root};
+use blockferry_delta::{ImageName, NodeId, Root};
 use blockferry_store::{
     Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store,
 };
 use blockferry_wire::{
-    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse,
-    extents_bytes, unpack,
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, extents_bytes,
+    unpack,
 };
 
 use super::Step;
 use crate::api::Role;
-use crate::budget;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::identity::Identity;
@@ -78,10 +76,6 @@ pub struct RecvSide {
     staging: Option<Staging>,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
-    /// Parts that wait until those before them have come.
-    unplanned: VecDeque<RecipePart>,
-    /// Parts that are planned and not complete.
-    open: BTreeSet<u32>,
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
@@ -107,8 +101,6 @@ impl RecvSide {
             receiver: Receiver::new(),
             staging: None,
             generation: None,
-            unplanned: VecDeque::new(),
-            open: BTreeSet::new(),
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
@@ -171,8 +163,12 @@ impl RecvSide {
         match event {
             ReceiverEvent::Offered(offer) => self.offered(&offer),
             ReceiverEvent::Part(part) => {
-                self.unplanned.push_back(part);
-                self.plan()
+                // Without a staging the transfer has failed already.
+                let Some(staging) = &mut self.staging else { return Ok(()) };
+                let planned = staging.plan(&part)?;
+                self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
+                self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
+                Ok(self.receiver.handle_planned(part.number, planned.wants)?)
             }
             ReceiverEvent::Pack(pack) => self.fill(&pack),
             ReceiverEvent::Complete => self.commit(),
@@ -192,11 +188,8 @@ impl RecvSide {
         }
         let ours = self.store.current(&offer.image)?;
         let held = ours.as_ref().map(version_of);
-        let offered = Version {
-            number: offer.number,
-            root: offer.root,
-            lineage: offer.lineage.clone(),
-        };
+        let offered =
+            Version { number: offer.number, root: offer.root, lineage: offer.lineage.clone() };
         let from = Offerer { role: self.peer_role, is_author: offer.author == self.peer };
         let mut generation = generation_of(offer);
         match judge(held.as_ref(), &offered, from) {
@@ -220,11 +213,12 @@ impl RecvSide {
     }
 
     fn stage(&mut self, offer: &Offer, generation: Generation) -> Result<()> {
-        let staged = self.store.plan_base(offer.root, &offer.bases, &offer.image).and_then(|base| {
-            let dirty_bytes = dirty_bytes_max(offer, base);
-            let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
-            Ok((base, self.store.stage(request)?))
-        });
+        let staged =
+            self.store.plan_base(offer.root, &offer.bases, &offer.image).and_then(|base| {
+                let dirty_bytes = dirty_bytes_max(offer, base);
+                let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
+                Ok((base, self.store.stage(request)?))
+            });
         match staged {
             Ok((base, staging)) => {
                 self.staging = Some(staging);
@@ -249,28 +243,7 @@ impl RecvSide {
         let size = self.receiver.offer().map_or(0, |offer| offer.size_bytes);
         let pages = unpack(pack, extents_bytes(&pack.extents, size))?;
         let filled = staging.fill(pack.part, &pack.extents, &pages)?;
-        if filled.complete {
-            self.open.remove(&pack.part);
-        }
-        self.receiver.handle_filled(pack.part, filled.again, filled.complete)?;
-        self.plan()
-    }
-
-    /// Plans the parts that are next, as far as the blocks they begin have room in memory.
-    fn plan(&mut self) -> Result<()> {
-        // Without a staging the transfer has failed already.
-        let Some(staging) = &mut self.staging else { return Ok(()) };
-        while self.open.len() < budget::PARTS_PLANNED {
-            let Some(part) = self.unplanned.pop_front() else { break };
-            let planned = staging.plan(&part)?;
-            self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
-            self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
-            if !planned.wants.is_empty() {
-                self.open.insert(part.number);
-            }
-            self.receiver.handle_planned(part.number, planned.wants)?;
-        }
-        Ok(())
+        Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
     }
 
     fn commit(&mut self) -> Result<()> {

@@ -246,12 +246,7 @@ impl SendSide {
     }
 }
 
-fn offer_of(
-    store: &Store,
-    generation: &Generation,
-    bases: Vec<Root>,
-    dirty_bytes: u64,
-) -> Offer {
+fn offer_of(store: &Store, generation: &Generation, bases: Vec<Root>, dirty_bytes: u64) -> Offer {
     Offer {
         store: store.identity().id,
         image: generation.image.clone(),

@@ -240,8 +240,7 @@ fn a_stranger_store_is_refused() {
     let Step::Transmit(message) = send.step().expect("fine") else { panic!("an offer") };
     let Message::Offer(mut offer) = *message else { panic!("an offer") };
     offer.store = StoreId::from_bytes([9; 16]);
-    let mut receive =
-        RecvSide::new(b.store.clone(), b.identity.clone(), a.identity.id(), None);
+    let mut receive = RecvSide::new(b.store.clone(), b.identity.clone(), a.identity.id(), None);
     receive.handle_message(Message::Offer(offer), 0).expect("fits");
     let Step::Transmit(answer) = receive.step().expect("fine") else { panic!("an answer") };
     let Message::Refuse(refuse) = *answer else { panic!("a refusal") };

@@ -7,6 +7,7 @@
 mod records;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use blockferry_delta::{Chunk, ChunkId, ImageName, NodeId, Root, SegmentMap};
 use redb::{
@@ -19,7 +20,7 @@ pub(crate) use records::{
 };
 pub use records::{Discover, Generation};
 
-use crate::disk::Disk;
+use crate::disk::{CatalogBackend, Disk};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::CATALOG;
 
@@ -56,6 +57,14 @@ impl Catalog {
             _ => Error::Io { op: "open", path: CATALOG.to_owned(), source },
         })?;
         disk.sync_dir(crate::layout::PRIVATE).during("sync", crate::layout::PRIVATE)?;
+        // redb takes some kinds of damage for a mistake of its own and panics.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_backend(backend, cache_bytes)));
+        opened.unwrap_or_else(|_| {
+            Err(Error::Corrupt { what: "the catalog", detail: "redb can't read it".to_owned() })
+        })
+    }
+
+    fn open_backend(backend: CatalogBackend, cache_bytes: usize) -> Result<Self> {
         let database = Builder::new()
             .set_cache_size(cache_bytes)
             .create_with_backend(backend)

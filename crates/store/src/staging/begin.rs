@@ -24,7 +24,7 @@ struct Base {
 
 impl Store {
     /// The base a receiver chooses: any image that already has the offered content, else its own
-    /// current generation if the sender knows it.
+    /// current generation if the sender knows it, else the first other image that was offered.
     pub fn plan_base(
         &self,
         offered_root: Root,
@@ -32,21 +32,23 @@ impl Store {
         name: &ImageName,
     ) -> Result<Option<Root>> {
         let read = self.catalog.read()?;
-        let mut own = None;
+        let mut best: Option<(usize, Root)> = None;
         for image in read.images()? {
             let Some(current) = read.generation(image.id, &image.name, image.current)? else {
                 continue;
             };
-            let candidate = current.root == offered_root
-                || (image.name == *name && offered_bases.contains(&current.root));
-            if candidate && self.at_checkpoint(&image.name, image.checkpoint.as_ref())? {
-                if current.root == offered_root {
-                    return Ok(Some(offered_root));
-                }
-                own = Some(current.root);
+            let rank = match offered_bases.iter().position(|root| *root == current.root) {
+                _ if current.root == offered_root => 0,
+                Some(_) if image.name == *name => 1,
+                Some(position) => 2 + position,
+                None => continue,
+            };
+            let better = best.is_none_or(|(known, _)| rank < known);
+            if better && self.at_checkpoint(&image.name, image.checkpoint.as_ref())? {
+                best = Some((rank, current.root));
             }
         }
-        Ok(own)
+        Ok(best.map(|(_, root)| root))
     }
 
     /// Begins to build the generation of `request` beside the image.

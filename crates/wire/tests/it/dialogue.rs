@@ -335,19 +335,21 @@ fn parts_in_flight_and_open_are_bounded_at_both_ends() {
 #[test]
 fn a_receiver_without_room_takes_nothing() {
     let mut receiver = receiving(3);
-    for number in 0..3 {
+    for number in 0..4 {
+        if number == 3 {
+            receiver.handle_message(small_part(3).into()).expect("room");
+        }
         receiver.handle_planned(number, want(number, false, 0, 2).extents).expect("its pages");
     }
     for number in 0..PACKS_UNFILLED_MAX as u32 {
         assert!(receiver.has_room());
-        let page = u64::from(number % 2);
-        receiver.handle_message(pack(number / 2, page, 1).into()).expect("wanted");
+        receiver.handle_message(pack(number, 0, 2).into()).expect("wanted");
     }
     assert!(!receiver.has_room());
-    assert_eq!(code(receiver.handle_message(pack(2, 0, 1).into())), "API_MISUSE");
-    receiver.handle_filled(1, vec![], false).expect("one of them");
+    assert_eq!(code(receiver.handle_message(pack(3, 0, 2).into())), "API_MISUSE");
+    receiver.handle_filled(1, vec![], true).expect("one of them");
     assert!(receiver.has_room());
-    receiver.handle_message(pack(2, 0, 1).into()).expect("wanted");
+    receiver.handle_message(pack(3, 0, 2).into()).expect("wanted");
 }
 
 #[test]
