@@ -72,7 +72,7 @@ const _: () = assert!(TRANSFERS_PER_PEER < SENDS_MAX && TRANSFERS_PER_PEER < REC
 
 /// Largest UDP payload, in bytes, that path MTU discovery tries: what jumbo frames and loopback carry.
 /// Discovery starts at 1200 and only rises on proof, so ordinary links lose a few probes.
-pub const DATAGRAM_BYTES_MAX: u16 = 32_000;
+pub const DATAGRAM_BYTES_MAX: u16 = 11_600;
 /// Sent to a peer before its first acknowledgement, in bytes: 64 ordinary packets. It must exceed a
 /// few of the largest datagrams: a closed connection whose window is full can't say why it closed.
 pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
@@ -117,7 +117,7 @@ pub const PAIRING_DEADLINE: Duration = Duration::from_secs(15);
 /// found by [`IDLE_TIMEOUT`].
 pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 
-const _: () = assert!(INITIAL_WINDOW_BYTES >= 2 * DATAGRAM_BYTES_MAX as u64);
+const _: () = assert!(INITIAL_WINDOW_BYTES >= 8 * DATAGRAM_BYTES_MAX as u64);
 const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
 const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 * 2 <= SEND_WINDOW_BYTES_MIN);
