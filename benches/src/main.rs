@@ -9,7 +9,7 @@ mod line;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: blockferry-benches figures --images DIR [--dir WORKDIR] [--json FILE] \
-                     [--bin BLOCKFERRY] [--only GROUP,...] [--runs N] [--keep]
+                     [--bin BLOCKFERRY] [--only GROUP,...] [--runs N] [--mtu N] [--keep]
        blockferry-benches cuts IMAGE...
        blockferry-benches line DIR IMAGE...";
 

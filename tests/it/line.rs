@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blockferry_delta::{BLOCK_BYTES, ImageName, Meta, Root};
-use blockferry_store::disk::Disk;
+use blockferry_store::disk::{Disk, Open};
 use blockferry_store::{CommitMode, LookState, Recorded, Result};
 use blockferry_tests::{
-    Carried, Carry, Edit, Rng, SIZES, Shape, Side, across, image_name, replicate,
+    Carried, Carry, Edit, Rng, SIZES, Shape, Side, across, image_name, put, replicate, whole,
 };
 
 fn root_of(bytes: &[u8]) -> Root {
@@ -302,4 +302,42 @@ fn line_generations_count_up_and_old_maps_go() -> Result<()> {
     }
     assert!(a.store.recipe(&name, history[0].root, Some(history[7].root)).is_err());
     Ok(())
+}
+
+#[test]
+fn line_a_spare_is_built_upon_only_if_it_is_what_it_was() {
+    across("line_spare", 24, "copies compared", |seed| {
+        let (a, b) = (Side::new(1, CommitMode::Copy), Side::new(2, CommitMode::Copy));
+        let name = image_name("one");
+        let mut bytes = Shape::Files.make(300_000, &mut Rng::new(seed));
+        for round in 0..3 {
+            a.write(&name, &bytes);
+            a.record(&name).expect("records");
+            replicate(&a, &b, &name).expect("copies");
+            bytes[round * 7000] ^= 1;
+        }
+        if seed % 2 == 0 {
+            assert!(b.store.freshen_spare(&name).expect("freshens"), "there is a spare");
+        }
+        let spare = ".blockferry/spare/one";
+        let before = whole(&b.disk, spare).expect("there is a spare");
+        let reader = b.disk.open(spare, Open::Read).expect("opens");
+        match seed % 3 {
+            // Somebody reads the old content still: it must stay what it is.
+            0 => b.disk.hold_open(spare, false).expect("holds"),
+            // Somebody wrote into it.
+            1 => put(&b.disk, spare, &vec![seed as u8; before.len()]).expect("writes"),
+            _ => b.disk.remove_file(spare).expect("removes"),
+        }
+        a.write(&name, &bytes);
+        a.record(&name).expect("records");
+        replicate(&a, &b, &name).expect("copies");
+        check_equal(&a, &b, &name, &bytes);
+        if seed % 3 == 0 {
+            let mut now = vec![0; before.len()];
+            reader.read_exact_at(&mut now, 0).expect("reads");
+            assert!(now == before, "an open file changed under its reader");
+        }
+        1
+    });
 }

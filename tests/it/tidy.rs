@@ -24,10 +24,8 @@ fn rust_files(dirs: &[&str]) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&dir).expect("the directory is there") {
             let path = entry.expect("reads").path();
             match path.extension().and_then(|e| e.to_str()) {
-                _ if path.is_dir() => {
-                    if path.file_name().is_some_and(|name| name != "target") {
-                        open.push(path);
-                    }
+                _ if path.is_dir() && path.file_name().is_some_and(|name| name != "target") => {
+                    open.push(path);
                 }
                 Some("rs") => files.push(path),
                 _ => {}

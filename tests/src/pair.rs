@@ -113,7 +113,7 @@ impl Pair {
         let seed = self.rng.draw();
         let keep = *self.rng.pick(&Keep::ALL);
         let side = &mut self.sides[at];
-        side.disk = side.disk.crash(CrashPlan { seed, keep, tear: seed % 2 == 0 });
+        side.disk = side.disk.crash(CrashPlan { seed, keep, tear: seed.is_multiple_of(2) });
         let lie_at = self.lie_at.filter(|_| at == 1);
         side.store = open(&side.disk, &side.options, lie_at);
         for image in side.store.images().expect("reads") {

@@ -24,9 +24,12 @@ const GIB: f64 = 1_073_741_824.0;
 
 /// All rows of this file, and with the same nodes those of `ready`.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
-    let link = if is_root() && has("ip") { Some(Link::new()?) } else { None };
-    let counted = if link.is_some() { "a veth pair's counters" } else { "the nodes' own account" };
-    table.conditions.push(("wire bytes by".to_owned(), counted.to_owned()));
+    let link = if is_root() && has("ip") { Some(Link::new(setup.mtu)?) } else { None };
+    let counted = match link {
+        Some(_) => format!("a veth pair's counters, packets of at most {} bytes", setup.mtu),
+        None => "the nodes' own count: a wire with counters needs root and iproute2".to_owned(),
+    };
+    table.conditions.push(("wire bytes by".to_owned(), counted));
     let mut pair = Pair::joined(&setup.ground(), "bytes", link)?;
     generations(setup, &pair, table)?;
     again(setup, &pair, table)?;

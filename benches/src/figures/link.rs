@@ -20,8 +20,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Makes it. Names hold our process id: two runs at once don't meet.
-    pub(crate) fn new() -> anyhow::Result<Link> {
+    /// Makes it for packets of up to `mtu` bytes. Names hold our process id: two runs at once
+    /// don't meet.
+    pub(crate) fn new(mtu: u32) -> anyhow::Result<Link> {
         let id = std::process::id();
         let link = Link { names: [format!("ferry-{id}-a"), format!("ferry-{id}-b")] };
         let [a, b] = &link.names;
@@ -32,7 +33,7 @@ impl Link {
         run(Command::new("ip").args(pair).args(["peer", "name", INTERFACE, "netns", b]))?;
         for (name, address) in link.names.iter().zip(["10.213.77.1/30", "10.213.77.2/30"]) {
             let ip = |args: &[&str]| run(Command::new("ip").args(["-n", name]).args(args));
-            ip(&["link", "set", INTERFACE, "gso_max_segs", "1"])?;
+            ip(&["link", "set", INTERFACE, "gso_max_segs", "1", "mtu", &mtu.to_string()])?;
             ip(&["addr", "add", address, "dev", INTERFACE])?;
             ip(&["link", "set", "lo", "up"])?;
             ip(&["link", "set", INTERFACE, "up"])?;

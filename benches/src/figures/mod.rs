@@ -32,6 +32,8 @@ use process::Memory;
 use table::{Amount, Row, Table};
 
 const MEMORY_BYTES: u64 = 300 << 20;
+/// What networks carry unless they are told otherwise.
+const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
 const GROUPS: [&str; 5] = ["scan", "look", "bytes", "room", "seconds"];
 
@@ -44,6 +46,7 @@ struct Options {
     binary: Option<PathBuf>,
     only: Vec<String>,
     runs: Option<usize>,
+    mtu: Option<u32>,
     keep: bool,
 }
 
@@ -63,6 +66,7 @@ impl Options {
                 "--json" => options.json = Some(value.into()),
                 "--bin" => options.binary = Some(value.into()),
                 "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                "--mtu" => options.mtu = Some(value.parse()?),
                 "--runs" => options.runs = Some(value.parse()?),
                 _ => bail!("unknown option {arg}"),
             }
@@ -89,6 +93,8 @@ struct Setup {
     binary: PathBuf,
     memory: Memory,
     runs: usize,
+    /// Of the wire that bytes are counted on.
+    mtu: u32,
     /// Bytes of the first copy, which others are compared with.
     first_copy_bytes: Cell<Option<u64>>,
 }
@@ -126,6 +132,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<ExitCode> {
         binary: tools::find_binary(options.binary.as_deref())?,
         memory: memory.clone(),
         runs: options.runs.unwrap_or(3).max(1),
+        mtu: options.mtu.unwrap_or(MTU),
         first_copy_bytes: Cell::new(None),
         work: work.clone(),
     };

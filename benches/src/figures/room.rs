@@ -26,7 +26,7 @@ const TALK_BYTES: u64 = 256 << 10;
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     say("a receiver without room");
     let small = missing().is_none() && has("ip");
-    let link = if small { Some(Link::new()?) } else { None };
+    let link = if small { Some(Link::new(setup.mtu)?) } else { None };
     let mut pair = Pair::start(&setup.ground(), "room", link)?;
     let mount = if small {
         let file = setup.work.join("small.ext4");

@@ -6,6 +6,8 @@
 //!
 //! `BLOCKFERRY_KILLS` says how many (default 300), `BLOCKFERRY_KILL_SEED` from which seed.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use blockferry_node::api::{
     AdminError, Client, Invitation, Joined, PublishReport, ReadyReport, Request, Require, Role,
     StatusReport, StoresReport, VerifyDone,

@@ -8,7 +8,7 @@ use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
 use crate::disk::{Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{QUARANTINE, SPARE, STAGING, spare_path};
-use crate::spool::{Entry, Spool};
+use crate::spool::{Entries, Spool};
 use crate::staging::Sealed;
 use crate::store::Store;
 
@@ -44,14 +44,16 @@ impl Store {
         self.check_health()?;
         self.check_target(&name, image.as_ref())?;
         let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        let sealed = file.stat().during("look at", &path)?;
         let prepared = Prepared {
             name: name.to_string(),
             staging: path,
-            inode: file.stat().during("look at", name.as_str())?.inode,
+            inode: sealed.inode,
             generation: generation.encode().into(),
             spool: spool.path().to_owned(),
             replaces: replaced.map(|stat| stat.inode),
             keep_spare: self.keeps_spare(replaced.as_ref())?,
+            sealed: Some(Checkpoint::of(&sealed)),
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -128,13 +130,16 @@ impl Store {
         let spare = self.put_away(image, prepared)?;
         let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let stat = stat.ok_or_else(|| Error::SourceMissing(name.clone()))?;
-        let disk = self.disk.as_ref();
-        let mut entries = |each: &mut dyn FnMut(Entry) -> Result<()>| match spool {
-            Some(spool) => spool.for_each(each),
-            None => crate::spool::for_each_persisted(disk, &prepared.spool, each),
+        // Somebody may have written to it since the rename, before a recovery above all: that is a
+        // local change on top of the generation, not the generation.
+        let untouched = prepared.sealed.as_ref().is_some_and(|point| point.same_content(&stat));
+        let checkpoint = untouched.then(|| Checkpoint::of(&stat));
+        let entries = match spool {
+            Some(spool) => Entries::Spool(spool),
+            None => Entries::Persisted(self.disk.as_ref(), &prepared.spool),
         };
         let write = self.catalog.write()?;
-        self.put_current(&write, image.clone(), &generation, Checkpoint::of(&stat), &mut entries)?;
+        self.put_current(&write, image.clone(), &generation, checkpoint, &entries)?;
         write.put_spare(image.id, spare.as_ref())?;
         write.put_prepared(image.id, None)?;
         write.put_staged(image.id, None)?;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
 use crate::layout::STAGING;
 use crate::scan::{Known, Progress, Scan, Scanned};
-use crate::spool::{Entry, Spool};
+use crate::spool::{Entries, Entry, Spool};
 use crate::store::Store;
 
 /// What [`Store::record`] found.
@@ -107,9 +107,8 @@ impl Store {
                 Recorded::Unchanged(current)
             }
             None => {
-                let mut entries = |each: &mut dyn FnMut(Entry) -> Result<()>| spool.for_each(each);
-                let checkpoint = Checkpoint::of(&frozen.stat);
-                self.put_current(&write, image, &generation, checkpoint, &mut entries)?;
+                let checkpoint = Some(Checkpoint::of(&frozen.stat));
+                self.put_current(&write, image, &generation, checkpoint, &Entries::Spool(&spool))?;
                 Recorded::New(generation)
             }
         };
@@ -173,19 +172,19 @@ impl Store {
     }
 
     /// Makes `generation` the current one of `image` within `write`: block maps, chunk lists,
-    /// chunk index and records. `entries` hands out what changed, each time it is called.
+    /// chunk index and records. `entries` is what changed.
     pub(crate) fn put_current(
         &self,
         write: &CatalogWrite,
         image: ImageRecord,
         generation: &Generation,
-        checkpoint: Checkpoint,
-        entries: &mut dyn FnMut(&mut dyn FnMut(Entry) -> Result<()>) -> Result<()>,
+        checkpoint: Option<Checkpoint>,
+        entries: &Entries<'_>,
     ) -> Result<()> {
         let replaced = (image.current > 0).then_some(image.current);
         let old = write.generation(image.id, &image.name, image.current)?;
         let mut last_segment = None;
-        entries(&mut |entry| {
+        entries.for_each(&mut |entry| {
             let segment = entry.segment;
             write.put_maps(image.id, replaced, [Ok((segment, entry.map))])?;
             if let Some(chunks) = entry.chunks {
@@ -207,7 +206,7 @@ impl Store {
         write.put_generation(image.id, generation)?;
         write.put_image(&ImageRecord {
             current: generation.number,
-            checkpoint: Some(checkpoint),
+            checkpoint,
             oldest_map,
             ..image
         })

@@ -27,6 +27,24 @@ pub(crate) struct Entry {
     pub(crate) chunks: Option<Vec<Chunk>>,
 }
 
+/// Where the entries of a commit come from.
+pub(crate) enum Entries<'a> {
+    /// A spool of this process.
+    Spool(&'a Spool),
+    /// A spool that was persisted, perhaps by a process that is gone.
+    Persisted(&'a dyn Disk, &'a str),
+}
+
+impl Entries<'_> {
+    /// Calls `each` for every entry, in order.
+    pub(crate) fn for_each(&self, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Spool(spool) => spool.for_each(each),
+            Self::Persisted(disk, path) => for_each_persisted(*disk, path, each),
+        }
+    }
+}
+
 /// A spool being written.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -98,7 +116,7 @@ impl Spool {
 }
 
 /// Calls `each` for every entry of a spool file that was persisted.
-pub(crate) fn for_each_persisted(
+fn for_each_persisted(
     disk: &dyn Disk,
     path: &str,
     each: &mut dyn FnMut(Entry) -> Result<()>,
@@ -173,8 +191,8 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1, 1 << 30));
         let entry = |segment: u32| Entry {
             segment,
-            map: (segment % 3 != 0).then(|| vec![segment as u8; 6000]),
-            chunks: (segment % 2 == 0).then(|| {
+            map: (!segment.is_multiple_of(3)).then(|| vec![segment as u8; 6000]),
+            chunks: segment.is_multiple_of(2).then(|| {
                 let offset = u64::from(segment) * blockferry_delta::SEGMENT_BYTES + 7;
                 vec![Chunk { offset, bytes: 9, id: ChunkId(segment.into()) }]
             }),

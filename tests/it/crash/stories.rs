@@ -22,7 +22,8 @@ pub(super) struct Story {
     /// (operations, generation): acknowledged once that many operations had happened.
     acks: Vec<(usize, usize)>,
     pub(super) snapshots: Vec<Snapshot>,
-    /// The generation that is delivered after the crash.
+    /// The generation that was on its way last, and the one after it: both arrive after the crash.
+    pub(super) last: Feed,
     pub(super) next: Feed,
     /// A local change is recorded; nothing is received.
     pub(super) recording: bool,
@@ -100,6 +101,7 @@ impl Stage {
             roots: self.feeds.iter().map(|feed| feed.generation.root).collect(),
             acks: self.acks,
             snapshots,
+            last: self.feeds.pop().expect("made for the story"),
             next,
             recording: false,
         }
@@ -107,7 +109,7 @@ impl Stage {
 }
 
 fn one_edit(title: &'static str, seed: u64, shape: Shape, bytes: u64, edit: Edit) -> Story {
-    let mode = if seed % 2 == 0 { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
     in_mode(title, seed, options(mode), (shape, bytes, edit))
 }
 
@@ -127,7 +129,7 @@ fn in_mode(
 }
 
 fn first_copy(seed: u64) -> Story {
-    let mode = if seed % 2 == 0 { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Files, 300_001);
     stage.watch();
@@ -180,7 +182,7 @@ fn with_spare(seed: u64) -> Story {
 }
 
 fn resumed(seed: u64) -> Story {
-    let mode = if seed % 2 == 0 { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Sparse, sparse_bytes(seed));
     stage.edit(Edit::Cluster);
@@ -192,7 +194,7 @@ fn resumed(seed: u64) -> Story {
 }
 
 fn recording(seed: u64) -> Story {
-    let mode = if seed % 2 == 0 { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Files, 300_000);
     stage.edit(Edit::Pages);

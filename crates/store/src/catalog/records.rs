@@ -307,6 +307,9 @@ pub(crate) struct Prepared {
     /// The replaced file becomes the image's spare.
     #[n(6)]
     pub(crate) keep_spare: bool,
+    /// What the staging was when it was sealed: whoever writes to it after the rename shows.
+    #[n(7)]
+    pub(crate) sealed: Option<Checkpoint>,
 }
 
 /// A staging that has its base's content and may be resumed.
