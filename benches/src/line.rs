@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use blockferry_delta::{ImageName, NodeId, StoreId, StoreKey, StoreName};
 use blockferry_store::disk::RealDisk;
-use blockferry_store::{Options, Received, StageRequest, Store, StoreIdentity};
+use blockferry_store::{Generation, Options, Received, StageRequest, Store, StoreIdentity};
 
 fn store(dir: &Path) -> anyhow::Result<Arc<Store>> {
     std::fs::create_dir_all(dir)?;
@@ -47,52 +47,57 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
             generation.data_bytes >> 20,
             generation.root.short()
         )?;
-        let start = Instant::now();
-        let base = b.plan_base(generation.root, &a.bases(&name)?, &name)?;
-        let dirty_bytes = a.dirty_bytes(&name, generation.root, base)?;
-        let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
-        let mut staging = b.stage(request)?;
-        let staged = start.elapsed();
-        let (mut wanted, mut found, mut parts) = (0, 0, 0);
-        let mut cursor = a.recipe(&name, generation.root, base)?;
-        let source = a.source(&name, generation.root)?;
-        let (mut plan_s, mut read_s, mut fill_s) = (0.0, 0.0, 0.0);
-        while let Some(part) = cursor.next_part()? {
-            let t = Instant::now();
-            let planned = staging.plan(&part)?;
-            plan_s += t.elapsed().as_secs_f64();
-            found += planned.found_bytes;
-            parts += 1;
-            let t = Instant::now();
-            let pages = source.read(&planned.wants)?;
-            read_s += t.elapsed().as_secs_f64();
-            wanted += pages.len() as u64;
-            let t = Instant::now();
-            if !planned.wants.is_empty() {
-                let filled = staging.fill(part.number, &planned.wants, &pages)?;
-                anyhow::ensure!(filled.complete, "a hint was wrong");
-            }
-            fill_s += t.elapsed().as_secs_f64();
-        }
-        let t = Instant::now();
-        let sealed = staging.seal()?;
-        let seal_s = t.elapsed().as_secs_f64();
-        let t = Instant::now();
-        b.commit(sealed, Received::default())?;
-        writeln!(
-            out,
-            "  base {}, {parts} parts, sent {} MiB, found {} MiB; stage {:.2} plan {plan_s:.2} read \
-             {read_s:.2} fill {fill_s:.2} seal {seal_s:.2} commit {:.2}, all {:.2} s",
-            base.is_some(),
-            wanted >> 20,
-            found >> 20,
-            staged.as_secs_f64(),
-            t.elapsed().as_secs_f64(),
-            start.elapsed().as_secs_f64()
-        )?;
+        writeln!(out, "{}", carry(&a, &b, &generation)?)?;
         let t = Instant::now();
         let fresh = b.freshen_spare(&name)?;
         writeln!(out, "  spare fresh {fresh} in {:.2} s", t.elapsed().as_secs_f64())?;
     }
     Ok(())
+}
+
+/// Brings the generation of `name` from one store to the other; returns what it came to.
+fn carry(a: &Arc<Store>, b: &Arc<Store>, generation: &Generation) -> anyhow::Result<String> {
+    let name = &generation.image;
+    let start = Instant::now();
+    let base = b.plan_base(generation.root, &a.bases(name)?, name)?;
+    let dirty_bytes = a.dirty_bytes(name, generation.root, base)?;
+    let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
+    let mut staging = b.stage(request)?;
+    let staged = start.elapsed();
+    let (mut wanted, mut found, mut parts) = (0, 0, 0);
+    let mut cursor = a.recipe(name, generation.root, base)?;
+    let source = a.source(name, generation.root)?;
+    let (mut plan_s, mut read_s, mut fill_s) = (0.0, 0.0, 0.0);
+    while let Some(part) = cursor.next_part()? {
+        let t = Instant::now();
+        let planned = staging.plan(&part)?;
+        plan_s += t.elapsed().as_secs_f64();
+        found += planned.found_bytes;
+        parts += 1;
+        let t = Instant::now();
+        let pages = source.read(&planned.wants)?;
+        read_s += t.elapsed().as_secs_f64();
+        wanted += pages.len() as u64;
+        let t = Instant::now();
+        if !planned.wants.is_empty() {
+            let filled = staging.fill(part.number, &planned.wants, &pages)?;
+            anyhow::ensure!(filled.complete, "a hint was wrong");
+        }
+        fill_s += t.elapsed().as_secs_f64();
+    }
+    let t = Instant::now();
+    let sealed = staging.seal()?;
+    let seal_s = t.elapsed().as_secs_f64();
+    let t = Instant::now();
+    b.commit(sealed, Received::default())?;
+    Ok(format!(
+        "  base {}, {parts} parts, sent {} MiB, found {} MiB; stage {:.2} plan {plan_s:.2} read \
+         {read_s:.2} fill {fill_s:.2} seal {seal_s:.2} commit {:.2}, all {:.2} s",
+        base.is_some(),
+        wanted >> 20,
+        found >> 20,
+        staged.as_secs_f64(),
+        t.elapsed().as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    ))
 }

@@ -7,6 +7,9 @@ use blockferry_store::{Error, Generation, Received, Result, Source, StageRequest
 
 use crate::side::Side;
 
+/// What a dishonest link does to the pages of a part.
+pub type Tamper<'a> = dyn Fn(u32, &[PageExtent], &mut Vec<u8>) + 'a;
+
 /// What happened to a transfer.
 #[derive(Debug, Default)]
 pub struct Carried {
@@ -36,7 +39,7 @@ pub struct Carry<'a> {
     /// May change a part before it is planned.
     pub part: Option<&'a dyn Fn(&mut RecipePart)>,
     /// May change pages before they are filled in: (part, extents, pages).
-    pub pages: Option<&'a dyn Fn(u32, &[PageExtent], &mut Vec<u8>)>,
+    pub pages: Option<&'a Tamper<'a>>,
     /// May change what is offered.
     pub offer: Option<&'a dyn Fn(&mut Generation)>,
 }

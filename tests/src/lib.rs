@@ -15,7 +15,7 @@ mod rng;
 mod seeds;
 mod side;
 
-pub use carry::{Carried, Carry, replicate};
+pub use carry::{Carried, Carry, Tamper, replicate};
 pub use feed::{Delivered, Feed};
 pub use image::{Edit, SIZES, Shape};
 pub use liar::Liar;
