@@ -29,15 +29,15 @@ doc:
 
 # Replay the simulation from one seed.
 sim SEED='1':
-    BLOCKFERRY_SIM_SEED={{SEED}} cargo test --release -p blockferry-tests --test it sim -- --nocapture
+    BLOCKFERRY_SEED={{SEED}} cargo test -p blockferry-tests --test it sim_two_nodes -- --nocapture
 
 # The figures of the issues, measured on this machine.
 figures *ARGS:
     cargo run --release -p blockferry-benches -- figures {{ARGS}}
 
-# Micro benchmarks.
-bench *ARGS:
-    cargo run --release -p blockferry-benches -- micro {{ARGS}}
+# Chunk parameters compared on generations of an image: just cuts IMAGE...
+cuts *ARGS:
+    cargo run --release -p blockferry-benches -- cuts {{ARGS}}
 
 # Two nodes and a delta to watch.
 demo *ARGS:

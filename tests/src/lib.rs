@@ -10,7 +10,6 @@ mod image;
 mod liar;
 mod link;
 mod pair;
-
 mod rng;
 mod seeds;
 mod side;

@@ -88,7 +88,12 @@ pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
         }
         _ => {}
     }
-    for dir in [PRIVATE, STAGING, SPARE, QUARANTINE] {
+    let dirs = [PRIVATE, STAGING, SPARE, QUARANTINE];
+    let there = |dir: &&str| disk.stat(dir).is_ok_and(|stat| stat.is_some());
+    if dirs.iter().all(there) {
+        return Ok(());
+    }
+    for dir in dirs {
         disk.make_dir(dir).during("make directory", dir)?;
     }
     disk.sync_dir(PRIVATE).during("sync", PRIVATE)?;

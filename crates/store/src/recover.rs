@@ -73,6 +73,7 @@ impl Store {
     fn tidy(&self, report: &mut RecoveryReport) -> Result<()> {
         let write = self.catalog.write()?;
         let (mut stagings, mut spares) = (BTreeSet::new(), BTreeSet::new());
+        let mut changed = false;
         for image in write.images()? {
             if let Some(staged) = write.staged(image.id)? {
                 let stat = self.disk.stat(&staged.path).during("look at", &staged.path)?;
@@ -80,6 +81,7 @@ impl Store {
                     stagings.insert(staged.path);
                     report.resumable += 1;
                 } else {
+                    changed = true;
                     write.put_staged(image.id, None)?;
                 }
             }
@@ -89,11 +91,14 @@ impl Store {
                 if stat.is_some_and(|stat| spare.checkpoint.same_content(&stat)) {
                     spares.insert(path);
                 } else {
+                    changed = true;
                     write.put_spare(image.id, None)?;
                 }
             }
         }
-        write.commit()?;
+        if changed {
+            write.commit()?;
+        }
         report.removed = self.sweep(STAGING, &stagings)? + self.sweep(SPARE, &spares)?;
         Ok(())
     }
