@@ -79,10 +79,13 @@ fn wire_row(what: &str, limit: f64, transfer: &Transfer) -> Row {
     let row = Row::at_most(&figure, Amount::Bytes(limit), Amount::bytes(transfer.bytes()));
     let [sent, received] = transfer.told_bytes.map(Amount::bytes);
     let [sender, receiver] = transfer.peak_bytes.map(Amount::bytes);
+    let back = transfer.wire_bytes.map_or(0, |[_, back]| back);
     row.with_cpu(transfer.cpu).noting(&format!(
-        "without packet headers {sent} by the sender's count, {received} by the receiver's; \
-         {:.2} s, of it publish {:.2} s; memory {sender} + {receiver}",
-        transfer.seconds, transfer.publish_seconds
+        "of it {} back; without packet headers {sent} by the sender's count, {received} by the \
+         receiver's; {:.2} s, of it publish {:.2} s; memory {sender} + {receiver}",
+        Amount::bytes(back),
+        transfer.seconds,
+        transfer.publish_seconds
     ))
 }
 

@@ -49,8 +49,8 @@ pub(crate) struct Transfer {
     pub(crate) publish_seconds: f64,
     /// Of sender and receiver.
     pub(crate) cpu: [f64; 2],
-    /// Both directions, by the counters of the wire, if it is one of our own.
-    pub(crate) wire_bytes: Option<u64>,
+    /// To the receiver and back, by the counters of the wire, if it is one of our own.
+    pub(crate) wire_bytes: Option<[u64; 2]>,
     /// By the sender's and the receiver's own account.
     pub(crate) told_bytes: [u64; 2],
     /// Resident memory of sender and receiver at their peaks.
@@ -61,7 +61,7 @@ impl Transfer {
     /// By the wire where there is one, else by the larger of what the nodes say.
     pub(crate) fn bytes(&self) -> u64 {
         let [sender, receiver] = self.told_bytes;
-        self.wire_bytes.unwrap_or(sender.max(receiver))
+        self.wire_bytes.map_or(sender.max(receiver), |[there, back]| there + back)
     }
 
     /// How many times the nodes' own count the wire carried: packet headers, acknowledgements.
@@ -138,7 +138,7 @@ impl Pair {
         let pushed = self.sender.ask(&["push", &image, "--wait"])?;
         let seconds = began.elapsed().as_secs_f64();
         thread::sleep(AFTERMATH);
-        let wire_bytes = self.wire_bytes()?.zip(wire).map(|(after, before)| after - before);
+        let wire_bytes = self.wire_bytes_since(wire)?;
         let after = self.cpu()?;
         let peers = &pushed["summary"]["peers"];
         let sender_says = peers
@@ -172,10 +172,19 @@ impl Pair {
         Ok([cpu_seconds(sender)?, cpu_seconds(receiver)?])
     }
 
-    /// What went over the wire so far, if it is one of our own.
-    pub(crate) fn wire_bytes(&self) -> anyhow::Result<Option<u64>> {
+    /// What went to the receiver and back so far, if the wire is one of our own.
+    pub(crate) fn wire_bytes(&self) -> anyhow::Result<Option<[u64; 2]>> {
         let Some(_) = &self.link else { return Ok(None) };
         interface_bytes(self.sender.pid()?, Link::interface()).map(Some)
+    }
+
+    /// The same since an earlier look.
+    pub(crate) fn wire_bytes_since(
+        &self,
+        before: Option<[u64; 2]>,
+    ) -> anyhow::Result<Option<[u64; 2]>> {
+        let both = self.wire_bytes()?.zip(before);
+        Ok(both.map(|(after, before)| [after[0] - before[0], after[1] - before[1]]))
     }
 
     /// Stops both and removes everything but their logs, which are kept in the work directory.

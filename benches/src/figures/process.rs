@@ -55,14 +55,14 @@ fn disk_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(number_in(pid, "io", "read_bytes")? + number_in(pid, "io", "write_bytes")?)
 }
 
-/// Bytes that went through an interface in both directions, as the process sees it.
-pub(crate) fn interface_bytes(pid: u32, interface: &str) -> anyhow::Result<u64> {
+/// Bytes that went out and came in through an interface, as the process sees it.
+pub(crate) fn interface_bytes(pid: u32, interface: &str) -> anyhow::Result<[u64; 2]> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{interface}:")));
     let line = line.with_context(|| format!("no interface {interface}"))?;
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     let (received, sent) = numbers.first().zip(numbers.get(8)).context("a short line")?;
-    Ok(received + sent)
+    Ok([*sent, *received])
 }
 
 /// Resident memory of a process at its peak, since its start or the last `forget_peak`.

@@ -44,7 +44,7 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     pair.sender.ask(&["publish", &image])?;
     pair.sender.try_ask(&["push", &image])?;
     let (waits, said) = refusal(&pair)?;
-    let travelled = pair.wire_bytes()?.zip(before).map(|(after, before)| after - before);
+    let travelled = pair.wire_bytes_since(before)?.map(|[there, back]| there + back);
     let staged = staged_bytes(&pair.receiver.images())?;
     pair.receiver.kill()?;
     drop(mount);

@@ -112,9 +112,8 @@ impl Store {
                 removed += 1;
             }
         }
-        if removed > 0 {
-            self.synced(self.disk.sync_dir(dir), dir)?;
-        }
+        // Not synced: what a power cut brings back is swept again, and a sync would wait for the
+        // storage of large files to be given back.
         Ok(removed)
     }
 }
