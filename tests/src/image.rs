@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn one_seed_one_image() {
         for shape in Shape::ALL {
-            for bytes in SIZES {
+            for bytes in SIZES.into_iter().filter(|bytes| *bytes <= 1 << 20) {
                 let make = || shape.make(bytes, &mut Rng::new(bytes));
                 let image = make();
                 assert_eq!(image.len() as u64, bytes);
