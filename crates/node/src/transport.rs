@@ -321,7 +321,16 @@ fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
     // The kernel clamps silently to net.core.{r,w}mem_max; what was granted is read back.
     socket.set_recv_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
-    let granted = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
+    let granted =
+        || Ok::<_, std::io::Error>(socket.recv_buffer_size()?.min(socket.send_buffer_size()?));
+    if granted()? < budget::SOCKET_BUFFER_BYTES {
+        // With CAP_NET_ADMIN the kernel gives more than its default limit; without, this fails.
+        let bytes = budget::SOCKET_BUFFER_BYTES;
+        let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, bytes)
+            .and_then(|()| rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, bytes));
+        debug!(?forced, "asked for larger UDP buffers");
+    }
+    let granted = granted()?;
     if granted < budget::SOCKET_BUFFER_BYTES {
         static WARNED: Once = Once::new();
         WARNED.call_once(|| {
