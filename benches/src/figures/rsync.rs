@@ -21,6 +21,8 @@ pub(crate) const DELTAS: [&[&str]; 4] = [
 ];
 /// The way to bring a new file over.
 pub(crate) const WHOLE: &[&str] = &["-W"];
+/// The same with what Blockferry promises: it is on disk when it is said to be there.
+pub(crate) const WHOLE_SYNCED: &[&str] = &["-W", "--fsync"];
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 

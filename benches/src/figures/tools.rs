@@ -67,10 +67,11 @@ pub(crate) fn find_binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Kind of the file system that holds `path`, as `stat` names it.
+/// Kind of the file system that holds `path`, as it is mounted.
 pub(crate) fn file_system(path: &Path) -> String {
-    let kind = run(Command::new("stat").args(["-f", "-c", "%T"]).arg(path));
-    kind.map_or_else(|_| "unknown".to_owned(), |kind| kind.trim().to_owned())
+    let said = run(Command::new("df").arg("--output=fstype").arg(path));
+    let kind = said.ok().and_then(|said| said.lines().nth(1).map(|kind| kind.trim().to_owned()));
+    kind.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The middle one of three, or of however many there are.
