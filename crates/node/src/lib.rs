@@ -40,6 +40,7 @@ pub mod ticket;
 pub mod tls;
 pub mod transport;
 pub mod trust;
+mod upkeep;
 pub mod verdict;
 mod workers;
 

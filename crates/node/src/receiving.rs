@@ -22,6 +22,7 @@ use crate::sending::end_connection_if_due;
 use crate::stores::{Activity, Doing, OpenStore};
 use crate::stream::{Input, pump_in, pump_out};
 use crate::transport::{Link, deadline};
+use crate::upkeep;
 
 /// An offer waits this long for a free slot before it is refused as busy.
 const SLOT_WAIT: Duration = Duration::from_secs(20);
@@ -70,14 +71,26 @@ async fn try_receive(
     let store = admitted.store.store.clone();
     let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
     let drive = Drive { name: name.clone(), inputs, outbox };
-    let core = core.clone();
+    let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
         let outcome = drive.run(side, offer, offer_bytes)?;
-        conclude(&core, &admitted.store, &name, outcome)
+        conclude(&at, &admitted.store, &name, outcome)
     });
     let result = result.await;
     drop(reader);
-    result
+    if result? == Ended::Committed {
+        upkeep::after_commit(core, &to, image);
+    }
+    Ok(())
+}
+
+/// What a transfer that kept the rules came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// There is a new generation.
+    Committed,
+    /// Nothing changed here.
+    Unchanged,
 }
 
 async fn first_offer(inputs: &mut mpsc::UnboundedReceiver<Input>) -> Result<(Offer, u64)> {
@@ -138,12 +151,14 @@ async fn slots(core: &Core, peer: &Peer) -> [OwnedSemaphorePermit; 2] {
 }
 
 /// What a finished exchange means here. Blocking.
-fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) -> Result<()> {
+fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) -> Result<Ended> {
     let name = &store.config.name;
+    let mut ended = Ended::Unchanged;
     let note = match outcome {
         RecvOutcome::Committed(generation) => {
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);
+            ended = Ended::Committed;
             let text = format!(
                 "{}@{} came from {peer}: {} bytes received in {} ms",
                 store.full_name(&generation.image),
@@ -155,29 +170,29 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
         }
         RecvOutcome::AlreadyHere { image, .. } => {
             debug!(store = %name, %image, peer, "here already");
-            return Ok(());
+            return Ok(Ended::Unchanged);
         }
         RecvOutcome::Cancelled { image, code, text } => {
             debug!(store = %name, %image, peer, code = code.code(), text, "the sender gave up");
-            return Ok(());
+            return Ok(Ended::Unchanged);
         }
         RecvOutcome::Refused { image, code, text } => {
             if code == Refusal::GenerationOld || !store.trouble(&image, code.code()) {
-                return Ok(());
+                return Ok(Ended::Unchanged);
             }
             let text = format!("{} of {peer} is refused: {text}", store.full_name(&image));
             Note::warning(code.code(), text).image(&image)
         }
         RecvOutcome::FailedHere { image, error } => {
             if !store.trouble(&image, error.code()) {
-                return Ok(());
+                return Ok(Ended::Unchanged);
             }
             let text = format!("{} of {peer} failed: {error}", store.full_name(&image));
             Note::error(error.code(), text).image(&image)
         }
     };
     core.events.note(note.store(name).peer(&peer));
-    Ok(())
+    Ok(ended)
 }
 
 /// The thread that drives a [`RecvSide`].

@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
 use crate::settle::{Seen, Settle};
+use crate::upkeep;
 
 /// What is being done with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +247,7 @@ pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
 /// Looks after a store until the node stops or the store is removed.
 pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     let _watch = watch(&store);
+    upkeep::after_open(&store).await;
     let mut gone = store.gone.subscribe();
     loop {
         let pause = match round(&core, &store).await {

@@ -199,6 +199,34 @@ fn an_image_appears_is_edited_and_travels_both_ways() {
     }
 }
 
+/// A spare is kept only while a tenth of the file system is free, and only where nothing is cloned.
+fn keeps_spares(images: &Path) -> bool {
+    let space = rustix::fs::statvfs(images).expect("looked at");
+    space.f_bavail > space.f_blocks / 8 && images.join(".blockferry/spare/disk.img").exists()
+}
+
+#[test]
+fn the_spare_is_brought_up_to_date_in_the_quiet_after_a_commit() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    std::fs::write(a_images.join("disk.img"), noise(1, 6 << 20)).expect("written");
+    a.publish("disk.img");
+    assert!(a.wait("disk.img").ready);
+    for generation in 2..5 {
+        edit(&a_images.join("disk.img"), generation << 16, b"edited here");
+        a.publish("disk.img");
+        assert!(a.wait("disk.img").ready, "an update waits for the upkeep of the one before");
+        if !keeps_spares(&b_images) {
+            eprintln!("skipped: no spares are kept on this file system");
+            return;
+        }
+        let spare = b_images.join(".blockferry/spare");
+        until("the spare is the image", || equal(&b_images, &spare, "disk.img"));
+    }
+}
+
 #[test]
 fn tickets_admit_once_and_only_as_they_say() {
     let dir = tempfile::tempdir().expect("a directory");

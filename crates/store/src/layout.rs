@@ -15,6 +15,8 @@ pub(crate) const STAGING: &str = ".blockferry/staging";
 pub(crate) const SPARE: &str = ".blockferry/spare";
 /// Directory of what was set aside and must not be lost.
 pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
+/// Directory of what recovery found to be of no use; emptied in the quiet after it.
+pub(crate) const TRASH: &str = ".blockferry/trash";
 /// The catalog.
 pub(crate) const CATALOG: &str = ".blockferry/catalog.redb";
 /// The marker.
@@ -88,7 +90,7 @@ pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
         }
         _ => {}
     }
-    let dirs = [PRIVATE, STAGING, SPARE, QUARANTINE];
+    let dirs = [PRIVATE, STAGING, SPARE, QUARANTINE, TRASH];
     let there = |dir: &&str| disk.stat(dir).is_ok_and(|stat| stat.is_some());
     if dirs.iter().all(there) {
         return Ok(());

@@ -8,6 +8,7 @@
 mod assemble;
 mod bases;
 mod catalog;
+mod claim;
 mod commit;
 pub mod disk;
 mod error;

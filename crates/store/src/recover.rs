@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Generation, ImageRecord, Prepared};
-use crate::disk::Stat;
+use crate::disk::{RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
-use crate::layout::{SPARE, STAGING, spare_path};
+use crate::layout::{SPARE, STAGING, TRASH, spare_path};
 use crate::store::Store;
 
 /// What opening a store had to do.
@@ -103,17 +103,29 @@ impl Store {
         Ok(())
     }
 
+    /// Moves what isn't to be kept into the trash: giving back the storage of a large file takes
+    /// seconds, a rename doesn't. Not synced: what a power cut brings back is swept again.
     fn sweep(&self, dir: &str, keep: &BTreeSet<String>) -> Result<usize> {
         let mut removed = 0;
         for entry in self.disk.list(dir).during("list", dir)? {
-            let path = format!("{dir}/{}", entry.name.to_string_lossy());
+            let leaf = entry.name.to_string_lossy();
+            let path = format!("{dir}/{leaf}");
             if !keep.contains(&path) {
-                self.disk.remove_file(&path).during("remove", &path)?;
+                let trash = format!("{TRASH}/{leaf}");
+                self.disk.rename(&path, &trash, RenameHow::Replace).during("rename", &path)?;
                 removed += 1;
             }
         }
-        // Not synced: what a power cut brings back is swept again, and a sync would wait for the
-        // storage of large files to be given back.
         Ok(removed)
+    }
+
+    /// Removes what recovery moved into the trash. Returns how many files that were.
+    pub fn empty_trash(&self) -> Result<usize> {
+        let entries = self.disk.list(TRASH).during("list", TRASH)?;
+        for entry in &entries {
+            let path = format!("{TRASH}/{}", entry.name.to_string_lossy());
+            self.disk.remove_file(&path).during("remove", &path)?;
+        }
+        Ok(entries.len())
     }
 }

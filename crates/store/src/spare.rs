@@ -108,9 +108,9 @@ impl Store {
     }
 
     /// Brings the spare of an image up to date, in the quiet after a commit. Returns whether there
-    /// is one that is current now.
+    /// is one that is current now; an image that is being worked on is left alone.
     pub fn freshen_spare(&self, name: &ImageName) -> Result<bool> {
-        let _claim = self.claim(name)?;
+        let Some(_claim) = self.claims.upkeep(name) else { return Ok(false) };
         let Some(image) = self.catalog.read()?.image(name)? else { return Ok(false) };
         if !self.at_checkpoint(name, image.checkpoint.as_ref())? {
             return Ok(false);
@@ -142,20 +142,28 @@ impl Store {
         Ok(true)
     }
 
-    /// Gives up all spares, because room is short. Returns the bytes that came free.
-    pub(crate) fn drop_spares(&self) -> Result<u64> {
-        let mut freed = 0;
+    /// Gives up all spares but that of `except`, because room is short. Returns the bytes that came
+    /// free.
+    pub(crate) fn drop_spares(&self, except: Option<&ImageName>) -> Result<u64> {
+        // One transaction: no commit puts a spare away meanwhile.
         let write = self.catalog.write()?;
+        let (mut freed, mut dropped) = (0, false);
         for image in write.images()? {
+            if Some(&image.name) == except || write.spare(image.id)?.is_none() {
+                continue;
+            }
             let path = spare_path(&image.name);
             if let Some(stat) = self.disk.stat(&path).during("look at", &path)? {
                 freed += stat.allocated_bytes;
                 self.disk.remove_file(&path).during("remove", &path)?;
             }
             write.put_spare(image.id, None)?;
+            dropped = true;
         }
-        self.disk.sync_dir(SPARE).during("sync", SPARE)?;
-        write.commit()?;
+        if dropped {
+            self.disk.sync_dir(SPARE).during("sync", SPARE)?;
+            write.commit()?;
+        }
         Ok(freed)
     }
 }

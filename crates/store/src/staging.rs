@@ -18,10 +18,11 @@ use blockferry_delta::{
 
 use crate::assemble::BlockBuild;
 use crate::catalog::{CatalogRead, Generation, ImageRecord};
+use crate::claim::Claim;
 use crate::disk::DiskFile;
 use crate::error::{Error, IoContext, Result};
 use crate::spool::Spool;
-use crate::store::{Claim, MapOf, Store};
+use crate::store::{MapOf, Store};
 
 pub use finish::Sealed;
 use reserve::Reservation;

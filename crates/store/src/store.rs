@@ -1,14 +1,14 @@
 //! A store: a replicated directory with its catalog. This is the facade; each station of the two
 //! lines has its own file.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segment_count};
 
 use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
+use crate::claim::{Claim, Claims};
 use crate::disk::{Disk, probe_clone};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{self, PRIVATE, StoreIdentity};
@@ -73,22 +73,9 @@ pub struct Store {
     mode: CommitMode,
     degraded: AtomicBool,
     /// Images some operation works on.
-    claims: Arc<Mutex<BTreeSet<ImageName>>>,
+    pub(crate) claims: Arc<Claims>,
     /// Bytes promised to stagings that haven't taken them yet.
     pub(crate) reserved_bytes: Arc<AtomicU64>,
-}
-
-/// The right to work on an image, given up when dropped.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    name: ImageName,
-    claims: Arc<Mutex<BTreeSet<ImageName>>>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-    }
 }
 
 impl Store {
@@ -202,11 +189,7 @@ impl Store {
 
     /// Takes the right to work on an image.
     pub(crate) fn claim(&self, name: &ImageName) -> Result<Claim> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if !claims.insert(name.clone()) {
-            return Err(Error::Busy(name.clone()));
-        }
-        Ok(Claim { name: name.clone(), claims: Arc::clone(&self.claims) })
+        self.claims.work(name)
     }
 
     pub(crate) fn current_of(&self, image: Option<&ImageRecord>) -> Result<Option<Generation>> {

@@ -15,6 +15,7 @@ use blockferry_wire::{
     Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, extents_bytes,
     unpack,
 };
+use tracing::warn;
 
 use super::Step;
 use crate::api::Role;
@@ -175,7 +176,7 @@ impl RecvSide {
             ReceiverEvent::Cancelled(abort) => {
                 let image = self.image();
                 let (code, text) = (abort.code, abort.text.to_string());
-                self.staging = None;
+                self.set_down();
                 self.outcome = image.map(|image| RecvOutcome::Cancelled { image, code, text });
                 Ok(())
             }
@@ -292,10 +293,19 @@ impl RecvSide {
         if self.generation.is_none() {
             return self.refuse(&offer, Refuse::new(code, &text));
         }
-        self.staging = None;
+        self.set_down();
         self.receiver.handle_failed(Failed::new(code, &text))?;
         self.outcome = Some(RecvOutcome::FailedHere { image: offer.image, error });
         Ok(())
+    }
+
+    /// Keeps what has come for the next attempt.
+    fn set_down(&mut self) {
+        let Some(staging) = self.staging.take() else { return };
+        let image = staging.image().clone();
+        if let Err(error) = staging.park() {
+            warn!(%image, code = error.code(), %error, "what was received can't be kept");
+        }
     }
 
     fn image(&self) -> Option<ImageName> {
@@ -313,6 +323,13 @@ impl RecvSide {
         };
         receipt.signature = self.identity.sign(&receipt.signed_bytes());
         receipt
+    }
+}
+
+/// A transfer that a lost link or a broken rule ends is set down like any other.
+impl Drop for RecvSide {
+    fn drop(&mut self) {
+        self.set_down();
     }
 }
 

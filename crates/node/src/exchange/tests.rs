@@ -232,6 +232,23 @@ fn a_cut_link_is_resumed_inside_the_image() {
 }
 
 #[test]
+fn a_link_cut_early_leaves_what_came_and_nothing_else() {
+    let (a, b) = (side(1), side(2));
+    put(&a, 0, &noise(1, 12 << 20));
+    record(&a);
+    assert!(carry(&a, &b, 6).is_none(), "cut before the end");
+    let ended = copy(&a, &b);
+    assert!(ended.wire_bytes < 11 << 20, "{} of 12 MiB were sent again", ended.wire_bytes);
+    assert_eq!(read(&a), read(&b));
+
+    put(&a, 0, &noise(2, 12 << 20));
+    record(&a);
+    assert!(carry(&a, &b, 2).is_none(), "cut before anything came");
+    let left = b.disk.list(".blockferry/staging").expect("listed");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_stranger_store_is_refused() {
     let (a, b) = (side(1), side(2));
     put(&a, 0, b"x");

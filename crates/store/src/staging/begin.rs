@@ -73,7 +73,10 @@ impl Store {
         };
         let copies = base.is_some() && !self.clones() && spare.is_none() && !resumed;
         let copied = if copies { self.allocated(&base)? } else { 0 };
-        let reservation = Reservation::take(self, request.dirty_bytes + copied)?;
+        let reservation = {
+            let builds_on = spare.as_ref().map(|_| &name);
+            Reservation::take(self, request.dirty_bytes + copied, builds_on)?
+        };
         if !resumed {
             self.forget_staged(image.as_ref(), &path)?;
             self.make_file(&path, base.as_ref(), spare.map(|s| s.number))?;

@@ -8,11 +8,11 @@ use blockferry_delta::{
 
 use super::{BaseMap, Staging};
 use crate::catalog::{Generation, ImageRecord};
+use crate::claim::Claim;
 use crate::disk::DiskFile;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
 use crate::spool::{Entry, Spool};
-use crate::store::Claim;
 
 /// Bytes of zeros written at once.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -195,13 +195,19 @@ impl Staging {
         disk.remove_file(&self.path).during("remove", &self.path)
     }
 
-    /// Keeps what was written for a later attempt, if it is worth it.
+    /// Keeps what was written for a later attempt, if there is anything. What can't be kept is
+    /// dropped: without its record nobody would find it again.
     pub fn park(mut self) -> Result<()> {
-        if self.literal_bytes == 0 && !self.remembered {
+        if self.remembered {
+            return Ok(());
+        }
+        if self.literal_bytes == 0 {
             return self.abandon();
         }
-        if !self.remembered {
-            self.remember()?;
+        if let Err(error) = self.remember() {
+            self.remembered = false;
+            self.abandon()?;
+            return Err(error);
         }
         Ok(())
     }

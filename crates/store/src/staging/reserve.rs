@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use blockferry_delta::ImageName;
+
 use crate::error::{Error, IoContext, Result};
 use crate::store::Store;
 
@@ -20,11 +22,19 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    /// Promises `image_bytes` of image data and what the catalog needs for them.
-    pub(super) fn take(store: &Store, image_bytes: u64) -> Result<Self> {
+    /// Promises `image_bytes` of image data and what the catalog needs for them. Where that needs
+    /// more room, spares give way, but for that of `builds_on`.
+    pub(super) fn take(
+        store: &Store,
+        image_bytes: u64,
+        builds_on: Option<&ImageName>,
+    ) -> Result<Self> {
         let needed = image_bytes + (image_bytes >> 20) * CATALOG_BYTES_PER_MIB + CATALOG_BYTES_STEP;
-        if !fits(store, needed)?.0 && store.options.keep_spare {
-            store.drop_spares()?;
+        if !fits(store, needed)?.0 {
+            store.empty_trash()?;
+        }
+        if !fits(store, needed)?.0 {
+            store.drop_spares(builds_on)?;
         }
         let (fits, free_bytes) = fits(store, needed)?;
         if !fits {

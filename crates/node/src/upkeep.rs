@@ -1,0 +1,46 @@
+//! Upkeep: what a store does for the next transfer when the last one is over. Nobody waits for it;
+//! an image that is being worked on is left alone, and a failure costs time later, nothing else.
+
+use std::sync::Arc;
+
+use blockferry_delta::ImageName;
+use blockferry_store::CommitMode;
+use tracing::{debug, warn};
+
+use crate::core::{Core, blocking};
+use crate::stores::OpenStore;
+
+/// Removes what recovery put aside to be removed.
+pub(crate) async fn after_open(store: &Arc<OpenStore>) {
+    let (name, store) = (store.config.name.clone(), store.clone());
+    match blocking("tidying", move || Ok(store.store.empty_trash()?)).await {
+        Ok(0) => {}
+        Ok(files) => debug!(store = %name, files, "tidied"),
+        Err(error) => warn!(store = %name, code = error.code(), %error, "not tidied"),
+    }
+}
+
+/// Brings the spare of an image up to date, so that its next update needn't.
+pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: ImageName) {
+    if store.store.commit_mode() != CommitMode::Copy {
+        return;
+    }
+    let (core, store) = (core.clone(), store.clone());
+    tokio::spawn(async move {
+        let Ok(permit) = core.jobs.clone().acquire_owned().await else { return };
+        if core.is_stopping() {
+            return;
+        }
+        let (name, of) = (store.full_name(&image), image.clone());
+        let freshened = blocking("freshening a spare", move || {
+            let _held = permit;
+            Ok(store.store.freshen_spare(&of)?)
+        });
+        match freshened.await {
+            Ok(current) => debug!(image = name, current, "looked after the spare"),
+            Err(error) => {
+                warn!(image = name, code = error.code(), %error, "the spare is not up to date");
+            }
+        }
+    });
+}
