@@ -195,6 +195,11 @@ fn damage_matrix() {
         eprintln!("  {what}: {count}");
     }
     assert!(!errors.keys().any(|what| what.ends_with("PANIC")), "damage must not panic");
+    let spools = errors.keys().filter(|what| what.starts_with("Spool"));
+    assert!(spools.clone().count() == HARMS.len(), "every harm was done to spools");
+    for what in spools {
+        assert!(what.ends_with(" OK"), "a spool can be made again: {what}");
+    }
 }
 
 #[test]

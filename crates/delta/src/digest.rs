@@ -7,17 +7,6 @@ use crate::map::SegmentMap;
 use crate::page::{Keys, is_zero};
 use crate::units::{BLOCK_BYTES, SEGMENT_BLOCKS, SEGMENT_BYTES};
 
-/// What scanning one segment gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentDigest {
-    /// Number of the segment.
-    pub index: u32,
-    /// Its block map.
-    pub map: SegmentMap,
-    /// The chunks that begin in it.
-    pub chunks: Vec<Chunk>,
-}
-
 /// The block map of segment `index`, whose bytes are `segment`.
 pub fn digest_segment(keys: &Keys, index: u32, segment: &[u8], image_bytes: u64) -> SegmentMap {
     if image_bytes > SEGMENT_BYTES && is_zero(segment) {

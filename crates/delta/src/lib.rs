@@ -26,7 +26,7 @@ mod walk;
 pub use block::{BlockRow, block_hash, verify_block};
 pub use chunk::{Chunk, ChunkParams, Chunker};
 pub use cut::{LOOKAHEAD_BYTES, hard_cuts, is_tail_cut};
-pub use digest::{SegmentDigest, chunk_segment, digest_segment};
+pub use digest::{chunk_segment, digest_segment};
 pub use ids::{BlockHash, ChunkId, IdError, NodeId, Root, StoreId, StoreKey};
 pub use lineage::{LINEAGE_WRITERS_MAX, Lineage, LineageError, Order};
 pub use map::{MapError, ROW_BYTES, SegmentMap};
@@ -37,6 +37,6 @@ pub use recipe::{
     ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
     RecipePart, changed_blocks,
 };
-pub use tree::{image_root, merge, segment_value};
+pub use tree::{image_root, merge};
 pub use units::*;
 pub use walk::{Probe, Walk, WalkAnswer, answer};

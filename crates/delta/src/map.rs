@@ -3,7 +3,7 @@
 
 use crate::block::{BlockRow, subtree};
 use crate::ids::BlockHash;
-use crate::tree::segment_value;
+use crate::tree::merge;
 use crate::units::{
     BLOCK_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, block_len, segment_len,
 };
@@ -45,7 +45,7 @@ impl SegmentMap {
         let zero = rows.iter().all(|row| row.prints == [0; PAGES_PER_BLOCK]);
         if zero && image_bytes > SEGMENT_BYTES {
             let hashes: Vec<_> = rows.iter().map(|row| row.hash).collect();
-            return Self::Zero(segment_value(&hashes, false));
+            return Self::Zero(merge(&hashes, false));
         }
         Self::Rows(rows)
     }
@@ -56,7 +56,7 @@ impl SegmentMap {
             Self::Zero(value) => *value,
             Self::Rows(rows) => {
                 let hashes: Vec<_> = rows.iter().map(|row| row.hash).collect();
-                segment_value(&hashes, image_bytes <= SEGMENT_BYTES)
+                merge(&hashes, image_bytes <= SEGMENT_BYTES)
             }
         }
     }

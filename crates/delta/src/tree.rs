@@ -27,11 +27,6 @@ pub fn merge(values: &[BlockHash], root: bool) -> BlockHash {
     BlockHash::from_bytes(value)
 }
 
-/// Value of a segment from its blocks; of an image's only segment it is the root.
-pub fn segment_value(blocks: &[BlockHash], only_segment: bool) -> BlockHash {
-    merge(blocks, only_segment)
-}
-
 /// Root of an image from the values of its segments, in order. An empty image has none.
 pub fn image_root(segments: &[BlockHash]) -> Root {
     if segments.is_empty() {

@@ -7,21 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{ImageName, PAGE_BYTES, Root};
+use blockferry_delta::{ImageName, PAGE_BYTES};
 use blockferry_store::{Error as StoreError, Progress as StoreProgress, Recorded, VerifyReport};
-use blockferry_wire::Packer;
 use tokio::task::JoinHandle;
 
 use crate::admin::Client;
 use crate::api::{
-    Answer, PairState, PlanReport, Progress, PublishReport, PushDone, PushPeer, ReadyReport,
+    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, ReadyReport,
     Require, Role, Schema, VerifiedImage, VerifyDone,
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
-use crate::events::now_unix_ms;
-use crate::ledger::rfc3339;
 use crate::peer::Peer;
 use crate::reports;
 use crate::requests::{Spec, done, generation, spec};
@@ -29,8 +26,6 @@ use crate::stores::{self, OpenStore, Stopping};
 
 /// Bad extents that a report names at most.
 const BAD_SHOWN_MAX: usize = 1000;
-/// Bytes that a plan reads and compresses to guess how well the rest will.
-const SAMPLE_BYTES_MAX: u64 = 8 << 20;
 
 /// How far a blocking job is, for whoever asks.
 #[derive(Default)]
@@ -104,97 +99,6 @@ pub(crate) async fn publish(core: &Arc<Core>, what: &Spec, client: &mut Client) 
         dirty_bytes: if new { generation.dirty_bytes } else { 0 },
         seconds: started.elapsed().as_secs_f64(),
     })
-}
-
-/// What would travel to a peer.
-pub(crate) async fn plan(core: &Arc<Core>, what: Spec, peer: Option<&str>) -> Result<Answer> {
-    let name = what.store.config.name.clone();
-    let peer = match peer {
-        Some(text) => Some(core.find_peer(text)?),
-        // The one that lacks most, by what the backlog knows.
-        None => core.sharers(&name).into_iter().max_by_key(|p| {
-            let items = lock(&core.backlog).items();
-            let key = key(p.id, &name, &what.image);
-            items.iter().find(|item| item.key == key).map_or(0, |item| item.bytes)
-        }),
-    };
-    let held = peer.as_ref().and_then(|p| {
-        let key = key(p.id, &name, &what.image);
-        let backlog = lock(&core.backlog);
-        backlog.peer_head(&key).map(|v| v.root).or_else(|| backlog.receipt(&key).map(|r| r.1))
-    });
-    let at = core.clone();
-    let report = blocking("a plan", move || make_plan(&at, &what, peer.as_deref(), held)).await?;
-    done(&report)
-}
-
-fn make_plan(
-    core: &Core,
-    what: &Spec,
-    peer: Option<&Peer>,
-    held: Option<Root>,
-) -> Result<PlanReport> {
-    let (store, image) = (&what.store.store, &what.image);
-    let full_name = what.store.full_name(image);
-    let generation = store.current(image)?;
-    let generation = generation.ok_or(Error::ImageUnknown { image: full_name.clone() })?;
-    let base = held.filter(|root| store.bases(image).is_ok_and(|bases| bases.contains(root)));
-    let history = store.history(image)?;
-    let base_number = history.iter().find(|g| Some(g.root) == base).map(|g| g.number);
-    let mut cursor = store.recipe(image, generation.root, base)?;
-    let source = store.source(image, generation.root)?;
-    let mut packer = Packer::new(core.config.compression_level)?;
-    let (mut send, mut zero, mut sampled, mut packed) = (0_u64, 0_u64, 0_u64, 0_u64);
-    while let Some(part) = cursor.next_part()? {
-        let mut extents = Vec::new();
-        for block in &part.blocks {
-            send += pages_of(block.dirty & !block.zero);
-            zero += pages_of(block.zero);
-            if sampled < SAMPLE_BYTES_MAX {
-                extents.extend(crate::exchange::dirty_extents(block));
-            }
-        }
-        zero += part.zero_segments.len() as u64 * blockferry_delta::SEGMENT_BYTES;
-        for pack in blockferry_wire::split_packs(&extents) {
-            if sampled >= SAMPLE_BYTES_MAX {
-                break;
-            }
-            let pages = source.read(&pack)?;
-            sampled += pages.len() as u64;
-            packed += packer.pack(part.number, pack, pages)?.bytes.len() as u64;
-        }
-    }
-    let estimate = if sampled > 0 { scale(send, packed, sampled) } else { 0 };
-    let keep = generation.size_bytes.saturating_sub(send).saturating_sub(zero);
-    Ok(PlanReport {
-        schema: Schema,
-        image: full_name,
-        peer: peer.map(Peer::name),
-        base: base_number,
-        generation: generation.number,
-        keep_bytes: keep,
-        zero_bytes: zero.min(generation.size_bytes),
-        found_bytes: 0,
-        send_bytes: send,
-        wire_bytes_estimate: estimate,
-        finish: finish(core, estimate),
-    })
-}
-
-fn pages_of(mask: u16) -> u64 {
-    u64::from(mask.count_ones()) * PAGE_BYTES as u64
-}
-
-fn scale(total: u64, part: u64, of: u64) -> u64 {
-    let scaled = u128::from(total) * u128::from(part) / u128::from(of.max(1));
-    u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
-/// When so many bytes would be sent, if a limit says how fast.
-fn finish(core: &Core, wire_bytes: u64) -> Option<String> {
-    let rate = core.limit.bits_per_second()?;
-    let ms = scale(wire_bytes.saturating_mul(8), 1000, rate);
-    Some(rfc3339(now_unix_ms().saturating_add(i64::try_from(ms).unwrap_or(i64::MAX))))
 }
 
 /// Offers an image now, and perhaps waits for the receipts.

@@ -28,6 +28,7 @@ mod node;
 pub mod pace;
 mod pairing;
 mod peer;
+mod planning;
 mod receiving;
 mod reports;
 mod requests;

@@ -22,6 +22,7 @@ use crate::jobs;
 use crate::ledger::rfc3339;
 use crate::node;
 use crate::pairing;
+use crate::planning;
 use crate::reports;
 use crate::stores::{OpenStore, Origin};
 
@@ -73,7 +74,7 @@ pub(crate) async fn handle(
         }
         Request::Publish { image } => jobs::publish(core, &spec(core, &image)?, client).await,
         Request::Plan { image, peer } => {
-            jobs::plan(core, spec(core, &image)?, peer.as_deref()).await
+            planning::plan(core, spec(core, &image)?, peer.as_deref()).await
         }
         Request::Push { image, peers, wait, .. } => {
             jobs::push(core, &spec(core, &image)?, &peers, wait, client).await

@@ -376,6 +376,8 @@ pub(crate) async fn record(
         let author = core.config.identity.id();
         let stopping = Stopping { core: &core, inner: progress.as_ref() };
         let recorded = store.store.record(&image, author, now_unix_ms(), &stopping)?;
+        // It is what was just recorded, until the next look says otherwise.
+        lock(&store.seen).remove(image.as_str());
         if let Recorded::New(generation) = &recorded {
             note_recorded(&core, &store, generation)?;
         }

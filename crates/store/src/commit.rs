@@ -8,7 +8,7 @@ use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
 use crate::disk::{Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{QUARANTINE, SPARE, STAGING, spare_path};
-use crate::spool::{Entries, Spool};
+use crate::spool::Entries;
 use crate::staging::Sealed;
 use crate::store::Store;
 
@@ -54,6 +54,7 @@ impl Store {
             replaces: replaced.map(|stat| stat.inode),
             keep_spare: self.keeps_spare(replaced.as_ref())?,
             sealed: Some(Checkpoint::of(&sealed)),
+            spool_sum: Some(spool.sum().into()),
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -69,7 +70,7 @@ impl Store {
             return Err(error);
         }
         // What took its place must become current: if not now, when the store is opened again.
-        let made = self.make_current(&image, &prepared, generation, Some(&spool));
+        let made = self.make_current(&image, &prepared, generation, &Entries::Spool(&spool));
         let generation = made.inspect_err(|_| self.degrade())?;
         spool.remove(self.disk.as_ref())?;
         drop(claim);
@@ -124,7 +125,7 @@ impl Store {
         image: &ImageRecord,
         prepared: &Prepared,
         generation: Generation,
-        spool: Option<&Spool>,
+        entries: &Entries<'_>,
     ) -> Result<Generation> {
         let name = &image.name;
         let spare = self.put_away(image, prepared)?;
@@ -134,12 +135,8 @@ impl Store {
         // local change on top of the generation, not the generation.
         let untouched = prepared.sealed.as_ref().is_some_and(|point| point.same_content(&stat));
         let checkpoint = untouched.then(|| Checkpoint::of(&stat));
-        let entries = match spool {
-            Some(spool) => Entries::Spool(spool),
-            None => Entries::Persisted(self.disk.as_ref(), &prepared.spool),
-        };
         let write = self.catalog.write()?;
-        self.put_current(&write, image.clone(), &generation, checkpoint, &entries)?;
+        self.put_current(&write, image.clone(), &generation, checkpoint, entries)?;
         write.put_spare(image.id, spare.as_ref())?;
         write.put_prepared(image.id, None)?;
         write.put_staged(image.id, None)?;
@@ -149,7 +146,7 @@ impl Store {
 
     /// Puts away what was replaced: as a spare, into quarantine if it isn't what was expected, or
     /// not at all.
-    fn put_away(&self, image: &ImageRecord, prepared: &Prepared) -> Result<Option<Spare>> {
+    pub(crate) fn put_away(&self, image: &ImageRecord, prepared: &Prepared) -> Result<Option<Spare>> {
         let old = &prepared.staging;
         let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
         let expected = stat.kind == Kind::File

@@ -4,6 +4,7 @@
 use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
 use crate::layout::STAGING;
@@ -77,7 +78,8 @@ impl Store {
         let started_ms = (self.options.monotonic_ms)();
         let path = format!("{STAGING}/{name}.spool");
         let mut spool = Spool::new(path);
-        let scanned = self.scan(frozen, image.as_ref(), current.as_ref(), &mut spool, progress)?;
+        let file = (frozen.file.as_ref(), frozen.path.as_str(), frozen.stat.size_bytes);
+        let scanned = self.scan(file, image.as_ref(), current.as_ref(), &mut spool, progress)?;
         frozen.confirm(self.disk.as_ref(), name)?;
         let same_root = current.as_ref().is_some_and(|c| c.root == scanned.root);
         let generation = Generation {
@@ -117,9 +119,11 @@ impl Store {
         Ok(recorded)
     }
 
-    fn scan(
+    /// Scans a file (the file, its path, its size in bytes); what differs from `current` goes into
+    /// `spool`.
+    pub(crate) fn scan(
         &self,
-        frozen: &Frozen,
+        (file, path, size_bytes): (&dyn DiskFile, &str, u64),
         image: Option<&ImageRecord>,
         current: Option<&Generation>,
         spool: &mut Spool,
@@ -132,9 +136,9 @@ impl Store {
             size_bytes: current.size_bytes,
         });
         let scan = Scan {
-            file: frozen.file.as_ref(),
-            path: &frozen.path,
-            size_bytes: frozen.stat.size_bytes,
+            file,
+            path,
+            size_bytes,
             chunker: &self.chunker,
             known,
             threads: self.options.scan_threads,

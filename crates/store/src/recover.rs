@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Generation, ImageRecord, Prepared};
-use crate::disk::{RenameHow, Stat};
+use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{SPARE, STAGING, TRASH, spare_path};
+use crate::spool::{self, Entries, Spool};
 use crate::store::Store;
 
 /// What opening a store had to do.
@@ -65,8 +66,49 @@ impl Store {
         self.synced(self.disk.sync_dir(""), "store directory")?;
         self.synced(self.disk.sync_dir(STAGING), STAGING)?;
         let generation = Generation::decode(name, &prepared.generation)?;
-        self.make_current(image, prepared, generation, None)?;
+        let disk = self.disk.as_ref();
+        let whole = match &prepared.spool_sum {
+            Some(sum) => spool::is_whole(disk, &prepared.spool, sum)?,
+            None => true,
+        };
+        if !whole {
+            return self.finish_by_scan(image, prepared, generation);
+        }
+        self.make_current(image, prepared, generation, &Entries::Persisted(disk, &prepared.spool))?;
         Ok(true)
+    }
+
+    /// The new content took its place, but what was known of it is lost: it is read again. Content
+    /// that somebody wrote to since is a local change on top of the old generation.
+    fn finish_by_scan(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+        generation: Generation,
+    ) -> Result<bool> {
+        let path = image.name.as_str();
+        tracing::warn!(image = path, "a spool is damaged: the image is read again");
+        let file = self.disk.open(path, Open::Read).during("open", path)?;
+        let size = file.stat().during("look at", path)?.size_bytes;
+        let current = self.current_of(Some(image))?;
+        let mut spool = Spool::new(format!("{STAGING}/{path}.again.spool"));
+        let known = current.is_some().then_some(image);
+        let file = (file.as_ref(), path, size);
+        let scanned = self.scan(file, known, current.as_ref(), &mut spool, &())?;
+        let right = scanned.root == generation.root && size == generation.size_bytes;
+        if right {
+            self.make_current(image, prepared, generation, &Entries::Spool(&spool))?;
+        } else {
+            let spare = self.put_away(image, prepared)?;
+            let write = self.catalog.write()?;
+            write.put_image(&ImageRecord { checkpoint: None, ..image.clone() })?;
+            write.put_spare(image.id, spare.as_ref())?;
+            write.put_prepared(image.id, None)?;
+            write.put_staged(image.id, None)?;
+            write.commit()?;
+        }
+        spool.remove(self.disk.as_ref())?;
+        Ok(right)
     }
 
     /// Removes files nothing refers to, and records whose files are gone.

@@ -51,13 +51,15 @@ pub(crate) struct Spool {
     path: String,
     file: Option<Box<dyn DiskFile>>,
     written: u64,
+    /// Of what was written.
+    sum: blake3::Hasher,
     memory: Vec<u8>,
 }
 
 impl Spool {
     /// An empty spool that may use the file `path`.
     pub(crate) fn new(path: String) -> Self {
-        Self { path, file: None, written: 0, memory: Vec::new() }
+        Self { path, file: None, written: 0, sum: blake3::Hasher::new(), memory: Vec::new() }
     }
 
     /// Path of its file.
@@ -85,6 +87,7 @@ impl Spool {
         let file = self.file.as_ref().expect("opened above");
         file.write_at(&self.memory, self.written).during("write", &self.path)?;
         self.written += self.memory.len() as u64;
+        self.sum.update(&self.memory);
         self.memory.clear();
         Ok(())
     }
@@ -94,6 +97,11 @@ impl Spool {
         self.flush(disk)?;
         let file = self.file.as_ref().expect("flush opened it");
         file.sync().during("sync", &self.path)
+    }
+
+    /// BLAKE3 of its file, once it is persisted.
+    pub(crate) fn sum(&self) -> [u8; 32] {
+        *self.sum.finalize().as_bytes()
     }
 
     /// Calls `each` for every entry, in order.
@@ -113,6 +121,21 @@ impl Spool {
         drop(self.file);
         disk.remove_file(&self.path).during("remove", &self.path)
     }
+}
+
+/// Is a spool file that was persisted still what it was?
+pub(crate) fn is_whole(disk: &dyn Disk, path: &str, sum: &[u8; 32]) -> Result<bool> {
+    let Some(stat) = disk.stat(path).during("look at", path)? else { return Ok(false) };
+    let file = disk.open(path, Open::Read).during("open", path)?;
+    let (mut found, mut at) = (blake3::Hasher::new(), 0);
+    let mut bytes = vec![0; SPOOL_MEMORY_BYTES];
+    while at < stat.size_bytes {
+        let len = (stat.size_bytes - at).min(SPOOL_MEMORY_BYTES as u64) as usize;
+        file.read_exact_at(&mut bytes[..len], at).during("read", path)?;
+        found.update(&bytes[..len]);
+        at += len as u64;
+    }
+    Ok(found.finalize().as_bytes() == sum)
 }
 
 /// Calls `each` for every entry of a spool file that was persisted.

@@ -30,7 +30,7 @@ use reserve::Reservation;
 /// Updates up to this size go through the page cache: scattered pages are written back in order,
 /// which is faster than one by one.
 const CACHED_WRITE_BYTES_MAX: u64 = 64 << 20;
-/// Literal bytes after which a staging is worth remembering over a restart.
+/// Literal bytes after which a staging is worth remembering over a restart, if as many may follow.
 const REMEMBER_AFTER_BYTES: u64 = 16 << 20;
 
 /// What a staging is begun with.
@@ -96,6 +96,8 @@ pub struct Staging {
     /// Chunks already written in this staging: the image may hold them twice.
     staged_chunks: HashMap<ChunkId, u64>,
     sources: HashMap<u32, Option<Box<dyn DiskFile>>>,
+    /// Bytes of dirty pages at most.
+    dirty_bytes: u64,
     literal_bytes: u64,
     found_bytes: u64,
     reservation: Reservation,
@@ -242,7 +244,8 @@ impl Staging {
             self.file.punch(offset, bytes).during("punch", &self.path)?;
         }
         self.rows.insert(block.index(), block.row(self.store.chunker.keys()));
-        if self.literal_bytes >= REMEMBER_AFTER_BYTES && !self.remembered {
+        let much_left = self.literal_bytes + REMEMBER_AFTER_BYTES <= self.dirty_bytes;
+        if self.literal_bytes >= REMEMBER_AFTER_BYTES && much_left && !self.remembered {
             self.remember()?;
         }
         Ok(())

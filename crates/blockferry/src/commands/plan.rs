@@ -18,9 +18,12 @@ fn text(plan: &PlanReport) -> String {
         format!("{}@{} {from}{to}", plan.image, plan.generation),
         format!("  kept   {:>12}  as they are in the base", size(plan.keep_bytes)),
         format!("  zero   {:>12}", size(plan.zero_bytes)),
-        format!("  found  {:>12}  elsewhere at the receiver", size(plan.found_bytes)),
+        match plan.found_bytes {
+            Some(bytes) => format!("  found  {:>12}  elsewhere at the receiver", size(bytes)),
+            None => format!("  found  {:>12}  what the receiver has elsewhere, it alone knows", "-"),
+        },
         format!(
-            "  send   {:>12}  about {} on the wire",
+            "  send   {:>12}  at most, about {} on the wire",
             size(plan.send_bytes),
             size(plan.wire_bytes_estimate)
         ),

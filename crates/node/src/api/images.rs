@@ -196,9 +196,9 @@ pub struct PlanReport {
     pub keep_bytes: u64,
     /// Bytes that are zero.
     pub zero_bytes: u64,
-    /// Bytes the receiver is believed to have elsewhere.
-    pub found_bytes: u64,
-    /// Bytes to send before compression.
+    /// Bytes the receiver has elsewhere; `null`: only the receiver knows.
+    pub found_bytes: Option<u64>,
+    /// Bytes to send before compression, at most.
     pub send_bytes: u64,
     /// Bytes on the wire, estimated from a sample.
     pub wire_bytes_estimate: u64,

@@ -244,7 +244,7 @@ mod tests {
             "eta": null, "reason": "peer_down"}));
         documented::<PlanReport>(
             &json!({"schema": "v1", "image": "s/i", "base": null, "generation": 2,
-            "keep_bytes": 1, "zero_bytes": 2, "found_bytes": 3, "send_bytes": 4,
+            "keep_bytes": 1, "zero_bytes": 2, "found_bytes": null, "send_bytes": 4,
             "wire_bytes_estimate": 5, "finish": null}),
         );
         documented::<ReadyReport>(

@@ -310,6 +310,9 @@ pub(crate) struct Prepared {
     /// What the staging was when it was sealed: whoever writes to it after the rename shows.
     #[n(7)]
     pub(crate) sealed: Option<Checkpoint>,
+    /// BLAKE3 of the spool's file.
+    #[n(8)]
+    pub(crate) spool_sum: Option<ByteArray<32>>,
 }
 
 /// A staging that has its base's content and may be resumed.

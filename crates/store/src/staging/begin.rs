@@ -109,6 +109,7 @@ impl Store {
             values: Vec::new(),
             staged_chunks: HashMap::new(),
             sources: HashMap::new(),
+            dirty_bytes: request.dirty_bytes,
             literal_bytes: 0,
             found_bytes: 0,
             reservation,
