@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Client;
 use crate::api::{
-    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, ReadyReport,
-    Require, Role, Schema, VerifiedImage, VerifyDone,
+    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, ReadyReport, Require, Role,
+    Schema, VerifiedImage, VerifyDone,
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};

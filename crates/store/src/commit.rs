@@ -146,7 +146,11 @@ impl Store {
 
     /// Puts away what was replaced: as a spare, into quarantine if it isn't what was expected, or
     /// not at all.
-    pub(crate) fn put_away(&self, image: &ImageRecord, prepared: &Prepared) -> Result<Option<Spare>> {
+    pub(crate) fn put_away(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+    ) -> Result<Option<Spare>> {
         let old = &prepared.staging;
         let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
         let expected = stat.kind == Kind::File

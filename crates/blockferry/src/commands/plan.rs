@@ -20,7 +20,9 @@ fn text(plan: &PlanReport) -> String {
         format!("  zero   {:>12}", size(plan.zero_bytes)),
         match plan.found_bytes {
             Some(bytes) => format!("  found  {:>12}  elsewhere at the receiver", size(bytes)),
-            None => format!("  found  {:>12}  what the receiver has elsewhere, it alone knows", "-"),
+            None => {
+                format!("  found  {:>12}  what the receiver has elsewhere, it alone knows", "-")
+            }
         },
         format!(
             "  send   {:>12}  at most, about {} on the wire",
