@@ -341,3 +341,23 @@ fn line_a_spare_is_built_upon_only_if_it_is_what_it_was() {
         1
     });
 }
+
+/// The only segment of an image is hashed as its root: what was known of it as one of several
+/// is of no use, at either end.
+#[test]
+fn line_zeros_that_become_the_only_segment() {
+    const SEGMENT: usize = 4 << 20;
+    for (from, to) in [(2 * SEGMENT, SEGMENT), (SEGMENT, 2 * SEGMENT), (SEGMENT + 1, 65_536)] {
+        for mode in [CommitMode::Clone, CommitMode::Copy] {
+            let (a, b) = (Side::new(1, mode), Side::new(2, mode));
+            let name = image_name("zeros.img");
+            for size in [from, to] {
+                let bytes = vec![0; size];
+                a.write(&name, &bytes);
+                a.record(&name).expect("records");
+                replicate(&a, &b, &name).expect("arrives");
+                check_equal(&a, &b, &name, &bytes);
+            }
+        }
+    }
+}

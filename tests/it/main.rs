@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod disk;
+mod extents;
 mod line;
 mod model;
 mod refuse;

@@ -3,7 +3,7 @@
 
 use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
 
-use crate::cut::hard_cuts;
+use crate::cut::{hard_cuts, pieces_within};
 use crate::ids::ChunkId;
 use crate::page::Keys;
 
@@ -133,8 +133,26 @@ impl Chunker {
     /// Chunks that begin in `data[start..end]`, where `data[start]` is byte `offset` of the
     /// image. What must lie before and after is said at [`hard_cuts`].
     pub fn chunks(&self, data: &[u8], start: usize, end: usize, offset: u64) -> Vec<Chunk> {
+        let pieces = hard_cuts(data, start, end, self.params.tail_bytes as usize);
+        self.cut_pieces(data, &pieces, start, offset)
+    }
+
+    /// Chunks of a window of the image that begins and ends where chunks may: only what is in it
+    /// is looked at. `data[0]` is byte `offset` of the image.
+    pub fn recut(&self, data: &[u8], offset: u64) -> Vec<Chunk> {
+        let pieces = pieces_within(data, offset, self.params.tail_bytes as usize);
+        self.cut_pieces(data, &pieces, 0, offset)
+    }
+
+    fn cut_pieces(
+        &self,
+        data: &[u8],
+        pieces: &[(usize, usize)],
+        start: usize,
+        offset: u64,
+    ) -> Vec<Chunk> {
         let mut chunks = Vec::new();
-        for (from, to) in hard_cuts(data, start, end, self.params.tail_bytes as usize) {
+        for (from, to) in pieces.iter().copied() {
             let mut at = from;
             while at < to {
                 let bytes = self.cut(&data[at..to]);
@@ -238,6 +256,19 @@ mod tests {
         }
         assert!(whole.windows(2).all(|w| w[0].end() <= w[1].offset));
         assert!(whole.iter().all(|c| c.bytes <= ChunkParams::CURRENT.max_bytes));
+    }
+
+    #[test]
+    fn a_window_between_chunks_is_cut_as_the_whole_was() {
+        let mut data = noise(96 * PAGE_BYTES, 11);
+        data[(40 + 1) * PAGE_BYTES - 64..(40 + 1) * PAGE_BYTES].fill(0);
+        let chunker = chunker(3);
+        let whole = chunker.chunks(&data, 0, data.len(), 0);
+        for (first, last) in [(0, 1), (1, 3), (2, whole.len() - 1)] {
+            let (from, to) = (whole[first].offset as usize, whole[last].end() as usize);
+            let window = chunker.recut(&data[from..to], from as u64);
+            assert_eq!(window, whole[first..=last], "chunks {first} to {last}");
+        }
     }
 
     #[test]

@@ -43,6 +43,28 @@ pub fn hard_cuts(data: &[u8], start: usize, end: usize, tail_bytes: usize) -> Ve
     pieces
 }
 
+/// The pieces of a window of an image, as ranges of `data`, whose first byte lies at `offset` of
+/// the image. The window's ends cut.
+pub(crate) fn pieces_within(data: &[u8], offset: u64, tail_bytes: usize) -> Vec<(usize, usize)> {
+    let mut pieces = Vec::new();
+    let (mut piece_start, mut at) = (0, 0);
+    while at < data.len() {
+        let in_page = ((offset + at as u64) % PAGE_BYTES as u64) as usize;
+        let next = data.len().min(at + PAGE_BYTES - in_page);
+        let page = &data[at..next];
+        if is_zero(page) {
+            push(&mut pieces, piece_start, at);
+            piece_start = next;
+        } else if next - at >= tail_bytes && is_tail_cut(page, tail_bytes) {
+            push(&mut pieces, piece_start, next);
+            piece_start = next;
+        }
+        at = next;
+    }
+    push(&mut pieces, piece_start, data.len());
+    pieces
+}
+
 /// How far past the border `at` a piece that began before it reaches: 0 when the border itself is
 /// a hard cut, when no hard cut follows within the look-ahead, or at the ends of the image.
 fn overhang(data: &[u8], at: usize, tail_bytes: usize) -> usize {
@@ -112,6 +134,26 @@ mod tests {
             split.extend(pieces(spec, border, 10));
             assert_eq!(split, whole, "border at page {border}");
         }
+    }
+
+    #[test]
+    fn a_window_is_cut_where_the_whole_is() {
+        let spec = "xxtxzzxtxxxt";
+        let data = image(spec);
+        let whole = hard_cuts(&data, 0, data.len(), 64);
+        assert_eq!(pieces_within(&data, 40 * PAGE_BYTES as u64, 64), whole);
+        // From the middle of a page to the middle of another.
+        let (from, to) = (PAGE_BYTES / 2, 9 * PAGE_BYTES + 100);
+        let inside: Vec<_> = pieces_within(&data[from..to], from as u64, 64)
+            .into_iter()
+            .map(|(a, b)| (a + from, b + from))
+            .collect();
+        let want: Vec<_> = whole
+            .iter()
+            .map(|(a, b)| (*a.max(&from), *b.min(&to)))
+            .filter(|(a, b)| a < b)
+            .collect();
+        assert_eq!(inside, want);
     }
 
     #[test]

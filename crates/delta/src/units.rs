@@ -55,6 +55,13 @@ impl PageExtent {
     }
 }
 
+/// Do equal blocks and segments at equal places have equal values in images of these sizes? The only
+/// block or segment of an image is hashed as the root, one of several isn't.
+pub fn hashed_alike(one_bytes: u64, other_bytes: u64) -> bool {
+    let only = |bytes: u64| (bytes <= BLOCK_BYTES as u64, bytes <= SEGMENT_BYTES);
+    only(one_bytes) == only(other_bytes)
+}
+
 /// How many blocks an image of `image_bytes` has.
 pub fn block_count(image_bytes: u64) -> u64 {
     image_bytes.div_ceil(BLOCK_BYTES as u64)

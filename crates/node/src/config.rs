@@ -27,6 +27,19 @@ pub enum Commit {
     Copy,
 }
 
+/// When a clone of what was published last is kept, so that the next change is found without reading
+/// the whole image (where the file system has reflinks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HoldBase {
+    /// For images that rest between updates.
+    #[default]
+    Auto,
+    /// For all.
+    Always,
+    /// For none.
+    Never,
+}
+
 /// What happens to an image that somebody writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum InUse {
@@ -65,6 +78,8 @@ pub struct StoreConfig {
     pub in_use: InUse,
     /// How new content replaces old.
     pub commit: Commit,
+    /// When a base is held.
+    pub hold_base: HoldBase,
     /// Generations whose block maps are kept.
     pub keep_generations: u32,
 }
@@ -81,6 +96,7 @@ impl StoreConfig {
             settle: Duration::from_secs(30),
             in_use: InUse::default(),
             commit: Commit::default(),
+            hold_base: HoldBase::default(),
             keep_generations: 5,
         }
     }

@@ -232,6 +232,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             recorded: rfc3339(g.recorded_unix_ms),
             discover: match g.discover {
                 Discover::Scan => "scan",
+                Discover::Extents => "extents",
                 Discover::Metadata => "metadata",
                 Discover::Received => "received",
             }

@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::Role;
 use crate::budget;
-use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
+use crate::config::{Commit, FreeMin, HoldBase, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
@@ -150,6 +150,11 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         },
         cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
         free_min_bytes,
+        hold_base: match config.hold_base {
+            HoldBase::Auto => blockferry_store::HoldBase::Auto,
+            HoldBase::Always => blockferry_store::HoldBase::Always,
+            HoldBase::Never => blockferry_store::HoldBase::Never,
+        },
         keep_generations: config.keep_generations,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
@@ -375,7 +380,13 @@ pub(crate) async fn record(
         let _held = (permit, doing);
         let author = core.config.identity.id();
         let stopping = Stopping { core: &core, inner: progress.as_ref() };
+        let relied = !store.store.extents_are_off()?;
         let recorded = store.store.record(&image, author, now_unix_ms(), &stopping)?;
+        if relied && store.store.extents_are_off()? {
+            let text = "the file system's extents missed a change: images are read whole now";
+            let note = Note::error("EXTENTS_MISSED", text.to_owned());
+            core.events.note(note.store(&store.config.name).image(&image));
+        }
         // It is what was just recorded, until the next look says otherwise.
         lock(&store.seen).remove(image.as_str());
         if let Recorded::New(generation) = &recorded {

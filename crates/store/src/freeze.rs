@@ -4,7 +4,7 @@
 
 use blockferry_delta::{IMAGE_BYTES_MAX, ImageName};
 
-use crate::disk::{Disk, DiskFile, Kind, Lease, Meta, Open, Stat};
+use crate::disk::{Disk, DiskFile, Kind, Lease, Meta, Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
 
@@ -59,7 +59,20 @@ impl Frozen {
         unchanged(disk, name, &self.stat)
     }
 
-    /// Gives the clone up.
+    /// Is it a clone, which nobody else can write to?
+    pub(crate) fn is_clone(&self) -> bool {
+        self.is_clone
+    }
+
+    /// Moves the clone to `path`, where it stays.
+    pub(crate) fn keep(&mut self, disk: &dyn Disk, path: &str) -> Result<()> {
+        disk.rename(&self.path, path, RenameHow::Replace).during("rename", path)?;
+        path.clone_into(&mut self.path);
+        self.is_clone = false;
+        Ok(())
+    }
+
+    /// Gives the clone up, unless it was kept.
     pub(crate) fn thaw(self, disk: &dyn Disk) -> Result<()> {
         drop(self.file);
         if self.is_clone {

@@ -13,6 +13,8 @@ pub(crate) const PRIVATE: &str = ".blockferry";
 pub(crate) const STAGING: &str = ".blockferry/staging";
 /// Directory of spares: earlier contents kept to be built upon.
 pub(crate) const SPARE: &str = ".blockferry/spare";
+/// Directory of held bases: clones of what was recorded last.
+pub(crate) const BASE: &str = ".blockferry/base";
 /// Directory of what was set aside and must not be lost.
 pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
 /// Directory of what recovery found to be of no use; emptied in the quiet after it.
@@ -34,6 +36,11 @@ pub(crate) fn staging_path(name: &ImageName, root: &Root) -> String {
 /// Spare of `name`.
 pub(crate) fn spare_path(name: &ImageName) -> String {
     format!("{SPARE}/{name}")
+}
+
+/// Held base of `name`.
+pub(crate) fn base_path(name: &ImageName) -> String {
+    format!("{BASE}/{name}")
 }
 
 /// Who a store is, the same on every member.
@@ -90,7 +97,7 @@ pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
         }
         _ => {}
     }
-    let dirs = [PRIVATE, STAGING, SPARE, QUARANTINE, TRASH];
+    let dirs = [PRIVATE, STAGING, SPARE, BASE, QUARANTINE, TRASH];
     let there = |dir: &&str| disk.stat(dir).is_ok_and(|stat| stat.is_some());
     if dirs.iter().all(there) {
         return Ok(());

@@ -4,12 +4,11 @@
 use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
-use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
 use crate::layout::STAGING;
-use crate::scan::{Known, Progress, Scan, Scanned};
-use crate::spool::{Entries, Entry, Spool};
+use crate::scan::Progress;
+use crate::spool::{Entries, Spool};
 use crate::store::Store;
 
 /// What [`Store::record`] found.
@@ -57,9 +56,9 @@ impl Store {
         if stat.size_bytes == 0 {
             return Err(Error::Empty(name.clone()));
         }
-        let frozen = freeze(self.disk.as_ref(), name, self.clones())?;
+        let mut frozen = freeze(self.disk.as_ref(), name, self.clones())?;
         let outcome =
-            self.record_frozen(name, &frozen, image, current, author, now_unix_ms, progress);
+            self.record_frozen(name, &mut frozen, image, current, author, now_unix_ms, progress);
         frozen.thaw(self.disk.as_ref())?;
         outcome
     }
@@ -68,7 +67,7 @@ impl Store {
     fn record_frozen(
         &self,
         name: &ImageName,
-        frozen: &Frozen,
+        frozen: &mut Frozen,
         image: Option<ImageRecord>,
         current: Option<Generation>,
         author: NodeId,
@@ -78,8 +77,8 @@ impl Store {
         let started_ms = (self.options.monotonic_ms)();
         let path = format!("{STAGING}/{name}.spool");
         let mut spool = Spool::new(path);
-        let file = (frozen.file.as_ref(), frozen.path.as_str(), frozen.stat.size_bytes);
-        let scanned = self.scan(file, image.as_ref(), current.as_ref(), &mut spool, progress)?;
+        let (scanned, discover) =
+            self.discover(frozen, image.as_ref(), current.as_ref(), &mut spool, progress)?;
         frozen.confirm(self.disk.as_ref(), name)?;
         let same_root = current.as_ref().is_some_and(|c| c.root == scanned.root);
         let generation = Generation {
@@ -92,16 +91,18 @@ impl Store {
             lineage: next_lineage(current.as_ref(), author)?,
             author,
             recorded_unix_ms: now_unix_ms,
-            discover: if same_root { Discover::Metadata } else { Discover::Scan },
+            discover: if same_root { Discover::Metadata } else { discover },
             bytes_read: scanned.bytes_read,
             dirty_bytes: scanned.dirty_bytes,
             wire_bytes: 0,
             millis: (self.options.monotonic_ms)().saturating_sub(started_ms),
             allocated_zero: scanned.allocated_zero,
         };
+        let held = self.hold(name, frozen, &scanned.root, now_unix_ms)?;
         let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
         let write = self.catalog.write()?;
         let image = self.image_record(&write, name, image)?;
+        write.put_held(image.id, held.as_ref())?;
         let recorded = match unchanged {
             Some(current) => {
                 let checkpoint = Some(Checkpoint::of(&frozen.stat));
@@ -117,43 +118,6 @@ impl Store {
         write.commit()?;
         spool.remove(self.disk.as_ref())?;
         Ok(recorded)
-    }
-
-    /// Scans a file (the file, its path, its size in bytes); what differs from `current` goes into
-    /// `spool`.
-    pub(crate) fn scan(
-        &self,
-        (file, path, size_bytes): (&dyn DiskFile, &str, u64),
-        image: Option<&ImageRecord>,
-        current: Option<&Generation>,
-        spool: &mut Spool,
-        progress: &dyn Progress,
-    ) -> Result<Scanned> {
-        let read = self.catalog.read()?;
-        let known = image.zip(current).map(|(image, current)| Known {
-            read: &read,
-            image: image.id,
-            size_bytes: current.size_bytes,
-        });
-        let scan = Scan {
-            file,
-            path,
-            size_bytes,
-            chunker: &self.chunker,
-            known,
-            threads: self.options.scan_threads,
-            progress,
-        };
-        scan.run(&mut |changed| {
-            spool.push(
-                self.disk.as_ref(),
-                &Entry {
-                    segment: changed.segment,
-                    map: Some(changed.map.encode()),
-                    chunks: Some(changed.chunks),
-                },
-            )
-        })
     }
 
     /// The record of an image, with a new number if it has none yet.

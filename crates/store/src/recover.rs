@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{Generation, ImageRecord, Prepared};
+use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared};
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
-use crate::layout::{SPARE, STAGING, TRASH, spare_path};
+use crate::layout::{BASE, SPARE, STAGING, TRASH, base_path, spare_path};
 use crate::spool::{self, Entries, Spool};
 use crate::store::Store;
 
@@ -114,7 +114,7 @@ impl Store {
     /// Removes files nothing refers to, and records whose files are gone.
     fn tidy(&self, report: &mut RecoveryReport) -> Result<()> {
         let write = self.catalog.write()?;
-        let (mut stagings, mut spares) = (BTreeSet::new(), BTreeSet::new());
+        let [mut stagings, mut spares, mut bases] = [const { BTreeSet::new() }; 3];
         let mut changed = false;
         for image in write.images()? {
             if let Some(staged) = write.staged(image.id)? {
@@ -137,11 +137,23 @@ impl Store {
                     write.put_spare(image.id, None)?;
                 }
             }
+            if let Some(held) = write.held(image.id)? {
+                let path = base_path(&image.name);
+                let stat = self.disk.stat(&path).during("look at", &path)?;
+                if stat.is_some_and(|stat| held.checkpoint == Checkpoint::of(&stat)) {
+                    bases.insert(path);
+                } else {
+                    changed = true;
+                    write.put_held(image.id, None)?;
+                }
+            }
         }
         if changed {
             write.commit()?;
         }
-        report.removed = self.sweep(STAGING, &stagings)? + self.sweep(SPARE, &spares)?;
+        report.removed = self.sweep(STAGING, &stagings)?
+            + self.sweep(SPARE, &spares)?
+            + self.sweep(BASE, &bases)?;
         Ok(())
     }
 

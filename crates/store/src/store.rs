@@ -23,6 +23,18 @@ pub enum CommitMode {
     Copy,
 }
 
+/// When a clone of what was recorded last is kept (where reflinks work).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HoldBase {
+    /// For images that rest between updates, not for those written all day.
+    #[default]
+    Auto,
+    /// For all images.
+    Always,
+    /// For none: every change is found by reading the whole image.
+    Never,
+}
+
 /// How a store is run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -38,6 +50,8 @@ pub struct Options {
     pub keep_generations: u32,
     /// Keep the replaced content as a spare in copy mode, while there is room for it.
     pub keep_spare: bool,
+    /// When to hold a clone of what was recorded last.
+    pub hold_base: HoldBase,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -51,6 +65,7 @@ impl Default for Options {
             free_min_bytes: 0,
             keep_generations: 5,
             keep_spare: true,
+            hold_base: HoldBase::Auto,
             monotonic_ms: process_ms,
         }
     }

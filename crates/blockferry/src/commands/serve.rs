@@ -7,13 +7,13 @@
 use super::App;
 use crate::args::ServeArgs;
 use crate::config::{
-    CommitChoice, InUseChoice, Location, PeerSettings, Reserve, RoleChoice, Settings, Shown,
-    StoreSettings,
+    CommitChoice, HoldBaseChoice, InUseChoice, Location, PeerSettings, Reserve, RoleChoice,
+    Settings, Shown, StoreSettings,
 };
 use crate::failure::{AdminError, Failure};
 use crate::logging;
 use blockferry_node::api::{Exit, Role};
-use blockferry_node::config::{Commit, Config, FreeMin, InUse, PeerConfig, StoreConfig};
+use blockferry_node::config::{Commit, Config, FreeMin, HoldBase, InUse, PeerConfig, StoreConfig};
 use blockferry_node::{Identity, Node};
 use sd_notify::NotifyState;
 use std::future::pending;
@@ -199,6 +199,11 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     store.in_use = match settings.in_use {
         InUseChoice::Defer => InUse::Defer,
         InUseChoice::Never => InUse::Never,
+    };
+    store.hold_base = match settings.hold_base {
+        HoldBaseChoice::Auto => HoldBase::Auto,
+        HoldBaseChoice::Always => HoldBase::Always,
+        HoldBaseChoice::Never => HoldBase::Never,
     };
     store.commit = match settings.commit {
         CommitChoice::Auto => Commit::Auto,

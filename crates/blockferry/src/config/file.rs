@@ -79,6 +79,10 @@ pub(crate) struct StoreSection {
     /// How a received generation is made current. auto: clone where the file system can, else
     /// copy. Default: auto.
     pub(crate) commit: Option<CommitChoice>,
+    /// Where the file system has reflinks: keep a clone of what was published last, so that the next
+    /// change is found without reading the whole image. It takes the room of what changes. auto: for
+    /// images that rest between updates. Default: auto.
+    pub(crate) hold_base: Option<HoldBaseChoice>,
     /// How many generations the history of an image keeps. Default: 5.
     #[schemars(range(min = 1))]
     pub(crate) keep_generations: Option<u32>,
@@ -141,6 +145,7 @@ choices! {
     InUseChoice { Defer = "defer", Never = "never" }
     /// How a received generation is made current.
     CommitChoice { Auto = "auto", Clone = "clone", Copy = "copy" }
+    HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }
     /// How the log is written.
     LogFormat { Auto = "auto", Text = "text", Json = "json", Journald = "journald" }
 }

@@ -23,7 +23,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("peers.*.weight", "weights"),
     ("promote", "promotion"),
     ("schedules", "calendars"),
-    ("stores.*.hold_base", "held bases"),
     ("stores.*.sets", "image sets"),
     ("stores.*.warm", "warm receiving"),
 ];

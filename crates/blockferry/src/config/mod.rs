@@ -13,7 +13,7 @@ mod layers;
 mod settings;
 mod values;
 
-pub(crate) use file::{CommitChoice, InUseChoice, LogFormat, RoleChoice};
+pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::schema;
 pub(crate) use settings::{PeerSettings, Settings, Shown, StoreSettings};
 pub(crate) use values::{Period, Reserve, Size, bits_text};

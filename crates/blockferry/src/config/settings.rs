@@ -3,7 +3,9 @@
 //!
 //! A `Settings` is only made when nothing is wrong; then it holds no raw text any more.
 
-use super::file::{CommitChoice, ConfigFile, InUseChoice, PeerSection, RoleChoice, StoreSection};
+use super::file::{
+    CommitChoice, ConfigFile, HoldBaseChoice, InUseChoice, PeerSection, RoleChoice, StoreSection,
+};
 use super::host::{beside, host_name, is_host_port, resolved};
 use super::known;
 use super::layers::{Key, Layers, Leaf};
@@ -67,6 +69,7 @@ pub(crate) struct StoreSettings {
     pub(crate) settle: Duration,
     pub(crate) in_use: InUseChoice,
     pub(crate) commit: CommitChoice,
+    pub(crate) hold_base: HoldBaseChoice,
     pub(crate) keep_generations: u32,
 }
 
@@ -254,6 +257,8 @@ impl Reader<'_> {
         self.text(&at("in_use"), in_use.as_str().to_owned());
         let commit = raw.commit.unwrap_or(CommitChoice::Auto);
         self.text(&at("commit"), commit.as_str().to_owned());
+        let hold_base = raw.hold_base.unwrap_or(HoldBaseChoice::Auto);
+        self.text(&at("hold_base"), hold_base.as_str().to_owned());
         let keep_generations = raw.keep_generations.unwrap_or(DEFAULT_KEEP_GENERATIONS);
         self.show(&at("keep_generations"), toml::Value::Integer(keep_generations.into()));
         if keep_generations == 0 {
@@ -272,6 +277,7 @@ impl Reader<'_> {
             settle,
             in_use,
             commit,
+            hold_base,
             keep_generations,
         })
     }

@@ -16,7 +16,7 @@ use redb::{
 };
 
 pub(crate) use records::{
-    Checkpoint, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks, encode_chunks,
+    Checkpoint, Held, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks, encode_chunks,
 };
 pub use records::{Discover, Generation};
 
@@ -39,6 +39,9 @@ const CHUNKS: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("chunks.
 const PREPARED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("prepared.v1");
 const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1");
 const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
+const HELD: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("held.v1");
+/// How many there are.
+const TABLES: usize = 12;
 /// (image, peer) to (generation, root).
 const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
     TableDefinition::new("receipts.v1");
@@ -86,9 +89,11 @@ impl Catalog {
                 Some(found) if found > FORMAT => {
                     return Err(Error::CatalogNewer { found, known: FORMAT });
                 }
-                Some(_) => return Ok(()),
-                None => meta.insert("format", FORMAT)?,
-            };
+                // Tables that came with a later version of the same format may be missing.
+                Some(_) if write.transaction.list_tables()?.count() >= TABLES => return Ok(()),
+                Some(_) => {}
+                None => drop(meta.insert("format", FORMAT)?),
+            }
         }
         write.touch_tables()?;
         write.commit()
@@ -165,6 +170,13 @@ macro_rules! reading {
             let row = table.get(image)?;
             row.map(|row| Spare::decode(row.value())).transpose()
         }
+
+        /// The held base of an image.
+        pub(crate) fn held(&self, image: u32) -> Result<Option<Held>> {
+            let table = self.transaction.open_table(HELD)?;
+            let row = table.get(image)?;
+            row.map(|row| Held::decode(row.value())).transpose()
+        }
     };
 }
 
@@ -175,6 +187,12 @@ pub(crate) struct CatalogRead {
 
 impl CatalogRead {
     reading!();
+
+    /// A number kept for the whole store; 0 until it is set.
+    pub(crate) fn mark(&self, key: &str) -> Result<u64> {
+        let table = self.transaction.open_table(META)?;
+        Ok(table.get(key)?.map_or(0, |value| value.value()))
+    }
 
     /// The generations of an image, newest first.
     pub(crate) fn generations(&self, image: u32, name: &ImageName) -> Result<Vec<Generation>> {
@@ -263,6 +281,7 @@ impl CatalogWrite {
         self.transaction.open_table(STAGED)?;
         self.transaction.open_table(SPARES)?;
         self.transaction.open_table(RECEIPTS)?;
+        self.transaction.open_table(HELD)?;
         Ok(())
     }
 
@@ -386,6 +405,22 @@ impl CatalogWrite {
             Some(spare) => table.insert(image, spare.encode().as_slice())?,
             None => table.remove(image)?,
         };
+        Ok(())
+    }
+
+    /// Remembers a held base.
+    pub(crate) fn put_held(&self, image: u32, held: Option<&Held>) -> Result<()> {
+        let mut table = self.transaction.open_table(HELD)?;
+        match held {
+            Some(held) => table.insert(image, held.encode().as_slice())?,
+            None => table.remove(image)?,
+        };
+        Ok(())
+    }
+
+    /// Sets a number of the whole store.
+    pub(crate) fn put_mark(&self, key: &str, value: u64) -> Result<()> {
+        self.transaction.open_table(META)?.insert(key, value)?;
         Ok(())
     }
 

@@ -23,6 +23,9 @@ pub enum Discover {
     /// It came from a peer.
     #[n(2)]
     Received,
+    /// Only what the filesystem says may have changed was read and hashed.
+    #[n(3)]
+    Extents,
 }
 
 /// One frozen content of an image.
@@ -342,6 +345,16 @@ pub(crate) struct Spare {
     pub(crate) checkpoint: Checkpoint,
 }
 
+/// A clone of the content recorded last.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Held {
+    #[n(0)]
+    pub(crate) root: ByteArray<32>,
+    #[n(1)]
+    pub(crate) checkpoint: Checkpoint,
+}
+
 macro_rules! cbor_record {
     ($($name:ident: $what:literal),*) => {
         $(impl $name {
@@ -356,7 +369,12 @@ macro_rules! cbor_record {
     };
 }
 
-cbor_record!(Prepared: "a prepared commit", Staged: "a staging record", Spare: "a spare record");
+cbor_record!(
+    Prepared: "a prepared commit",
+    Staged: "a staging record",
+    Spare: "a spare record",
+    Held: "a held base's record"
+);
 
 /// Where the index says a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod bulk;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
+mod fiemap;
 mod path;
 mod real;
 mod real_file;
@@ -128,6 +129,36 @@ pub enum Lease {
     Unknown,
 }
 
+/// Where the bytes of a piece of a file are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Nowhere: it reads as zeros.
+    None,
+    /// From this address on. Files that exist at the same time and share an address hold the same
+    /// bytes there.
+    At(u64),
+    /// It can't be told.
+    Unknown,
+}
+
+/// A piece of a file and its storage; what lies between pieces is a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Where it is.
+    pub storage: Storage,
+}
+
+impl Placed {
+    /// Offset of the byte after its last.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.bytes)
+    }
+}
+
 /// What [`DiskFile::set_meta`] could not carry over. Nothing here is an error: a node that is not
 /// root cannot give files away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,6 +263,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// The next extent (start, end) at or after `offset` that may hold data, clamped to the
     /// length; `None` when only a hole is left.
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>>;
+
+    /// Where the file's bytes are stored, ascending; `None` when the filesystem doesn't tell or the
+    /// answer is too long. What was written before is settled first.
+    fn placement(&self) -> io::Result<Option<Vec<Placed>>> {
+        Ok(None)
+    }
 
     /// Mode, owner, mtime and the extended attributes that travel: all but `security.*`, which
     /// belongs to the host's own policy.

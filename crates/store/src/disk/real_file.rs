@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::bulk::Bulk;
 use super::real::{FileId, OwnOpens, Root};
 use super::sys::{self, LeaseKind};
-use super::{AlignedBuf, DiskFile, Kind, Lease, Meta, MetaOutcome, Stat};
+use super::{AlignedBuf, DiskFile, Kind, Lease, Meta, MetaOutcome, Placed, Stat};
 
 /// Zeros written at a time where holes can't be punched.
 const ZERO_BYTES: usize = 256 << 10;
@@ -317,6 +317,10 @@ impl DiskFile for RealFile {
             Err(error) => return Err(error.into()),
         };
         Ok(Some((start, end)))
+    }
+
+    fn placement(&self) -> io::Result<Option<Vec<Placed>>> {
+        super::fiemap::placement(self.fd())
     }
 
     fn meta(&self) -> io::Result<Meta> {

@@ -122,6 +122,23 @@ pub(super) fn try_lease(file: BorrowedFd<'_>, kind: LeaseKind) -> io::Result<boo
     Ok(true)
 }
 
+/// `FS_IOC_FIEMAP`; the same number on every architecture that knows it.
+const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
+
+/// Asks the filesystem for a file's extents with one `FS_IOC_FIEMAP`. `words` is the kernel's
+/// `struct fiemap` (four words of eight bytes) with room for extents of seven words each behind it;
+/// the head says how many fit. Both are filled in.
+pub(super) fn fiemap(file: BorrowedFd<'_>, words: &mut [u64]) -> io::Result<()> {
+    let room = words.get(3).map_or(0, |word| (word & 0xFFFF_FFFF) as usize);
+    if words.len() < 4 + 7 * room {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the kernel writes the head and at most as many extents as the head says, for which
+    // there is room; the slice is aligned to eight bytes, as the structure wants.
+    let code = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, words.as_mut_ptr()) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Puts the calling thread's disk I/O behind everybody else's (`IOPRIO_CLASS_IDLE`). Schedulers
 /// that know no priorities ignore it.
 pub fn set_idle_io_priority() -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use blockferry_delta::{
     BLOCK_BYTES, Chunk, PAGE_BYTES, Root, SEGMENT_BLOCKS, SEGMENT_BYTES, SegmentMap, block_len,
-    image_root, segment_count, segment_len,
+    hashed_alike, image_root, segment_count, segment_len,
 };
 
 use super::{BaseMap, Staging};
@@ -72,10 +72,9 @@ impl Staging {
         let base_bytes = self.base.as_ref().map_or(0, |base| base.of.size_bytes);
         if changed.is_empty() && base.as_ref().is_none_or(|b| matches!(b, SegmentMap::Zero(_))) {
             // Hashing zeros costs as much as hashing data: a known value is kept.
-            let same_len = segment_len(segment, size) == segment_len(segment, base_bytes);
-            return Ok(base
-                .filter(|_| same_len)
-                .unwrap_or_else(|| SegmentMap::zero(segment, size)));
+            let same = segment_len(segment, size) == segment_len(segment, base_bytes)
+                && hashed_alike(size, base_bytes);
+            return Ok(base.filter(|_| same).unwrap_or_else(|| SegmentMap::zero(segment, size)));
         }
         let blocks = segment_len(segment, size).div_ceil(BLOCK_BYTES);
         let mut rows = Vec::with_capacity(blocks);

@@ -23,7 +23,7 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Promises `image_bytes` of image data and what the catalog needs for them. Where that needs
-    /// more room, spares give way, but for that of `builds_on`.
+    /// more room, spares and held bases give way, but for the spare of `builds_on`.
     pub(super) fn take(
         store: &Store,
         image_bytes: u64,
@@ -35,6 +35,7 @@ impl Reservation {
         }
         if !fits(store, needed)?.0 {
             store.drop_spares(builds_on)?;
+            store.drop_held()?;
         }
         let (fits, free_bytes) = fits(store, needed)?;
         if !fits {

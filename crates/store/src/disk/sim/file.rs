@@ -11,7 +11,7 @@ use super::content::PAGE_BYTES;
 use super::fault::OpKind;
 use super::log::Change;
 use super::world::{Attrs, World};
-use crate::disk::{AlignedBuf, DiskFile, Lease, Meta, MetaOutcome, Stat};
+use crate::disk::{AlignedBuf, DiskFile, Lease, Meta, MetaOutcome, Placed, Stat, Storage};
 
 /// Longest file: 16 EiB less one page would overflow offsets.
 const FILE_BYTES_MAX: u64 = i64::MAX as u64;
@@ -132,6 +132,19 @@ impl DiskFile for SimFile {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
         Ok(self.disk.world().state(self.inode)?.content.next_data(offset))
+    }
+
+    /// Clones share pages until one of them is written, so a page's address in memory tells.
+    fn placement(&self) -> io::Result<Option<Vec<Placed>>> {
+        let mut world = self.disk.world();
+        world.begin(OpKind::Read)?;
+        let content = Arc::clone(&world.state(self.inode)?.content);
+        let placed = content.iter().map(|(index, page)| Placed {
+            offset: index * PAGE_BYTES,
+            bytes: PAGE_BYTES,
+            storage: Storage::At(Arc::as_ptr(page) as u64),
+        });
+        Ok(Some(placed.collect()))
     }
 
     fn meta(&self) -> io::Result<Meta> {
