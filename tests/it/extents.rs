@@ -36,6 +36,27 @@ fn history(seed: u64) -> u64 {
     found
 }
 
+/// `auto` holds bases of images that rest; nothing depends on it but how much is read.
+#[test]
+fn extents_of_images_written_all_day_are_not_compared() {
+    const HOUR_MS: i64 = 3_600_000;
+    for (every_ms, last) in [(HOUR_MS / 2, Discover::Scan), (2 * HOUR_MS, Discover::Extents)] {
+        let side = Side::new(1, CommitMode::Clone);
+        let name = image_name("vm.raw");
+        let mut bytes = Shape::Files.make(300_000, &mut Rng::new(1));
+        let mut found = Vec::new();
+        for n in 0..20 {
+            bytes[n as usize] ^= 1;
+            side.write(&name, &bytes);
+            let recorded = side.store.record(&name, side.node, n * every_ms, &());
+            found.push(recorded.expect("records").generation().discover);
+        }
+        assert_eq!(found[5], Discover::Extents, "{found:?}");
+        assert_eq!(found[19], last, "{found:?}");
+        assert_eq!(side.private("base").is_empty(), last == Discover::Scan);
+    }
+}
+
 #[test]
 fn extents_never_miss_on_the_simulated_disk() {
     across("extents_never_miss", 300, "generations", history);

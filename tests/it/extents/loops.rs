@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use blockferry_store::disk::RealDisk;
-use blockferry_store::{CommitMode, Discover, Options, Recorded, Store};
+use blockferry_store::{CommitMode, Discover, HoldBase, Options, Recorded, Store};
 use blockferry_tests::{Rng, author, image_name, store_identity};
 
 const DISK_BYTES: u64 = 512 << 20;
@@ -117,7 +117,7 @@ fn history(mkfs: &[&str], seed: u64) -> u64 {
     rng.fill(&mut bytes[..16 << 20]);
     std::fs::write(dir.join(NAME), &bytes).expect("written");
     let disk = Arc::new(RealDisk::open(&dir).expect("opens"));
-    let options = Options { scan_threads: 2, ..Options::default() };
+    let options = Options { scan_threads: 2, hold_base: HoldBase::Always, ..Options::default() };
     let store = Arc::new(Store::create(disk, store_identity(), &options).expect("made"));
     assert_eq!(store.commit_mode(), CommitMode::Clone, "{mkfs:?}");
     let name = image_name(NAME);
