@@ -35,9 +35,21 @@ sim SEED='1':
 figures *ARGS:
     cargo run --release -p blockferry-benches -- figures {{ARGS}}
 
+# Blockferry, full copies and other tools on the same workloads and links; the report to docs/benchmarks.
+compare *ARGS:
+    cargo build --release --locked -p blockferry && cargo run --release --locked -p blockferry-benches -- compare {{ARGS}}
+
 # Chunk parameters compared on generations of an image: just cuts IMAGE...
 cuts *ARGS:
     cargo run --release -p blockferry-benches -- cuts {{ARGS}}
+
+# Wall time of each station; with 20 M index entries if BLOCKFERRY_BENCH_INDEX_DIR names a directory.
+bench *ARGS:
+    cargo bench --locked -p blockferry-benches --bench wall -- {{ARGS}}
+
+# Instructions of each station against the stored counts (valgrind); --update stores what is counted.
+instructions *ARGS:
+    cargo run --release --locked -p blockferry-benches -- baseline {{ARGS}}
 
 # Two nodes and a delta to watch.
 demo *ARGS:

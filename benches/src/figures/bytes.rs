@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use super::image::{
     blake3, changed_pages, data_bytes, outside, replace_a_tenth, same_bytes, zstd_bytes,
 };
-use super::link::Link;
 use super::pair::{Pair, Transfer};
 use super::table::{Amount, Row, Table};
-use super::tools::{copy, has, is_root};
+use super::tools::copy;
 use super::{Setup, mount, ready, say};
+use crate::link::{Link, Shape};
 
 /// The image whose generations follow each other.
 pub(crate) const NAME: &str = "server.raw";
@@ -24,7 +24,10 @@ const GIB: f64 = 1_073_741_824.0;
 
 /// All rows of this file, and with the same nodes those of `ready`.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
-    let link = if is_root() && has("ip") { Some(Link::new(setup.mtu)?) } else { None };
+    let link = match Link::missing(&Shape::UNSHAPED) {
+        Some(_) => None,
+        None => Some(Link::up(Shape::UNSHAPED, setup.mtu)?),
+    };
     let counted = match link {
         Some(_) => format!("a veth pair's counters, packets of at most {} bytes", setup.mtu),
         None => "the nodes' own count: a wire with counters needs root and iproute2".to_owned(),

@@ -6,19 +6,13 @@
 //! disk image (`g1.raw`, `g2.raw`, `g3.raw`) in a directory of the user's choice.
 
 mod bytes;
-mod image;
-mod link;
-mod mount;
-mod node;
 mod pair;
-mod process;
 mod ready;
 mod room;
 mod rsync;
 mod scan;
 mod seconds;
 mod table;
-mod tools;
 
 use std::cell::Cell;
 use std::io::Write;
@@ -27,8 +21,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::ground::process::Memory;
+use crate::ground::{image, machine, mount, node, process, say, tools};
 use pair::Ground;
-use process::Memory;
 use table::{Amount, Row, Table};
 
 const MEMORY_BYTES: u64 = 300 << 20;
@@ -105,12 +100,6 @@ impl Setup {
     }
 }
 
-/// Says on stderr how far the run is.
-fn say(text: &str) {
-    // Nobody may be listening.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
 /// Measures, prints the table, and fails when a row misses its bound.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<ExitCode> {
     let options = Options::parse(args)?;
@@ -176,33 +165,16 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
 
 /// What the figures depend on.
 fn conditions(setup: &Setup) -> Vec<(String, String)> {
-    let line = |path: &str, key: &str| {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-        line.trim_start_matches(key).trim_start_matches([' ', '\t', ':']).to_owned()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let mut rows = vec![
-        ("machine", format!("{cores} cores, {}", line("/proc/cpuinfo", "model name"))),
-        ("memory", line("/proc/meminfo", "MemTotal")),
-        ("kernel", line("/proc/sys/kernel/osrelease", "")),
-        ("file system", tools::file_system(&setup.work)),
-        ("load before", line("/proc/loadavg", "")),
-        ("timed runs", format!("{} of each, interleaved; the median counts", setup.runs)),
-    ];
-    for path in &setup.images {
+    let mut rows = machine::conditions(&setup.work);
+    let runs = format!("{} of each, interleaved; the median counts", setup.runs);
+    rows.push(("timed runs".to_owned(), runs));
+    for (name, path) in ["g1", "g2", "g3"].iter().zip(&setup.images) {
         let Ok(outside) = image::outside(path) else { continue };
         let bytes = std::fs::metadata(path).map_or(0, |stat| stat.len());
-        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
         let [bytes, allocated] = [bytes, outside.allocated_bytes].map(Amount::bytes);
-        let words = format!("{bytes}, {allocated} allocated");
-        match name {
-            "g1" => rows.push(("g1", words)),
-            "g2" => rows.push(("g2", words)),
-            _ => rows.push(("g3", words)),
-        }
+        rows.push(((*name).to_owned(), format!("{bytes}, {allocated} allocated")));
     }
-    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    rows
 }
 
 /// The ends of the nodes' logs.

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use super::link::Link;
 use super::node::Node;
 use super::process::{Memory, cpu_seconds, interface_bytes, peak_bytes, wait_until_idle};
 use super::table::Amount;
 use super::tools::place;
+use crate::link::Link;
 
 /// The store.
 pub(crate) const STORE: &str = "images";
+/// Where nodes listen that have a link of their own.
+const PORT: u16 = 7700;
 /// How long the receiver's work after a commit is waited for.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// After the receipt: acknowledgements that are still on their way.
@@ -82,7 +84,7 @@ impl Pair {
         let directory = ground.work.join(directory);
         std::fs::create_dir(&directory)?;
         let [a, b] = match &link {
-            Some(link) => link.ends(),
+            Some(link) => ends(link),
             None => [(None, free_address()?), (None, free_address()?)],
         };
         let sender = Node::create(binary, &directory, "sender", a, memory)?;
@@ -174,8 +176,8 @@ impl Pair {
 
     /// What went to the receiver and back so far, if the wire is one of our own.
     pub(crate) fn wire_bytes(&self) -> anyhow::Result<Option<[u64; 2]>> {
-        let Some(_) = &self.link else { return Ok(None) };
-        interface_bytes(self.sender.pid()?, Link::interface()).map(Some)
+        let Some(link) = &self.link else { return Ok(None) };
+        interface_bytes(self.sender.pid()?, link.interface()).map(Some)
     }
 
     /// The same since an earlier look.
@@ -202,6 +204,13 @@ impl Pair {
 /// A path for a command line and a configuration: these are text.
 pub(crate) fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+/// The namespaces of sender and receiver, and where each listens.
+fn ends(link: &Link) -> [(Option<String>, SocketAddr); 2] {
+    let ([a, b], [here, there]) = (link.namespaces(), link.addresses());
+    let end = |name: &str, address| (Some(name.to_owned()), SocketAddr::new(address, PORT));
+    [end(a, here), end(b, there)]
 }
 
 /// A UDP port that was free a moment ago.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::image::outside;
-use super::link::Link;
 use super::mount::{Mount, make_ext4, missing};
 use super::node::Node;
 use super::pair::{Pair, STORE};
 use super::table::{Amount, Row, Table};
 use super::tools::has;
 use super::{Setup, say};
+use crate::link::{Link, Shape};
 
 const NAME: &str = "server.raw";
 /// A file system smaller than that has no room for a catalog.
@@ -26,7 +26,7 @@ const TALK_BYTES: u64 = 256 << 10;
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     say("a receiver without room");
     let small = missing().is_none() && has("ip");
-    let link = if small { Some(Link::new(setup.mtu)?) } else { None };
+    let link = if small { Some(Link::up(Shape::UNSHAPED, setup.mtu)?) } else { None };
     let mut pair = Pair::start(&setup.ground(), "room", link)?;
     let mount = if small {
         let file = setup.work.join("small.ext4");

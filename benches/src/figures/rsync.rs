@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::process::children_cpu_seconds;
-use super::tools::{drop_caches, has, is_root, run};
+use super::tools::{drop_caches, has, run};
+use crate::ground::rsyncd;
 
 /// The ways to bring a changed file over.
 pub(crate) const DELTAS: [&[&str]; 4] = [
@@ -55,16 +56,10 @@ impl Daemon {
 
     /// Offers the files of `images`, read only, on loopback.
     pub(crate) fn start(images: &Path, work: &Path) -> anyhow::Result<Daemon> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let port = address.port();
         let config = work.join("rsyncd.conf");
-        // A daemon that root starts would serve as nobody, who may not read the images.
-        let who = if is_root() { "uid = 0\ngid = 0\n" } else { "" };
-        let text = format!(
-            "address = 127.0.0.1\nport = {port}\nuse chroot = no\nreverse lookup = no\n\
-             log file = {}\n{who}[images]\npath = {}\nread only = yes\n",
-            work.join("rsyncd.log").display(),
-            images.display(),
-        );
+        let text = rsyncd::config(address, &work.join("rsyncd.log"), images);
         std::fs::write(&config, text)?;
         let mut command = Command::new("rsync");
         command.args(["--daemon", "--no-detach", "--config"]).arg(&config);

@@ -38,9 +38,15 @@ pub(crate) fn drop_caches() -> anyhow::Result<()> {
 
 /// Copies a file with its holes, mode and times, and syncs.
 pub(crate) fn copy(source: &Path, target: &Path) -> anyhow::Result<()> {
+    copy_unsynced(source, target)?;
+    run(&mut Command::new("sync"))?;
+    Ok(())
+}
+
+/// Copies a file with its holes, mode and times.
+pub(crate) fn copy_unsynced(source: &Path, target: &Path) -> anyhow::Result<()> {
     let options = ["--sparse=auto", "--preserve=mode,timestamps"];
     run(Command::new("cp").args(options).arg(source).arg(target))?;
-    run(&mut Command::new("sync"))?;
     Ok(())
 }
 

@@ -13,6 +13,10 @@ use anyhow::Context;
 /// Clock ticks in a second as `/proc` counts them (USER_HZ: 100 on every Linux).
 const TICKS_PER_SECOND: f64 = 100.0;
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+const IDLE_EVERY: Duration = Duration::from_millis(250);
+const IDLE_LOOKS: u32 = 4;
+/// Who has done nothing for so long is idle.
+pub(crate) const QUIET: Duration = IDLE_EVERY.saturating_mul(IDLE_LOOKS);
 
 /// CPU seconds of a process, all its threads together.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
@@ -37,7 +41,7 @@ fn stat_seconds(pid: u32, fields: [usize; 2]) -> anyhow::Result<f64> {
 }
 
 /// `name: number` in a file of `/proc/PID`.
-fn number_in(pid: u32, file: &str, name: &str) -> anyhow::Result<u64> {
+pub(crate) fn number_in(pid: u32, file: &str, name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
     let line = text.lines().find(|line| line.split(':').next() == Some(name));
     let line = line.with_context(|| format!("no {name} in {file}"))?;
@@ -78,8 +82,6 @@ fn forget_peak(pid: u32) {
 
 /// Waits until none of the processes works any more, at most `limit`. Gives how long that took.
 pub(crate) fn wait_until_idle(pids: &[u32], limit: Duration) -> anyhow::Result<Duration> {
-    const LOOK_EVERY: Duration = Duration::from_millis(250);
-    const QUIET_LOOKS: u32 = 4;
     let began = Instant::now();
     let state = || -> anyhow::Result<(f64, u64)> {
         let mut all = (0.0, 0);
@@ -91,8 +93,8 @@ pub(crate) fn wait_until_idle(pids: &[u32], limit: Duration) -> anyhow::Result<D
     };
     let mut quiet = 0;
     let mut before = state()?;
-    while quiet < QUIET_LOOKS && began.elapsed() < limit {
-        thread::sleep(LOOK_EVERY);
+    while quiet < IDLE_LOOKS && began.elapsed() < limit {
+        thread::sleep(IDLE_EVERY);
         let now = state()?;
         // A tick or two are keep-alives.
         let busy = now.0 - before.0 > 0.021 || now.1 != before.1;

@@ -20,6 +20,35 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);
 
+/// Settings of every service here: images are published by hand, never by the clock.
+pub(crate) const SETTINGS: [(&str, &str); 2] =
+    [("BLOCKFERRY_NODE_SETTLE", "10h"), ("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "1 MiB")];
+
+/// Leaves out what the user, or the system, set for a service of its own.
+pub(crate) fn without_own_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
+            command.env_remove(name);
+        }
+    }
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_STREAM"] {
+        command.env_remove(name);
+    }
+}
+
+/// Whether the service of the node in `directory` answers `status`.
+pub(crate) fn answers(directory: &Path) -> bool {
+    let answer = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(directory.join("admin.sock"))?;
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
+        stream.write_all(b"{\"cmd\":\"status\"}\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    answer().is_ok_and(|line| line.starts_with("{\"done\":"))
+}
+
 /// A node and, while it runs, its process.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -43,11 +72,7 @@ impl Node {
         memory: &Memory,
     ) -> anyhow::Result<Node> {
         let directory = parent.join(name);
-        let settings = vec![
-            // Images are published by hand here, never by the clock.
-            ("BLOCKFERRY_NODE_SETTLE", "10h".to_owned()),
-            ("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "1 MiB".to_owned()),
-        ];
+        let settings = SETTINGS.map(|(name, value)| (name, value.to_owned())).to_vec();
         let node = Node {
             name,
             directory,
@@ -100,14 +125,7 @@ impl Node {
             }
             None => Command::new(&self.binary),
         };
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-                command.env_remove(name);
-            }
-        }
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "JOURNAL_STREAM"] {
-            command.env_remove(name);
-        }
+        without_own_settings(&mut command);
         command
     }
 
@@ -125,7 +143,7 @@ impl Node {
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         self.memory.watch(child.id(), self.name);
         self.child = Some(child);
-        while !self.answers() {
+        while !answers(&self.directory) {
             let ended = self.child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
             if ended || began.elapsed() > START_TIMEOUT {
                 let log = std::fs::read_to_string(&path).unwrap_or_default();
@@ -135,19 +153,6 @@ impl Node {
             thread::sleep(POLL);
         }
         Ok(began.elapsed())
-    }
-
-    /// Whether the service answers `status`.
-    fn answers(&self) -> bool {
-        let answer = || -> std::io::Result<String> {
-            let mut stream = UnixStream::connect(self.directory.join("admin.sock"))?;
-            stream.set_read_timeout(Some(START_TIMEOUT))?;
-            stream.write_all(b"{\"cmd\":\"status\"}\n")?;
-            let mut line = String::new();
-            BufReader::new(stream).read_line(&mut line)?;
-            Ok(line)
-        };
-        answer().is_ok_and(|line| line.starts_with("{\"done\":"))
     }
 
     /// Asks through the command line; the last line of the answer.
