@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blockferry_delta::{NodeId, StoreName};
+pub use blockferry_store::HoldBase;
 
 use crate::api::Role;
 use crate::budget;
@@ -25,19 +26,6 @@ pub enum Commit {
     Clone,
     /// By a whole new file.
     Copy,
-}
-
-/// When a clone of what was published last is kept, so that the next change is found without reading
-/// the whole image (where the file system has reflinks).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum HoldBase {
-    /// For images that rest between updates.
-    #[default]
-    Auto,
-    /// For all.
-    Always,
-    /// For none.
-    Never,
 }
 
 /// What happens to an image that somebody writes.

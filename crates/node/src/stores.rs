@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::Role;
 use crate::budget;
-use crate::config::{Commit, FreeMin, HoldBase, InUse, Names, StoreConfig};
+use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
@@ -150,11 +150,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         },
         cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
         free_min_bytes,
-        hold_base: match config.hold_base {
-            HoldBase::Auto => blockferry_store::HoldBase::Auto,
-            HoldBase::Always => blockferry_store::HoldBase::Always,
-            HoldBase::Never => blockferry_store::HoldBase::Never,
-        },
+        hold_base: config.hold_base,
         keep_generations: config.keep_generations,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
