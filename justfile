@@ -17,7 +17,7 @@ clippy:
 
 # Licences, sources and banned versions, where cargo-deny is installed.
 deny:
-    if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
+    if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
 
 # All tests.
 test:
