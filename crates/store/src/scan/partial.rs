@@ -41,8 +41,12 @@ impl Scan<'_> {
         };
         let windows = chunk_windows(&old_chunks, &dirty, self.size_bytes);
         let (map, fresh, bytes_read) = self.reread(segment, &old, &dirty, &windows, buf)?;
+        // Also of a segment that was written to and holds what it held.
+        let data = self.data_in(segment);
+        let zeros = tally::allocated_zero_of(segment, &map, self.size_bytes, data);
         let mut outcome = self.outcome(segment, map, Some(old), old_bytes);
         outcome.bytes_read = bytes_read;
+        outcome.allocated_zero = zeros;
         if let Some(changed) = &mut outcome.changed {
             // What a chunk that reaches beyond the segment holds there may have changed, too.
             let kept = |c: &Chunk| !overlaps(differing, c.offset, c.end());
@@ -53,12 +57,6 @@ impl Scan<'_> {
             if !changed.map.is_zero() {
                 changed.chunks = chunks;
             }
-            outcome.allocated_zero = tally::allocated_zero_of(
-                segment,
-                &changed.map,
-                self.size_bytes,
-                self.data_in(segment),
-            );
         }
         Ok(outcome)
     }
