@@ -18,6 +18,7 @@ use crate::events::now_unix_ms;
 use crate::pairing;
 use crate::peer::Peer;
 use crate::session;
+use crate::tls::Purpose;
 use crate::transport::{self, Link, close};
 use crate::trust::Standing;
 
@@ -52,17 +53,22 @@ pub(crate) async fn accept(core: Arc<Core>, endpoint: Endpoint) {
     }
 }
 
-/// What a proved key may do: a member has a session, a stranger the pairing dialogue.
+/// What a proved key may do: a member has a session, and whoever has a ticket the pairing dialogue.
 async fn welcome(core: Arc<Core>, link: Link) {
     // Asked again: membership may have changed since the handshake began.
-    let peer = core.peer(&link.peer);
-    let result = match (core.trust.standing(&link.peer), peer) {
-        (Standing::Member, Some(peer)) => session::run(core, peer, link).await,
-        (Standing::Revoked, _) if !core.trust.may_knock(&link.peer, now_unix_ms()) => {
+    let (standing, peer) = (core.trust.standing(&link.peer), core.peer(&link.peer));
+    let knocks = standing == Standing::Member || core.trust.may_knock(&link.peer, now_unix_ms());
+    let result = match (link.purpose, standing, peer) {
+        (Purpose::Session, Standing::Member, Some(peer)) => session::run(core, peer, link).await,
+        (Purpose::Pairing, _, _) if knocks => pairing::host(core, link).await,
+        (_, Standing::Revoked, _) => {
             link.connection.close(close::NOT_A_MEMBER.into(), b"PEER_REVOKED");
             return;
         }
-        _ => pairing::host(core, link).await,
+        _ => {
+            link.connection.close(close::NOT_A_MEMBER.into(), b"PEER_UNKNOWN");
+            return;
+        }
     };
     if let Err(error) = result {
         debug!(code = error.code(), %error, "a connection ended");
@@ -147,7 +153,7 @@ async fn dial(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Link> {
             }
         };
         for address in found {
-            match core.transport.dial(address, peer.id).await {
+            match core.transport.dial(address, peer.id, Purpose::Session).await {
                 Ok(link) => return Ok(link),
                 Err(error) => last = error,
             }

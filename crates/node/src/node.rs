@@ -305,9 +305,13 @@ pub(crate) async fn admit_peer(
     let text = format!("{} is a peer now", config.name);
     core.events.note(Note::info("PEER_ADDED", text).peer(&config.name));
     if let Some(peer) = known {
+        let shares_more = peer.config().stores != config.stores;
         peer.set_config(config);
         core.trust.admit(id);
         core.review_peer(&peer);
+        if shares_more {
+            peer.reconnect(close::MEMBERSHIP, "MEMBERSHIP_CHANGED");
+        }
         return Ok(peer);
     }
     let peer = core.add_peer(config, false);

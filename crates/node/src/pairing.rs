@@ -1,7 +1,7 @@
 //! Pairing: how a ticket makes two strangers members of one store.
 //!
 //! The joiner dials the hub that the ticket names (its key is pinned), proves its own key in the
-//! same handshake and shows the secret. The hub checks it once and durably, remembers the joiner
+//! same handshake and shows the secret; a member does the same for a further store. The hub checks it once and durably, remembers the joiner
 //! with the role the ticket grants, and hands over the store's id and key. Nothing else is possible
 //! on a connection whose key is no member's.
 
@@ -26,6 +26,7 @@ use crate::node;
 use crate::stores::Origin;
 use crate::stream::{MessageReader, write_frame};
 use crate::ticket::{Ticket, hash_secret};
+use crate::tls::Purpose;
 use crate::transport::{self, Link, close, closed, deadline};
 
 /// The hub's side: one question, one answer, within [`budget::PAIRING_DEADLINE`].
@@ -171,7 +172,7 @@ async fn ask(core: &Arc<Core>, ticket: &Ticket) -> Result<JoinAccepted> {
             }
         };
         for address in found {
-            match core.transport.dial(address, ticket.hub).await {
+            match core.transport.dial(address, ticket.hub, Purpose::Pairing).await {
                 Ok(link) => return show(core, &link, ticket).await,
                 Err(error) => last = worse(last, error),
             }

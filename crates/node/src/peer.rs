@@ -174,6 +174,14 @@ impl Peer {
         }
     }
 
+    /// Ends the connection so that a new one begins with what both have.
+    pub(crate) fn reconnect(&self, code: u32, reason: &str) {
+        if let Some(active) = self.active() {
+            active.link.connection.close(code.into(), reason.as_bytes());
+        }
+        self.redial.notify_one();
+    }
+
     /// Ends everything that concerns this peer.
     pub(crate) fn forget(&self, code: u32, reason: &str) {
         self.gone.send_replace(true);

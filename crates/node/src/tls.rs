@@ -25,8 +25,29 @@ use crate::events::now_unix_ms;
 use crate::identity::{Identity, PublicKey};
 use crate::trust::{Standing, Trust};
 
-/// The protocol and its version.
-pub const ALPN: &[u8] = b"blockferry/1";
+/// What a connection is for; the handshake says it, so that a member can show a ticket too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Two members keep their stores equal.
+    Session,
+    /// A ticket is shown.
+    Pairing,
+}
+
+impl Purpose {
+    /// The protocol and its version, as ALPN names it.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Purpose::Session => b"blockferry/1",
+            Purpose::Pairing => b"blockferry-pairing/1",
+        }
+    }
+
+    /// What `alpn` stands for.
+    pub fn of_alpn(alpn: &[u8]) -> Option<Purpose> {
+        [Purpose::Session, Purpose::Pairing].into_iter().find(|purpose| purpose.alpn() == alpn)
+    }
+}
 
 /// Alert by which a peer learns that its key is unknown (TLS `access_denied`).
 const ALERT_UNKNOWN: u8 = 49;
@@ -53,7 +74,8 @@ pub fn server_config(identity: &Identity, trust: Arc<Trust>) -> Result<ServerCon
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain(identity), key(identity))?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols =
+        [Purpose::Session, Purpose::Pairing].map(|p| p.alpn().to_vec()).to_vec();
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -61,7 +83,11 @@ pub fn server_config(identity: &Identity, trust: Arc<Trust>) -> Result<ServerCon
 }
 
 /// How we dial: the other side must prove exactly the key of `expected`.
-pub fn client_config(identity: &Identity, expected: NodeId) -> Result<ClientConfig> {
+pub fn client_config(
+    identity: &Identity,
+    expected: NodeId,
+    purpose: Purpose,
+) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Pinned { expected, provider: provider.clone() });
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -69,7 +95,7 @@ pub fn client_config(identity: &Identity, expected: NodeId) -> Result<ClientConf
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(chain(identity), key(identity))?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![purpose.alpn().to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)
@@ -260,7 +286,7 @@ mod tests {
     #[test]
     fn members_meet() {
         let (hub, branch, trust) = pair();
-        let client = client_config(&branch, hub.id()).expect("client");
+        let client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         let server = server_config(&hub, trust).expect("server");
         shake(client, server).expect("members meet");
     }
@@ -269,7 +295,7 @@ mod tests {
     fn an_unknown_key_is_refused_unless_a_ticket_is_out() {
         let (hub, _, trust) = pair();
         let stranger = Identity::generate().expect("stranger");
-        let client = || client_config(&stranger, hub.id()).expect("client");
+        let client = || client_config(&stranger, hub.id(), Purpose::Session).expect("client");
         let server = || server_config(&hub, trust.clone()).expect("server");
         let error = refusal(shake(client(), server()));
         assert_eq!(error, CertificateError::ApplicationVerificationFailure);
@@ -284,7 +310,7 @@ mod tests {
         let (hub, branch, trust) = pair();
         trust.revoke(branch.id(), 1000);
         trust.set_tickets(i64::MAX, 999);
-        let client = client_config(&branch, hub.id()).expect("client");
+        let client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         let error = refusal(shake(client, server_config(&hub, trust).expect("server")));
         assert_eq!(error, CertificateError::Revoked);
     }
@@ -292,7 +318,7 @@ mod tests {
     #[test]
     fn another_node_at_the_dialled_address_is_refused() {
         let (hub, branch, trust) = pair();
-        let client = client_config(&branch, branch.id()).expect("client");
+        let client = client_config(&branch, branch.id(), Purpose::Session).expect("client");
         let error = refusal(shake(client, server_config(&hub, trust).expect("server")));
         assert_eq!(error, CertificateError::ApplicationVerificationFailure);
     }
@@ -332,12 +358,12 @@ mod tests {
     fn the_right_certificate_with_another_key_is_refused() {
         let (hub, branch, trust) = pair();
         let thief = Identity::generate().expect("thief");
-        let mut client = client_config(&branch, hub.id()).expect("client");
+        let mut client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         client.client_auth_cert_resolver = Arc::new(Shows(impostor(&branch, &thief)));
         let server = server_config(&hub, trust.clone()).expect("server");
         assert_eq!(refusal(shake(client, server)), CertificateError::BadSignature);
 
-        let client = client_config(&branch, hub.id()).expect("client");
+        let client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         let mut server = server_config(&hub, trust).expect("server");
         server.cert_resolver = Arc::new(Shows(impostor(&hub, &thief)));
         assert_eq!(refusal(shake(client, server)), CertificateError::BadSignature);
@@ -346,7 +372,7 @@ mod tests {
     #[test]
     fn a_client_without_certificate_is_refused() {
         let (hub, branch, trust) = pair();
-        let mut client = client_config(&branch, hub.id()).expect("client");
+        let mut client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         client.client_auth_cert_resolver = Arc::new(NoCertificate);
         let result = shake(client, server_config(&hub, trust).expect("server"));
         assert!(matches!(result, Err(TlsError::NoCertificatesPresented)), "{result:?}");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use blockferry_delta::NodeId;
 use quinn::congestion::CubicConfig;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig,
     IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, PublicKey, SERVER_NAME};
-use crate::tls;
+use crate::tls::{self, Purpose};
 use crate::trust::Trust;
 
 /// Close codes of the connection, sent with the stable code as the reason.
@@ -39,6 +39,8 @@ pub mod close {
     pub const NOT_A_MEMBER: u32 = 4;
     /// A pairing dialogue is over.
     pub const PAIRED: u32 = 5;
+    /// The two share other stores now: dial again and tell each other what there is.
+    pub const MEMBERSHIP: u32 = 6;
 }
 
 /// A connection whose other side has proved its key.
@@ -52,6 +54,8 @@ pub struct Link {
     pub peer: NodeId,
     /// Whether we dialled.
     pub dialled: bool,
+    /// What it was dialled for.
+    pub purpose: Purpose,
 }
 
 /// The endpoints of a node.
@@ -102,8 +106,13 @@ impl Transport {
     }
 
     /// Dials one address and proves that it is `expected` who answers.
-    pub async fn dial(&self, address: SocketAddr, expected: NodeId) -> Result<Link> {
-        let tls = tls::client_config(&self.identity, expected)?;
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+        expected: NodeId,
+        purpose: Purpose,
+    ) -> Result<Link> {
+        let tls = tls::client_config(&self.identity, expected, purpose)?;
         let crypto = QuicClientConfig::try_from(tls)
             .map_err(|_| Error::Crypto { what: "no initial cipher suite" })?;
         let mut config = ClientConfig::new(Arc::new(crypto));
@@ -187,8 +196,10 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
             let code = match u32::try_from(close.error_code.into_inner()) {
                 Ok(close::STOPPING) => "STOPPING",
                 Ok(close::DUPLICATE) => "DUPLICATE_CONNECTION",
+                Ok(close::NOT_A_MEMBER) if reason == "PEER_UNKNOWN" => "PEER_UNKNOWN",
                 Ok(close::NOT_A_MEMBER) => "PEER_REVOKED",
                 Ok(close::PAIRED) => "PAIRED",
+                Ok(close::MEMBERSHIP) => "MEMBERSHIP_CHANGED",
                 _ => "PROTOCOL",
             };
             Error::PeerClosed { peer, code, reason }
@@ -247,12 +258,17 @@ pub async fn deadline<T>(
 fn link(connection: Connection, dialled: bool) -> Result<Link> {
     let missing = Error::Crypto { what: "a connection without a certificate" };
     let Some(identity) = connection.peer_identity() else { return Err(missing) };
+    let agreed = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let purpose = agreed.and_then(|data| data.protocol).and_then(|alpn| Purpose::of_alpn(&alpn));
+    let Some(purpose) = purpose else {
+        return Err(Error::Crypto { what: "a connection that agreed on no protocol" });
+    };
     let Ok(chain) = identity.downcast::<Vec<CertificateDer<'static>>>() else {
         return Err(missing);
     };
     let Some(end_entity) = chain.first() else { return Err(missing) };
     let key = tls::key_of(end_entity)?;
-    Ok(Link { connection, key, peer: key.node_id(), dialled })
+    Ok(Link { connection, key, peer: key.node_id(), dialled, purpose })
 }
 
 fn transport_config(send_limit: Option<u64>) -> TransportConfig {
@@ -381,8 +397,10 @@ mod tests {
             let server = bound(&hub, trust);
             let client = bound(&branch, Arc::new(Trust::default()));
             let accepted = accept_one(&server);
-            let dialled =
-                client.dial(server.local_addresses()[0], hub.id()).await.expect("dialled");
+            let dialled = client
+                .dial(server.local_addresses()[0], hub.id(), Purpose::Session)
+                .await
+                .expect("dialled");
             let accepted = accepted.await.expect("ran").expect("accepted").expect("no retry");
             assert_eq!((dialled.peer, accepted.peer), (hub.id(), branch.id()));
             assert!(dialled.dialled && !accepted.dialled);
@@ -407,7 +425,7 @@ mod tests {
                 let accepted = accept_one(&server);
                 let at = server.local_addresses()[0];
                 // In TLS 1.3 the client finishes first and learns of the refusal right after.
-                let error = match client.dial(at, hub.id()).await {
+                let error = match client.dial(at, hub.id(), Purpose::Session).await {
                     Ok(link) => closed("hub", &link.connection.closed().await),
                     Err(error) => error,
                 };
@@ -428,7 +446,8 @@ mod tests {
             let client = bound(&branch, Arc::new(Trust::default()));
             let accepted = accept_one(&server);
             let other = Identity::generate().expect("other");
-            let result = client.dial(server.local_addresses()[0], other.id()).await;
+            let result =
+                client.dial(server.local_addresses()[0], other.id(), Purpose::Session).await;
             assert_eq!(result.expect_err("another node").code(), "IDENTITY_REFUSED");
             assert!(accepted.await.expect("ran").is_err());
         });
@@ -442,7 +461,8 @@ mod tests {
             let client = bound(&node, Arc::new(Trust::default()));
             tokio::time::pause();
             let address = silent.local_addr().expect("bound");
-            let error = client.dial(address, node.id()).await.expect_err("silent");
+            let error =
+                client.dial(address, node.id(), Purpose::Session).await.expect_err("silent");
             assert_eq!(error.code(), "DEADLINE");
         });
     }

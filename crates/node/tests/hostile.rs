@@ -9,6 +9,7 @@ use blockferry_delta::{ImageName, NodeId, Root, StoreId, StoreName};
 use blockferry_node::api::Role;
 use blockferry_node::config::{Config, PeerConfig, StoreConfig};
 use blockferry_node::ticket::Ticket;
+use blockferry_node::tls::Purpose;
 use blockferry_node::transport::{Link, Transport, closed};
 use blockferry_node::trust::Trust;
 use blockferry_node::{Identity, Node};
@@ -46,9 +47,13 @@ async fn hub(dir: &Path, member: NodeId) -> Node {
 }
 
 async fn dial(identity: &Identity, hub: &Node) -> Link {
+    dial_for(Purpose::Session, identity, hub).await
+}
+
+async fn dial_for(purpose: Purpose, identity: &Identity, hub: &Node) -> Link {
     let trust = Arc::new(Trust::default());
     let transport = Transport::bind(identity, trust, &[loopback()], None).expect("bound");
-    transport.dial(hub.local_addresses()[0], hub.id()).await.expect("dialled")
+    transport.dial(hub.local_addresses()[0], hub.id(), purpose).await.expect("dialled")
 }
 
 async fn say(stream: &mut SendStream, message: impl Into<Message>) {
@@ -217,9 +222,11 @@ fn a_stranger_with_a_ticket_out_may_only_join_and_not_guess() {
         let stranger = Identity::generate().expect("a key");
 
         let link = dial(&stranger, &node).await;
+        assert!(reason(&link).await.contains("PEER_UNKNOWN"), "a session is for members");
+        let link = dial_for(Purpose::Pairing, &stranger, &node).await;
         let (mut send, _receive) = link.connection.open_bi().await.expect("opened");
         say(&mut send, Hello::new("stranger", "test/1")).await;
-        assert!(reason(&link).await.contains("WRONG_STATE"), "a session is for members");
+        assert!(reason(&link).await.contains("WRONG_STATE"), "nothing but a join");
 
         for _ in 0..5 {
             assert_eq!(try_join(&stranger, &node, [0; 16]).await, Some(Refusal::TicketUnknown));
@@ -247,7 +254,7 @@ async fn invite(dir: &Path) -> Ticket {
 }
 
 async fn try_join(stranger: &Identity, hub: &Node, secret: [u8; 16]) -> Option<Refusal> {
-    let link = dial(stranger, hub).await;
+    let link = dial_for(Purpose::Pairing, stranger, hub).await;
     let (mut send, mut receive) = link.connection.open_bi().await.expect("opened");
     let node_name = "stranger".to_owned();
     say(&mut send, Join { secret, node_name, store: store_name(), addresses: vec![] }).await;

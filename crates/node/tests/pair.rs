@@ -74,15 +74,23 @@ impl Running {
     }
 
     fn add_store(&self) -> PathBuf {
-        let path = self.dir.join("images");
+        self.add_store_at("vdisks", "images")
+    }
+
+    fn add_store_at(&self, name: &str, dir: &str) -> PathBuf {
+        let path = self.dir.join(dir);
         std::fs::create_dir_all(&path).expect("a directory");
-        let (name, role) = ("vdisks".to_owned(), Role::Writer);
+        let (name, role) = (name.to_owned(), Role::Writer);
         let _: StoresReport = self.ask(&Request::StoreAdd { name, path: path.clone(), role });
         path
     }
 
     fn invite(&self, role: Role) -> String {
-        let request = Request::Invite { store: "vdisks".into(), role, ttl_seconds: 60 };
+        self.invite_to("vdisks", role)
+    }
+
+    fn invite_to(&self, store: &str, role: Role) -> String {
+        let request = Request::Invite { store: store.to_owned(), role, ttl_seconds: 60 };
         self.ask::<Invitation>(&request).ticket
     }
 
@@ -249,6 +257,30 @@ fn tickets_admit_once_and_only_as_they_say() {
     until("the first is connected", || hub.status().peers.iter().all(|p| p.connected));
     assert_eq!(hub.status().peers.len(), 1);
     assert_eq!(first.status().stores[0].role, Role::Mirror);
+}
+
+#[test]
+fn a_member_joins_a_further_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hub, branch) = (node(dir.path(), "hub"), node(dir.path(), "branch"));
+    hub.add_store();
+    let spent = hub.invite(Role::Mirror);
+    branch.join(&spent);
+    until("connected", || hub.status().peers[0].connected);
+    let images = hub.add_store_at("golden", "golden");
+    std::fs::write(images.join("disk.img"), vec![7; 300_000]).expect("written");
+    let golden = |image: &str| Request::Publish { image: format!("golden/{image}") };
+    let _: PublishReport = hub.ask(&golden("disk.img"));
+    let there = branch.join(&hub.invite_to("golden", Role::Mirror));
+    let _: ReadyReport = hub.ask(&Request::Wait {
+        image: "golden/disk.img".into(),
+        require: Require::All,
+        timeout_seconds: Some(LONG.as_secs()),
+    });
+    assert!(equal(&images, &there, "disk.img"));
+    assert_eq!(hub.status().peers.len(), 1, "the same peer, with two stores");
+    assert_ne!(branch.join(&spent), there, "its own ticket again changes nothing");
+    assert_eq!(branch.status().stores.len(), 2);
 }
 
 #[test]
