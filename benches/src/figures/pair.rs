@@ -115,6 +115,11 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Where both nodes are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Puts `source` where the sender has image `name`.
     pub(crate) fn place(&self, source: &Path, name: &str) -> anyhow::Result<()> {
         place(source, &self.sender.image(name))
@@ -165,7 +170,7 @@ impl Pair {
         newest.with_context(|| format!("{} has no generation of {name}", node.name))
     }
 
-    fn pids(&self) -> anyhow::Result<[u32; 2]> {
+    pub(crate) fn pids(&self) -> anyhow::Result<[u32; 2]> {
         Ok([self.sender.pid()?, self.receiver.pid()?])
     }
 
@@ -214,6 +219,6 @@ fn ends(link: &Link) -> [(Option<String>, SocketAddr); 2] {
 }
 
 /// A UDP port that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }

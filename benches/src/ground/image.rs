@@ -122,7 +122,7 @@ pub(crate) fn zstd_bytes(path: &Path) -> anyhow::Result<u64> {
 }
 
 /// Numbers of the pages that aren't zero.
-fn data_pages(file: &File) -> anyhow::Result<Vec<u64>> {
+pub(crate) fn data_pages(file: &File) -> anyhow::Result<Vec<u64>> {
     let mut pages = Vec::new();
     let mut steps = Steps::new(file);
     let mut first = 0;

@@ -43,6 +43,47 @@ impl Drop for Mount {
     }
 }
 
+/// A file system of its own in a file of its own, mounted; both are gone when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    mount: Option<Mount>,
+    file: PathBuf,
+}
+
+impl Volume {
+    /// Why there can be none of this `kind` (`xfs`, `btrfs`, `ext4`) here, if so.
+    pub(crate) fn missing(kind: &str) -> Option<String> {
+        let program = format!("mkfs.{kind}");
+        if !is_root() {
+            return Some("needs root for loop mounts".into());
+        }
+        (!has(&program)).then(|| format!("needs {program}"))
+    }
+
+    /// Makes one of `size_bytes`, of which only what is written takes room.
+    pub(crate) fn make(kind: &str, parent: &Path, size_bytes: u64) -> anyhow::Result<Volume> {
+        let file = parent.join(format!("{kind}.volume"));
+        File::create_new(&file)?.set_len(size_bytes)?;
+        let mut volume = Volume { mount: None, file };
+        let force = if kind == "ext4" { "-F" } else { "-f" };
+        run(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&volume.file))?;
+        volume.mount = Some(Mount::new(&volume.file, &parent.join(kind), "loop")?);
+        Ok(volume)
+    }
+
+    /// Its root.
+    pub(crate) fn path(&self) -> &Path {
+        self.mount.as_ref().map_or(&self.file, |mount| &mount.point)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        drop(self.mount.take());
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
 /// An empty ext4 of `size_bytes` in a new file.
 pub(crate) fn make_ext4(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
     File::create_new(path)?.set_len(size_bytes)?;

@@ -54,9 +54,15 @@ pub(crate) fn bytes_read(pid: u32) -> anyhow::Result<(u64, u64)> {
     Ok((number_in(pid, "io", "rchar")?, number_in(pid, "io", "read_bytes")?))
 }
 
+/// Bytes that a process made the kernel fetch from disk and bring there: what another process
+/// has cached or will write back isn't in them.
+pub(crate) fn disk_traffic(pid: u32) -> anyhow::Result<[u64; 2]> {
+    Ok([number_in(pid, "io", "read_bytes")?, number_in(pid, "io", "write_bytes")?])
+}
+
 /// Bytes that a process moved to and from disk.
 fn disk_bytes(pid: u32) -> anyhow::Result<u64> {
-    Ok(number_in(pid, "io", "read_bytes")? + number_in(pid, "io", "write_bytes")?)
+    disk_traffic(pid).map(|both| both.iter().sum())
 }
 
 /// Bytes that went out and came in through an interface, as the process sees it.
