@@ -26,7 +26,7 @@ pub(crate) struct PackKey {
     pub(crate) part: u32,
     /// The pages.
     pub(crate) extents: Vec<PageExtent>,
-    /// The level wanted. A pack of a higher one serves as well.
+    /// The level it is made at.
     pub(crate) compression: Compression,
 }
 
@@ -81,16 +81,18 @@ impl Encoded {
         Arc::new(Self { bytes_max, state: Mutex::default() })
     }
 
-    /// Finds a pack, or says who makes it. `shared`: others want it too, so it is worth keeping.
-    /// `waiter` is called only after [`Take::Coming`].
+    /// Finds a pack of at least the level `least`, or says who makes it; else it is to be made as
+    /// `key` says. `shared`: others want it too, so it is worth keeping. `waiter` is called only
+    /// after [`Take::Coming`].
     pub(crate) fn take(
         self: &Arc<Self>,
         key: &PackKey,
+        least: Compression,
         shared: bool,
         waiter: impl FnOnce(Option<Arc<Pack>>) + Send + 'static,
     ) -> Take {
         let mut state = lock(&self.state);
-        if let Some(found) = state.find(key) {
+        if let Some(found) = state.find(key, least) {
             state.shared += 1;
             return match found {
                 Found::Kept(pack) => Take::Ready(pack),
@@ -148,10 +150,11 @@ enum Found {
 }
 
 impl State {
-    /// The pack at this level or a higher one: fewer bytes, and nothing to do.
-    fn find(&mut self, key: &PackKey) -> Option<Found> {
+    /// The pack at the highest level there is, if that is enough.
+    fn find(&mut self, key: &PackKey, least: Compression) -> Option<Found> {
         let highest = PackKey { compression: Compression::HIGHEST, ..key.clone() };
-        let (found, slot) = self.slots.range(key.clone()..=highest).next()?;
+        let least = PackKey { compression: least, ..key.clone() };
+        let (found, slot) = self.slots.range(least..=highest).next_back()?;
         let found = found.clone();
         match slot {
             Slot::Coming(_) => Some(Found::Coming(found)),
@@ -258,14 +261,14 @@ mod tests {
     }
 
     fn make(cache: &Arc<Encoded>, key: &PackKey) -> Making {
-        match cache.take(key, true, nobody) {
+        match cache.take(key, key.compression, true, nobody) {
             Take::Make(Some(making)) => making,
             _ => panic!("to be made"),
         }
     }
 
     fn is_kept(cache: &Arc<Encoded>, key: &PackKey) -> bool {
-        match cache.take(key, false, nobody) {
+        match cache.take(key, key.compression, false, nobody) {
             Take::Ready(_) => true,
             Take::Make(None) => false,
             _ => panic!("nobody makes it"),
@@ -279,7 +282,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         for _ in 0..2 {
             let sender = sender.clone();
-            let taken = cache.take(&key(1, 3), true, move |pack| {
+            let taken = cache.take(&key(1, 3), Compression::Stored, true, move |pack| {
                 sender.send(pack.expect("made").bytes.len()).expect("awaited");
             });
             assert!(matches!(taken, Take::Coming));
@@ -296,7 +299,7 @@ mod tests {
         let cache = Encoded::new(1 << 20);
         let (sender, receiver) = mpsc::channel();
         let making = make(&cache, &key(1, 3));
-        let taken = cache.take(&key(1, 3), true, move |pack| {
+        let taken = cache.take(&key(1, 3), Compression::zstd(3), true, move |pack| {
             sender.send(pack.is_none()).expect("awaited");
         });
         assert!(matches!(taken, Take::Coming));
@@ -306,9 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_level_serves_and_a_lower_one_does_not() {
+    fn a_higher_level_serves_and_a_lower_one_only_who_takes_it() {
         let cache = Encoded::new(1 << 20);
         make(&cache, &key(1, 3)).done(&pack(1, 10));
+        let any = cache.take(&key(1, 8), Compression::zstd(1), false, nobody);
+        assert!(matches!(any, Take::Ready(_)));
         assert!(is_kept(&cache, &key(1, 1)) && is_kept(&cache, &key(1, -5)));
         assert!(is_kept(&cache, &PackKey { compression: Compression::Stored, ..key(1, 1) }));
         assert!(!is_kept(&cache, &key(1, 9)) && !is_kept(&cache, &key(2, 1)));
@@ -344,7 +349,10 @@ mod tests {
     #[test]
     fn what_one_peer_wants_is_not_kept() {
         let cache = Encoded::new(1 << 20);
-        assert!(matches!(cache.take(&key(1, 3), false, nobody), Take::Make(None)));
+        assert!(matches!(
+            cache.take(&key(1, 3), Compression::Stored, false, nobody),
+            Take::Make(None)
+        ));
         assert!(!is_kept(&cache, &key(1, 3)));
     }
 }

@@ -176,6 +176,12 @@ impl Chooser {
         LADDER[self.rung].compression
     }
 
+    /// The lowest level at which a pack that is there already will do: while the link holds nothing
+    /// back, any is sooner through than another one.
+    pub fn least(&self) -> Compression {
+        if self.was_held { self.compression() } else { Compression::Stored }
+    }
+
     /// A pack was made for this peer. Packs of other levels than ours (another transfer's, the one
     /// before a change) are counted for what they are.
     pub fn handle_pack(&mut self, cost: &PackCost) {

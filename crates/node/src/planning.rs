@@ -67,8 +67,8 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
     let compression = peer.map_or(core.config.compression, |p| core.compression_for(p));
     let compression = match compression {
         Setting::Fixed(compression) => compression,
-        // What it begins with; the link may change it.
-        Setting::Auto => Compression::zstd(3),
+        // The link may change it.
+        Setting::Auto => peer.map_or(Compression::zstd(3), |p| lock(&p.chooser).compression()),
     };
     let (mut send, mut zero, mut sampled, mut packed) = (0_u64, 0_u64, 0_u64, 0_u64);
     while let Some(part) = cursor.next_part()? {

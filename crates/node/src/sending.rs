@@ -248,9 +248,12 @@ impl Drive {
     /// Has a pack made, at the level that the link has now, unless another peer's will do.
     fn make(&self, job: PackJob, root: Root) -> Result<()> {
         let setting = self.core.compression_for(&self.peer);
-        let compression = match setting {
-            Setting::Fixed(compression) => compression,
-            Setting::Auto => lock(&self.peer.chooser).compression(),
+        let (compression, least) = match setting {
+            Setting::Fixed(compression) => (compression, compression),
+            Setting::Auto => {
+                let chooser = lock(&self.peer.chooser);
+                (chooser.compression(), chooser.least())
+            }
         };
         let (store, image) = (&self.key.store, &self.key.image);
         let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
@@ -264,7 +267,8 @@ impl Drive {
             let _over = inbox.send(input);
         };
         let inbox = self.inbox.clone();
-        let making = match self.core.encoded.take(&job.key(compression), shared, waiter) {
+        let key = job.key(compression);
+        let making = match self.core.encoded.take(&key, least, shared, waiter) {
             Take::Coming => return Ok(()),
             Take::Ready(pack) => {
                 let _over = inbox.send(Input::Packed(job.answer(&pack), None));
