@@ -64,18 +64,18 @@ library_benchmark_group!(name = scan, benchmarks = [cut, digest, map_difference]
 type Unpacked = (Vec<blockferry_delta::PageExtent>, Vec<u8>);
 
 fn packer() -> Packer {
-    Packer::new(PACK_LEVEL).expect("zstd has memory")
+    Packer::new().expect("zstd has memory")
 }
 
 fn packed() -> Pack {
     let (extents, pages) = inputs::pack_input(PACK_PAGES);
-    packer().pack(0, extents, pages).expect("a pack of pages")
+    packer().pack(0, extents, pages, PACK_LEVEL).expect("a pack of pages")
 }
 
 #[library_benchmark]
 #[bench::of_512_pages_level_3(packer(), inputs::pack_input(PACK_PAGES))]
 fn pack(mut packer: Packer, (extents, pages): Unpacked) -> Pack {
-    packer.pack(0, extents, pages).expect("a pack of pages")
+    packer.pack(0, extents, pages, PACK_LEVEL).expect("a pack of pages")
 }
 
 #[library_benchmark]

@@ -72,8 +72,9 @@ fn difference(c: &mut Criterion) {
 
 fn pack(c: &mut Criterion) {
     let (extents, pages) = inputs::pack_input(PACK_PAGES);
-    let mut packer = Packer::new(PACK_LEVEL).expect("zstd has memory");
-    let packed = packer.pack(0, extents.clone(), pages.clone()).expect("a pack of pages");
+    let mut packer = Packer::new().expect("zstd has memory");
+    let packed =
+        packer.pack(0, extents.clone(), pages.clone(), PACK_LEVEL).expect("a pack of pages");
     let due = extents_bytes(&extents, 1 << 40);
     assert!(packed.bytes.len() < pages.len() && due == pages.len() as u64, "it is compressed");
     let mut group = c.benchmark_group("pack");
@@ -81,7 +82,7 @@ fn pack(c: &mut Criterion) {
     group.bench_function("pack", |b| {
         b.iter_batched(
             || (extents.clone(), pages.clone()),
-            |(extents, pages)| packer.pack(0, extents, pages),
+            |(extents, pages)| packer.pack(0, extents, pages, PACK_LEVEL),
             BatchSize::LargeInput,
         );
     });

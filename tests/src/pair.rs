@@ -9,7 +9,7 @@ use blockferry_node::Identity;
 use blockferry_node::exchange::{PackJob, RecvOutcome, RecvSide, SendOutcome, SendSide, Step};
 use blockferry_store::disk::{CrashPlan, Disk, Keep, SimDisk};
 use blockferry_store::{CommitMode, Options, Store};
-use blockferry_wire::Packer;
+use blockferry_wire::{Compression, Packer};
 
 use crate::liar::Liar;
 use crate::link::{Link, Trace};
@@ -183,7 +183,7 @@ impl Session {
             sent: None,
             received: None,
             jobs: Vec::new(),
-            packer: Packer::new(1).expect("memory"),
+            packer: Packer::new().expect("memory"),
             link: Link::new(rng.fork(), frames),
             rng,
             receiver,
@@ -216,7 +216,7 @@ impl Session {
         if !self.jobs.is_empty() && self.rng.chance(2, 3) {
             let at = self.rng.below(self.jobs.len() as u64) as usize;
             let job = self.jobs.swap_remove(at);
-            self.send.handle_packed(job.run(&mut self.packer))?;
+            self.send.handle_packed(job.run(&mut self.packer, Compression::zstd(1)))?;
         }
         self.link.tick();
         Ok(())

@@ -14,11 +14,12 @@ use blockferry_delta::{
 };
 use blockferry_store::disk::{Disk, Open, RealDisk};
 use blockferry_store::{CommitMode, Error, Options, Store, StoreIdentity};
+use blockferry_wire::Compression;
 
 /// Pages in a pack of full size (`limits::PACK_PAGES_MAX`).
 pub(crate) const PACK_PAGES: usize = blockferry_wire::limits::PACK_PAGES_MAX;
 /// zstd level a node packs with unless told otherwise.
-pub(crate) const PACK_LEVEL: i32 = 3;
+pub(crate) const PACK_LEVEL: Compression = Compression::Zstd(3);
 
 /// Numbers from a seed (splitmix64).
 pub(crate) struct Rng(pub(crate) u64);

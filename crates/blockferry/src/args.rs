@@ -265,7 +265,7 @@ pub(crate) enum PeerCommand {
         /// Its name or id
         peer: String,
     },
-    /// Change a setting: name=NAME or address=HOST:PORT,...
+    /// Change a setting: name=NAME, address=HOST:PORT,... or compression=auto|none|1..19
     Set {
         /// Its name or id
         peer: String,

@@ -323,6 +323,35 @@ impl Backlog {
         self.receipts.get(key).copied()
     }
 
+    /// How many connected peers lack exactly this generation and hold exactly this base of it.
+    pub fn sharing(
+        &self,
+        store: &StoreName,
+        image: &ImageName,
+        root: Root,
+        base: Option<Root>,
+    ) -> usize {
+        if self.head(store, image).map(|head| head.version.root) != Some(root) {
+            return 0;
+        }
+        let lacks = |peer: &NodeId| {
+            let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
+            let held = self.peer_head(&key).map(|version| version.root);
+            let held = held.or_else(|| self.receipt(&key).map(|(_, root)| root));
+            held == base && self.entries.contains_key(&key)
+        };
+        self.peers.iter().filter(|(id, peer)| peer.up && lacks(id)).count()
+    }
+
+    /// Whether any connected peer lacks our current generation of an image.
+    pub fn is_wanted(&self, store: &StoreName, image: &ImageName) -> bool {
+        let lacks = |peer: &NodeId| {
+            let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
+            self.entries.contains_key(&key)
+        };
+        self.peers.iter().any(|(id, peer)| peer.up && lacks(id))
+    }
+
     /// Our current generation of an image.
     pub fn head(&self, store: &StoreName, image: &ImageName) -> Option<&Head> {
         self.heads.get(&(store.clone(), image.clone()))

@@ -40,6 +40,11 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
 pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
+/// Encoded packs kept because several peers want them, in bytes.
+pub const ENCODED_BYTES: usize = 8 << 20;
+/// The compressor for high levels, in bytes: level 8 on packs of 2 MiB. What an operator fixes above
+/// that comes on top (19: 40 MiB more).
+pub const HEAVY_PACKER_BYTES: u64 = 8 * MIB;
 /// Program, runtime, maps, allocator slack, in bytes.
 pub const BASE_BYTES: u64 = 40 * MIB;
 
@@ -58,6 +63,8 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + STORE_CACHE_BYTES
     + LEDGER_CACHE_BYTES
     + SCAN_BYTES
+    + ENCODED_BYTES as u64
+    + HEAVY_PACKER_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
     + 2 * SEND_WINDOW_BYTES

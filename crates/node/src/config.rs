@@ -15,6 +15,7 @@ use crate::api::Role;
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
+pub use crate::level::Setting;
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -103,6 +104,8 @@ pub struct PeerConfig {
     pub stores: Vec<StoreName>,
     /// Stores in which it is a mirror, i.e. may not make generations.
     pub mirrors: Vec<StoreName>,
+    /// How hard what is sent to it is compressed; `None`: as for all.
+    pub compression: Option<Setting>,
 }
 
 /// Everything a node is told.
@@ -132,8 +135,8 @@ pub struct Config {
     pub store_free_min: FreeMin,
     /// Quiet time for stores that are added at run time.
     pub settle: Duration,
-    /// zstd level of what travels, 0 (none) to 19.
-    pub compression_level: i32,
+    /// How hard what travels is compressed, unless a peer has a setting of its own.
+    pub compression: Setting,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
 }
@@ -154,7 +157,7 @@ impl Config {
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
-            compression_level: 3,
+            compression: Setting::Auto,
             seed: u64::from(std::process::id()),
         }
     }
@@ -282,6 +285,7 @@ mod tests {
             addresses: vec![],
             stores: vec![],
             mirrors: vec![],
+            compression: None,
         });
         assert_eq!(config.check().expect_err("itself").code(), "CONFIG_ERROR");
     }

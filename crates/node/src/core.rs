@@ -16,7 +16,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::api::Role;
 use crate::backlog::{Backlog, Head, Key};
 use crate::budget;
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, PeerConfig, Setting};
+use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exchange::version_of;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) transport: Transport,
     pub(crate) limit: Arc<Limit>,
     pub(crate) workers: Workers,
+    pub(crate) encoded: Arc<Encoded>,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
@@ -158,6 +160,11 @@ impl Core {
     /// Whether a generation is for others: what a mirror made itself is not.
     pub(crate) fn travels(&self, store: &OpenStore, generation: &Generation) -> bool {
         store.config.role == Role::Writer || generation.author != self.config.identity.id()
+    }
+
+    /// What an operator wants for what is sent to a peer.
+    pub(crate) fn compression_for(&self, peer: &Peer) -> Setting {
+        peer.config().compression.unwrap_or(self.config.compression)
     }
 
     /// Bytes sent in the last transfer of an image to a peer.

@@ -14,7 +14,7 @@ use blockferry_delta::{NodeId, StoreName};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Role;
-use crate::config::{PeerConfig, StoreConfig};
+use crate::config::{PeerConfig, Setting, StoreConfig};
 use crate::error::{Error, Result};
 use crate::identity::sync_parent;
 
@@ -52,6 +52,8 @@ struct PeerTable {
     /// Stores in which the peer may not make generations.
     #[serde(default)]
     mirrors: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compression: Option<String>,
 }
 
 /// What was added at run time.
@@ -120,7 +122,10 @@ impl Members {
             };
             let stores = names(table.stores).map_err(|e| self.bad(&e))?;
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
-            let peer = PeerConfig { name, id, addresses: table.address, stores, mirrors };
+            let compression = table.compression.map(|text| text.parse::<Setting>());
+            let compression = compression.transpose().map_err(|e| self.bad(&e))?;
+            let addresses = table.address;
+            let peer = PeerConfig { name, id, addresses, stores, mirrors, compression };
             self.peers.insert(id, peer);
         }
         for (id, unix_ms) in file.revoked {
@@ -141,6 +146,7 @@ impl Members {
                 address: p.addresses.clone(),
                 stores: names(&p.stores),
                 mirrors: names(&p.mirrors),
+                compression: p.compression.map(|setting| setting.to_string()),
             };
             (p.name.clone(), table)
         });
@@ -159,6 +165,8 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
+    use blockferry_wire::Compression;
+
     use super::*;
 
     fn name(text: &str) -> StoreName {
@@ -179,6 +187,7 @@ mod tests {
             addresses: vec!["[::1]:7700".into()],
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
+            compression: Some(Setting::Fixed(Compression::zstd(9))),
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);
@@ -202,6 +211,7 @@ mod tests {
             "",
             "\u{0}",
             "version = 1\n[peers.a]\nid = \"x\"",
+            "version = 1\n[peers.a]\nid = \"x\"\ncompression = \"fast\"",
             "version = 1\n[revoked]\nzz = 1",
             "version = 1\n[stores.\"a/b\"]\npath = \"/x\"\nrole = \"mirror\"",
         ];

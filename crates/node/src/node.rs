@@ -21,9 +21,10 @@ use crate::admin;
 use crate::api::PeerState;
 use crate::backlog::Backlog;
 use crate::budget;
-use crate::config::{Config, PeerConfig, StoreConfig, check_store};
+use crate::config::{Config, PeerConfig, Setting, StoreConfig, check_store};
 use crate::core::{Core, blocking, lock};
 use crate::dialing;
+use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
 use crate::ledger::Ledger;
@@ -68,7 +69,8 @@ impl Node {
             events,
             transport,
             limit: Arc::new(Limit::new(limit)),
-            workers: Workers::start(config.compression_level)?,
+            workers: Workers::start()?,
+            encoded: Encoded::new(budget::ENCODED_BYTES),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -96,6 +98,11 @@ impl Node {
     /// The UDP addresses that are listened on, with the ports the system chose.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.core.transport.local_addresses()
+    }
+
+    /// Packs that were read and compressed, and packs that served one more peer after that.
+    pub fn pack_counts(&self) -> (u64, u64) {
+        self.core.encoded.counts()
     }
 
     /// One line about the state of things, for systemd's `STATUS=`.
@@ -371,7 +378,10 @@ pub(crate) async fn set_peer(
                 return Err(wrong("too many addresses"));
             }
         }
-        _ => return Err(wrong("a peer has the settings name and address")),
+        "compression" => {
+            config.compression = Some(value.parse::<Setting>().map_err(|e| wrong(&e))?);
+        }
+        _ => return Err(wrong("a peer has the settings name, address and compression")),
     }
     let (id, kept) = (config.id, config.clone());
     change_members(core, move |members| {

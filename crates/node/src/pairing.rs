@@ -97,6 +97,7 @@ async fn admit(
         addresses: join.addresses,
         stores: vec![join.store.clone()],
         mirrors: if issued.role == Role::Mirror { vec![join.store] } else { Vec::new() },
+        compression: None,
     };
     node::admit_peer(core, peer).await?;
     let identity = store.store.identity().clone();
@@ -145,6 +146,7 @@ pub(crate) async fn join(
         addresses: ticket.addresses,
         stores: vec![store.name.clone()],
         mirrors: Vec::new(),
+        compression: None,
     };
     let identity =
         StoreIdentity { name: accepted.store_name, id: accepted.store, key: accepted.key };

@@ -15,7 +15,9 @@ use crate::api::{PeerState, Role};
 use crate::budget;
 use crate::config::PeerConfig;
 use crate::core::lock;
+use crate::level::Chooser;
 use crate::transport::Link;
+use crate::workers;
 
 /// Connections this young may have crossed on the way.
 const CROSSING: Duration = Duration::from_secs(5);
@@ -35,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) dial_wake: Notify,
     /// What we know of it has changed: dial now, don't wait.
     pub(crate) redial: Notify,
+    /// Level of what is sent to it, when it follows the link.
+    pub(crate) chooser: Mutex<Chooser>,
     /// Transfers being received from it.
     pub(crate) receives: Arc<Semaphore>,
     /// It is no peer any more: its tasks end.
@@ -79,6 +83,8 @@ pub(crate) enum Adoption {
 
 impl Peer {
     pub(crate) fn new(config: PeerConfig, configured: bool) -> Self {
+        // A core is left to the connection; a transfer keeps so many at work.
+        let workers = workers::threads().saturating_sub(1).clamp(1, budget::PACKS_AHEAD);
         Self {
             id: config.id,
             configured,
@@ -87,6 +93,7 @@ impl Peer {
             state: Mutex::new(PeerState::Down),
             dial_wake: Notify::new(),
             redial: Notify::new(),
+            chooser: Mutex::new(Chooser::new(workers)),
             receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
             gone: tokio::sync::watch::Sender::new(false),
         }

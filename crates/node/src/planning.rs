@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blockferry_delta::{ImageName, PAGE_BYTES, Root};
-use blockferry_wire::Packer;
+use blockferry_wire::{Compression, Packer};
 
 use crate::api::{Answer, PlanReport, Schema};
+use crate::config::Setting;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
@@ -62,7 +63,13 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
     let base_number = history.iter().find(|g| Some(g.root) == base).map(|g| g.number);
     let mut cursor = store.recipe(image, generation.root, base)?;
     let source = store.source(image, generation.root)?;
-    let mut packer = Packer::new(core.config.compression_level)?;
+    let mut packer = Packer::new()?;
+    let compression = peer.map_or(core.config.compression, |p| core.compression_for(p));
+    let compression = match compression {
+        Setting::Fixed(compression) => compression,
+        // The link may change it.
+        Setting::Auto => peer.map_or(Compression::zstd(3), |p| lock(&p.chooser).compression()),
+    };
     let (mut send, mut zero, mut sampled, mut packed) = (0_u64, 0_u64, 0_u64, 0_u64);
     while let Some(part) = cursor.next_part()? {
         let mut extents = Vec::new();
@@ -80,7 +87,7 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
             }
             let pages = source.read(&pack)?;
             sampled += pages.len() as u64;
-            packed += packer.pack(part.number, pack, pages)?.bytes.len() as u64;
+            packed += packer.pack(part.number, pack, pages, compression)?.bytes.len() as u64;
         }
     }
     let estimate = if sampled > 0 { scale(send, packed, sampled) } else { 0 };

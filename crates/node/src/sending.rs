@@ -9,19 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blockferry_delta::NodeId;
-use blockferry_wire::Receipt;
+use blockferry_delta::{NodeId, Root};
+use blockferry_wire::{Pack, Receipt};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::backlog::{Head, Key};
 use crate::budget;
+use crate::config::Setting;
 use crate::core::{Core, blocking, lock};
+use crate::encoded::Take;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
+use crate::level::{Carried, PackCost};
+use crate::meter;
+use crate::peer::Peer;
 use crate::stream::{Input, pump_in, pump_out};
-use crate::transport::{Link, closed, deadline};
+use crate::transport::{Link, closed, deadline, send_window};
 use crate::verdict;
 
 /// The peer has so long to take what was said last.
@@ -77,6 +82,11 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             }
         }
     }
+    if !lock(&core.backlog).is_wanted(&key.store, &key.image)
+        && let Ok(store) = core.store(key.store.as_str())
+    {
+        core.encoded.forget(store.store.identity().id, head.version.root);
+    }
     debug!(number = head.version.number, "offer is over");
     core.wake();
 }
@@ -100,6 +110,7 @@ async fn try_send(
     let unreachable = |what: &str| Error::Unreachable { peer: name.clone(), what: what.into() };
     let active = core.peer(&key.peer).and_then(|p| p.active());
     let link = active.ok_or_else(|| unreachable("not connected"))?.link;
+    let peer = core.peer(&key.peer).ok_or_else(|| unreachable("no peer any more"))?;
     let opened = deadline("a stream", budget::HANDSHAKE_DEADLINE, link.connection.open_bi());
     let (stream_out, stream_in) = opened.await?.map_err(|e| closed(&name, &e))?;
     let (inbox, inputs) = mpsc::unbounded_channel();
@@ -112,6 +123,8 @@ async fn try_send(
         core: core.clone(),
         key: key.clone(),
         name,
+        peer,
+        link: link.clone(),
         inbox,
         inputs,
         outbox,
@@ -190,6 +203,8 @@ struct Drive {
     core: Arc<Core>,
     key: Key,
     name: String,
+    peer: Arc<Peer>,
+    link: Link,
     inbox: mpsc::UnboundedSender<Input>,
     inputs: mpsc::UnboundedReceiver<Input>,
     outbox: mpsc::Sender<Vec<u8>>,
@@ -225,13 +240,77 @@ impl Drive {
         while self.running + side.early_packs() < budget::PACKS_AHEAD {
             let Some(job) = self.jobs.pop_front() else { break };
             self.running += 1;
-            let inbox = self.inbox.clone();
-            self.core.workers.submit(move |packer| {
-                // A transfer that is over needs no pack.
-                let _over = inbox.send(Input::Packed(job.run(packer)));
-            })?;
+            self.make(job, side.generation().root)?;
         }
         Ok(())
+    }
+
+    /// Has a pack made, at the level that the link has now, unless another peer's will do.
+    fn make(&self, job: PackJob, root: Root) -> Result<()> {
+        let setting = self.core.compression_for(&self.peer);
+        let (compression, least) = match setting {
+            Setting::Fixed(compression) => (compression, compression),
+            Setting::Auto => {
+                let chooser = lock(&self.peer.chooser);
+                (chooser.compression(), chooser.least())
+            }
+        };
+        let (store, image) = (&self.key.store, &self.key.image);
+        let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
+        let (waiting, inbox) = (job.clone(), self.inbox.clone());
+        let waiter = move |pack: Option<Arc<Pack>>| {
+            let input = match pack {
+                Some(pack) => Input::Packed(waiting.answer(&pack), None),
+                None => Input::Again(waiting),
+            };
+            // A transfer that is over needs no pack.
+            let _over = inbox.send(input);
+        };
+        let inbox = self.inbox.clone();
+        let key = job.key(compression);
+        let making = match self.core.encoded.take(&key, least, shared, waiter) {
+            Take::Coming => return Ok(()),
+            Take::Ready(pack) => {
+                let _over = inbox.send(Input::Packed(job.answer(&pack), None));
+                return Ok(());
+            }
+            Take::Make(making) => making,
+        };
+        self.core.workers.submit(move |press| {
+            let lesser = setting == Setting::Auto;
+            let (packed, cost) = press.with(compression, lesser, |packer, compression| {
+                job.run_timed(packer, compression)
+            });
+            if let (Some(making), Some(pack)) = (making, packed.pack()) {
+                making.done(pack);
+            }
+            let _over = inbox.send(Input::Packed(packed, cost));
+        })
+    }
+
+    /// Tells the peer's chooser what the pack took and what the connection has carried.
+    fn measure(&self, cost: Option<PackCost>) {
+        let limit = self.core.limit.bits_per_second();
+        let carried = meter::carried(&self.link.connection).map(|carried| {
+            let rtt = self.link.connection.rtt().as_secs_f64();
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let (window, limit) =
+                (send_window(limit) as f64, limit.map_or(f64::INFINITY, |bits| bits as f64 / 8.0));
+            let ceiling = limit.min(window / rtt.max(1e-6));
+            Carried { paced: self.core.limit.waited(), ceiling, ..carried }
+        });
+        let mut chooser = lock(&self.peer.chooser);
+        let before = chooser.compression();
+        if let Some(cost) = cost {
+            chooser.handle_pack(&cost);
+        }
+        if let Some(carried) = carried {
+            chooser.handle_carried(carried, Instant::now());
+        }
+        let after = chooser.compression();
+        if before != after {
+            debug!(peer = %self.name, ?before, ?after, "the level follows the link");
+        }
     }
 
     fn transmit(&self, frame: Vec<u8>) -> Result<()> {
@@ -242,11 +321,13 @@ impl Drive {
     fn take(&mut self, side: &mut SendSide) -> Result<()> {
         match self.inputs.blocking_recv() {
             Some(Input::Message(message, _, _place)) => side.handle_message(*message),
-            Some(Input::Packed(packed)) => {
+            Some(Input::Packed(packed, cost)) => {
                 self.running -= 1;
+                self.measure(cost);
                 side.handle_packed(packed)?;
                 self.pack_ahead(side)
             }
+            Some(Input::Again(job)) => self.make(job, side.generation().root),
             Some(Input::End(Some(error))) => Err(error),
             Some(Input::End(None)) | None => Err(self.lost("the stream ended too early")),
         }

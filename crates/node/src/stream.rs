@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::budget;
 use crate::error::{Error, Result};
-use crate::exchange::Packed;
+use crate::exchange::{PackJob, Packed};
+use crate::level::PackCost;
 use crate::limit::Limit;
 use crate::transport::closed;
 
@@ -22,8 +23,10 @@ use crate::transport::closed;
 pub(crate) enum Input {
     /// A message that took so many bytes on the wire. The permit is its place in the queue.
     Message(Box<Message>, u64, OwnedSemaphorePermit),
-    /// A pack is ready.
-    Packed(Packed),
+    /// A pack is ready; what it took, unless it was made for another peer.
+    Packed(Packed, Option<PackCost>),
+    /// A pack that somebody else was to make has come to nothing.
+    Again(PackJob),
     /// The stream has ended; `None`: as it should.
     End(Option<Error>),
 }

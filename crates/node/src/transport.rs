@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, PublicKey, SERVER_NAME};
+use crate::meter::Metered;
 use crate::tls::{self, Purpose};
 use crate::trust::Trust;
 
@@ -282,7 +283,7 @@ fn transport_config(send_limit: Option<u64>) -> TransportConfig {
     let mut cubic = CubicConfig::default();
     cubic.initial_window(budget::INITIAL_WINDOW_BYTES);
     config
-        .congestion_controller_factory(Arc::new(cubic))
+        .congestion_controller_factory(Arc::new(Metered(Arc::new(cubic))))
         .stream_receive_window(window(budget::STREAM_WINDOW_BYTES))
         .receive_window(window(budget::RECEIVE_WINDOW_BYTES))
         .send_window(send_window(send_limit))
@@ -298,7 +299,7 @@ fn transport_config(send_limit: Option<u64>) -> TransportConfig {
 }
 
 /// 250 ms of the limit in flight: a change of rate bites within half a second.
-fn send_window(send_limit: Option<u64>) -> u64 {
+pub(crate) fn send_window(send_limit: Option<u64>) -> u64 {
     let (least, most) = (budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES);
     send_limit.map_or(most, |bits| (bits / 8 / 4).clamp(least, most))
 }

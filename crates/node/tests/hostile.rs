@@ -42,6 +42,7 @@ async fn hub(dir: &Path, member: NodeId) -> Node {
         addresses: vec![],
         stores: vec![store_name()],
         mirrors: vec![],
+        compression: None,
     }];
     Node::start(config).await.expect("started")
 }

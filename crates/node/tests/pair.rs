@@ -10,8 +10,9 @@ use blockferry_node::api::{
     Joined, PeerState, PlanReport, PublishReport, PushDone, ReadyReport, Request, Require, Role,
     StatusReport, StoresReport, VerifyDone, WaitReason,
 };
-use blockferry_node::config::{Config, PeerConfig};
+use blockferry_node::config::{Config, PeerConfig, Setting};
 use blockferry_node::{Identity, Node};
+use blockferry_wire::Compression;
 use serde::de::DeserializeOwned;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -20,7 +21,8 @@ const LONG: Duration = Duration::from_secs(60);
 struct Running {
     dir: PathBuf,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Gives the node's packs made, and those that served once more.
+    thread: Option<JoinHandle<(u64, u64)>>,
 }
 
 fn config(dir: &Path, name: &str, port: u16) -> Config {
@@ -44,8 +46,10 @@ fn start(config: Config) -> Running {
             let node = Node::start(config).await.expect("started");
             ready.send(()).expect("awaited");
             let _stopped = stopped.await;
+            let counts = node.pack_counts();
             node.stop().await;
-        });
+            counts
+        })
     });
     is_ready.recv_timeout(LONG).expect("ready");
     Running { dir, stop: Some(stop), thread: Some(thread) }
@@ -124,6 +128,11 @@ impl Running {
 
     fn status(&self) -> StatusReport {
         self.ask(&Request::Status {})
+    }
+
+    fn stop_and_count(mut self) -> (u64, u64) {
+        let _gone = self.stop.take().map(|stop| stop.send(()));
+        self.thread.take().expect("it runs").join().expect("stopped")
     }
 
     fn stop(mut self) -> PathBuf {
@@ -315,6 +324,7 @@ fn a_stranger_key_is_refused() {
         addresses: status.node.listen.clone(),
         stores: vec![],
         mirrors: vec![],
+        compression: None,
     });
     let stranger = start(stranger);
     until("it is refused", || stranger.status().peers[0].state == PeerState::Refused);
@@ -443,6 +453,46 @@ fn three_nodes_at_once_and_a_second_process_is_kept_out() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let error = runtime.expect("a runtime").block_on(async { Node::start(second).await.err() });
     assert_eq!(error.expect("kept out").code(), "STATE_LOCKED");
+}
+
+/// Halves that do and don't compress, so that packs are of both kinds.
+fn mixed(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut content = noise(seed, bytes);
+    for half in content.chunks_mut(8192) {
+        let end = half.len() / 2;
+        half[..end].fill(seed as u8 + 1);
+    }
+    content
+}
+
+#[test]
+fn what_three_peers_want_is_read_and_compressed_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut fixed = config(&dir.path().join("hub"), "hub", 0);
+    fixed.settle = Duration::from_secs(600);
+    fixed.compression = Setting::Fixed(Compression::zstd(3));
+    let hub = start(fixed);
+    let branches = ["a", "b", "c"].map(|name| node(dir.path(), name));
+    let images = hub.add_store();
+    let copies: Vec<PathBuf> =
+        branches.iter().map(|branch| branch.join(&hub.invite(Role::Mirror))).collect();
+    until("all are connected", || hub.status().peers.iter().filter(|p| p.connected).count() == 3);
+    // 7 MiB fit what is kept, so it doesn't matter who is ahead of whom.
+    let raw_bytes = 14 << 20;
+    std::fs::write(images.join("disk.img"), mixed(1, raw_bytes)).expect("written");
+    hub.publish("disk.img");
+    assert!(hub.wait("disk.img").ready);
+    // The same edits for all three, from the base that all three hold.
+    for at in 0..40 {
+        edit(&images.join("disk.img"), at * 300_000, &noise(at, 20_000));
+    }
+    hub.publish("disk.img");
+    assert!(hub.wait("disk.img").ready);
+    assert!(copies.iter().all(|copy| equal(&images, copy, "disk.img")));
+    let (made, shared) = hub.stop_and_count();
+    // Parts of 8 MiB in packs of 2 MiB: 7 for the image, at most 2 for the edits.
+    assert!((8..=10).contains(&made), "{made} packs were made");
+    assert_eq!(shared, 2 * made, "the others took those");
 }
 
 #[test]

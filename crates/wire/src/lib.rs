@@ -15,6 +15,7 @@
 
 mod bulk;
 mod cbor;
+mod compression;
 mod control;
 mod error;
 mod frame;
@@ -27,6 +28,7 @@ mod refusal;
 mod sender;
 mod wants;
 
+pub use compression::Compression;
 pub use control::{Control, ControlEvent};
 pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result};
 pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};

@@ -8,6 +8,7 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe;
 
 use crate::bulk::check_pack;
+use crate::compression::Compression;
 use crate::error::{Error, Invalid, Result};
 use crate::limits::PACK_RAW_BYTES_MAX;
 use crate::message::{Encoding, Pack};
@@ -21,58 +22,42 @@ const SAMPLE_PAGES_STEP: usize = 32;
 /// A sample that keeps more than this share of its bytes says that nothing is to be gained.
 const SAMPLE_KEPT_PERCENT: usize = 99;
 
-/// Compresses packs. Holds zstd's working memory: one for each thread.
+/// Compresses packs. Holds zstd's working memory, which grows to that of the highest level asked
+/// for (3: 1.3 MiB): one for each thread.
 pub struct Packer {
     compressor: Compressor<'static>,
     sampler: Compressor<'static>,
+    /// The level that the compressor is set to.
     level: i32,
 }
 
 impl Packer {
-    /// A packer at a zstd level of 1 to 19; 0 stores everything.
+    /// A packer.
     ///
     /// # Errors
     /// `API_MISUSE` when zstd has no memory.
-    pub fn new(level: i32) -> Result<Self> {
-        let memory = |_| Error::ApiMisuse("zstd has no memory");
-        let mut packer = Self {
-            compressor: Compressor::new(1).map_err(memory)?,
-            sampler: Compressor::new(1).map_err(memory)?,
-            level: 1,
-        };
-        packer.set_level(level)?;
-        Ok(packer)
-    }
-
-    /// The level in use.
-    pub fn level(&self) -> i32 {
-        self.level
-    }
-
-    /// Changes the level; what lies outside 0 to 19 is brought inside.
-    ///
-    /// # Errors
-    /// `API_MISUSE` when zstd has no memory.
-    pub fn set_level(&mut self, level: i32) -> Result<()> {
-        let level = level.clamp(0, 19);
-        if level != self.level {
-            let set = self.compressor.set_compression_level(level.max(1));
-            set.map_err(|_| Error::ApiMisuse("zstd has no memory"))?;
-            self.level = level;
-        }
-        Ok(())
+    pub fn new() -> Result<Self> {
+        let compressor = || Compressor::new(1).map_err(|_| no_memory());
+        Ok(Self { compressor: compressor()?, sampler: compressor()?, level: 1 })
     }
 
     /// Packs the bytes of `extents`, stored when zstd does not make them fewer.
     ///
     /// # Errors
-    /// `API_MISUSE` when `pages` can't be the bytes of `extents`, or are too many.
-    pub fn pack(&mut self, part: u32, extents: Vec<PageExtent>, pages: Vec<u8>) -> Result<Pack> {
+    /// `API_MISUSE` when `pages` can't be the bytes of `extents`, or are too many; when zstd has no
+    /// memory.
+    pub fn pack(
+        &mut self,
+        part: u32,
+        extents: Vec<PageExtent>,
+        pages: Vec<u8>,
+        compression: Compression,
+    ) -> Result<Pack> {
         if pages.len() > PACK_RAW_BYTES_MAX {
             return Err(Error::ApiMisuse("pack too large"));
         }
         let raw_bytes = u32::try_from(pages.len()).expect("checked just above");
-        let (encoding, bytes) = match self.compress(&pages) {
+        let (encoding, bytes) = match self.compress(&pages, compression)? {
             Some(bytes) => (Encoding::Zstd, bytes),
             None => (Encoding::Stored, pages),
         };
@@ -82,15 +67,27 @@ impl Packer {
     }
 
     /// The frame, when it is shorter than the pages.
-    fn compress(&mut self, pages: &[u8]) -> Option<Vec<u8>> {
-        if self.level == 0 || pages.is_empty() || !self.worthwhile(pages) {
-            return None;
+    fn compress(&mut self, pages: &[u8], compression: Compression) -> Result<Option<Vec<u8>>> {
+        let Some(level) = compression.level() else { return Ok(None) };
+        if pages.is_empty() || !self.worthwhile(pages) {
+            return Ok(None);
         }
+        self.set_level(level)?;
         // zstd refuses to write more than this room: then storing is better.
         let mut frame = Vec::with_capacity(pages.len() - 1);
-        self.compressor.compress_to_buffer(pages, &mut frame).ok()?;
+        if self.compressor.compress_to_buffer(pages, &mut frame).is_err() {
+            return Ok(None);
+        }
         // An allocator may give more room than asked for.
-        (frame.len() < pages.len()).then_some(frame)
+        Ok((frame.len() < pages.len()).then_some(frame))
+    }
+
+    fn set_level(&mut self, level: i32) -> Result<()> {
+        if level != self.level {
+            self.compressor.set_compression_level(level).map_err(|_| no_memory())?;
+            self.level = level;
+        }
+        Ok(())
     }
 
     fn worthwhile(&mut self, pages: &[u8]) -> bool {
@@ -102,6 +99,10 @@ impl Packer {
         let kept = self.sampler.compress(&sample).map_or(0, |frame| frame.len());
         kept * 100 <= sample.len() * SAMPLE_KEPT_PERCENT
     }
+}
+
+fn no_memory() -> Error {
+    Error::ApiMisuse("zstd has no memory")
 }
 
 /// The bytes of a pack, which are to be `expected_bytes` many

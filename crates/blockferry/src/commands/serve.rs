@@ -178,6 +178,7 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.stores = settings.stores.iter().map(store).collect();
     config.peers = settings.peers.iter().map(peer).collect();
     config.send_limit_bits_per_second = settings.send_bits_per_second;
+    config.compression = settings.compression.0;
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {
@@ -221,6 +222,7 @@ fn peer(settings: &PeerSettings) -> PeerConfig {
         addresses: settings.address.clone(),
         stores: settings.stores.clone(),
         mirrors: settings.mirrors.clone(),
+        compression: settings.compression.map(|compression| compression.0),
     }
 }
 

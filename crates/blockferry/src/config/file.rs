@@ -4,7 +4,7 @@
 //! required, and what must fit together, `settings` decides after all layers are merged. Keys of
 //! later versions are not here: `known` refuses them by name.
 
-use super::values::{Period, Rate, Reserve};
+use super::values::{Compression, Period, Rate, Reserve};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -100,6 +100,8 @@ pub(crate) struct PeerSection {
     pub(crate) stores: Option<Vec<String>>,
     /// Those of them in which it is a mirror: its generations are not taken. Default: none.
     pub(crate) mirrors: Option<Vec<String>>,
+    /// How hard what is sent to it is compressed. Default: limits.compression.
+    pub(crate) compression: Option<Compression>,
 }
 
 /// How much of the machine may be used.
@@ -108,6 +110,9 @@ pub(crate) struct PeerSection {
 pub(crate) struct LimitsSection {
     /// What this node sends, all peers together. Default: unlimited.
     pub(crate) send: Option<Rate>,
+    /// How hard what travels is compressed. auto: so that it is through soonest, by what the link
+    /// takes and the CPU gives. none, or a level of zstd from 1 to 19: always that. Default: auto.
+    pub(crate) compression: Option<Compression>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
 }

@@ -16,7 +16,7 @@ mod values;
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::schema;
 pub(crate) use settings::{PeerSettings, Settings, Shown, StoreSettings};
-pub(crate) use values::{Period, Reserve, Size, bits_text};
+pub(crate) use values::{Compression, Period, Reserve, Size, bits_text};
 
 use crate::failure::AdminError;
 use layers::Layers;

@@ -9,7 +9,7 @@ use super::file::{
 use super::host::{beside, host_name, is_host_port, resolved};
 use super::known;
 use super::layers::{Key, Layers, Leaf};
-use super::{Finding, LogFormat, Period, Place, Reserve};
+use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
 use blockferry_delta::{NodeId, StoreName};
 use globset::Glob;
 use serde::Deserialize;
@@ -49,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) peers: Vec<PeerSettings>,
     /// `None`: unlimited.
     pub(crate) send_bits_per_second: Option<u64>,
+    pub(crate) compression: Compression,
     pub(crate) store_free_min: Reserve,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -82,6 +83,8 @@ pub(crate) struct PeerSettings {
     pub(crate) address: Vec<String>,
     pub(crate) stores: Vec<StoreName>,
     pub(crate) mirrors: Vec<StoreName>,
+    /// `None`: as for all.
+    pub(crate) compression: Option<Compression>,
 }
 
 /// One effective value and where it is from.
@@ -153,6 +156,8 @@ impl Reader<'_> {
         self.socket_length(&socket);
         let send = self
             .text(&["limits", "send"], raw.limits.send.map_or("unlimited".into(), String::from));
+        let compression = raw.limits.compression.unwrap_or_default();
+        self.show(&["limits", "compression"], compression.to_toml());
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
         let level = raw.log.level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
@@ -177,6 +182,7 @@ impl Reader<'_> {
             stores,
             peers,
             send_bits_per_second: send.parse::<super::values::Rate>().ok()?.bits_per_second(),
+            compression,
             store_free_min: free,
             log_level,
             log_format,
@@ -316,7 +322,11 @@ impl Reader<'_> {
         let address = self.host_ports(&at("address"), raw.address);
         let stores = self.names(&at("stores"), raw.stores);
         let mirrors = self.names(&at("mirrors"), raw.mirrors);
-        Some(PeerSettings { name: good?, id, address, stores, mirrors })
+        let compression = raw.compression;
+        if let Some(compression) = compression {
+            self.show(&at("compression"), compression.to_toml());
+        }
+        Some(PeerSettings { name: good?, id, address, stores, mirrors, compression })
     }
 
     fn host_ports(&mut self, parts: &[&str], list: Option<Vec<String>>) -> Vec<String> {

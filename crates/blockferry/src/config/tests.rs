@@ -68,8 +68,10 @@ keep_generations = 9
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
 stores = ["vdisks"]
+compression = "none"
 [limits]
 send = "400 MB/s"
+compression = 9
 store_free_min = "10%"
 "#;
     let (settings, findings) = read(&[text], &[]);
@@ -86,6 +88,11 @@ store_free_min = "10%"
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])
     );
     assert_eq!(settings.peers[0].address.len(), 2);
+    let compression = settings.peers[0].compression.map(|level| level.0.to_string());
+    assert_eq!(
+        (settings.compression.0.to_string(), compression),
+        ("9".into(), Some("none".into()))
+    );
     assert_eq!(settings.peers[0].stores[0].as_str(), "vdisks");
 }
 
@@ -110,6 +117,14 @@ fn mistakes_are_named_where_they_are() {
         (
             "[limits]\nsend = 5\n",
             "2:8 limits.send: invalid type: integer `5`, expected a string | ",
+        ),
+        (
+            "[limits]\ncompression = \"best\"\n",
+            "2:15 limits.compression: \"best\" is not \"auto\", \"none\" or a level from 1 to 19 | ",
+        ),
+        (
+            "[limits]\ncompression = true\n",
+            "2:15 limits.compression: expected \"auto\", \"none\" or a level from 1 to 19 | ",
         ),
         ("node = 3\n", "1:8 node must be a table | "),
         ("version = 2\n", "1:11 version 2, this blockferry reads version 1 | "),

@@ -1,9 +1,10 @@
-//! Sizes, rates, durations and shares as people write them.
+//! Sizes, rates, durations, shares and levels as people write them.
 //!
 //! Each is a newtype that keeps the exact number and reads the text with a kept parser: rates by
 //! `human-bandwidth` (bits) and then by `bytesize` with `/s` (bytes), sizes by `bytesize`,
 //! durations by jiff's friendly format. Zero is refused everywhere: it never means "unlimited".
 
+use blockferry_node::config::Setting;
 use bytesize::ByteSize;
 use jiff::{Span, SpanRelativeTo};
 use schemars::JsonSchema;
@@ -186,6 +187,42 @@ impl fmt::Display for Period {
     }
 }
 
+/// How hard what travels is compressed: `"auto"`, `"none"`, or a level of zstd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "TextOrNumber")]
+#[schemars(with = "TextOrNumber", extend("examples" = ["auto", "none", 9]))]
+pub(crate) struct Compression(pub(crate) Setting);
+
+/// A number may be written as one; a variable of the environment is always text.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected \"auto\", \"none\" or a level from 1 to 19")]
+enum TextOrNumber {
+    Text(String),
+    Number(i64),
+}
+
+impl TryFrom<TextOrNumber> for Compression {
+    type Error = String;
+
+    fn try_from(value: TextOrNumber) -> Result<Compression, String> {
+        match value {
+            TextOrNumber::Text(text) => bounded(&text)?.parse().map(Compression),
+            TextOrNumber::Number(number) => number.to_string().parse().map(Compression),
+        }
+    }
+}
+
+impl Compression {
+    /// As it would be written.
+    pub(crate) fn to_toml(self) -> toml::Value {
+        let text = self.0.to_string();
+        match text.parse() {
+            Ok(number) => toml::Value::Integer(number),
+            Err(_) => toml::Value::String(text),
+        }
+    }
+}
+
 fn bounded(text: &str) -> Result<&str, String> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(format!("a value of {} characters", text.len()));
@@ -270,6 +307,26 @@ mod tests {
             let period: Period = text.parse().unwrap();
             assert_eq!(period.seconds(), seconds, "{text}");
             assert_eq!(period.to_string().parse::<Period>().unwrap(), period, "{text}");
+        }
+    }
+
+    #[test]
+    fn levels() {
+        let read = |text: &str| {
+            let value: toml::Value = text.parse().map_err(|_| ()).or_else(|()| {
+                text.parse::<i64>().map(toml::Value::Integer).map_err(|_| text.to_owned())
+            })?;
+            Compression::deserialize(value).map_err(|error| error.message().to_owned())
+        };
+        for (text, shown) in
+            [("\"auto\"", "auto"), ("\"none\"", "none"), ("9", "9"), ("\"19\"", "19")]
+        {
+            let level = read(text).unwrap();
+            assert_eq!(level.0.to_string(), shown);
+            assert_eq!(Compression::deserialize(level.to_toml()).unwrap(), level);
+        }
+        for text in ["0", "20", "-1", "\"fast\"", "true", "[3]"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 

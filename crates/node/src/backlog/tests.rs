@@ -197,3 +197,30 @@ fn stores_that_are_not_shared_stay_unknown() {
     backlog.handle_store_gone(&store());
     assert_eq!((backlog.sending, backlog.items().len()), (0, 0));
 }
+
+#[test]
+fn those_who_lack_the_same_are_counted() {
+    let (mut backlog, now) = (with_peers(4), Instant::now());
+    let (one, two) = (head(1), head(2));
+    for peer in [2, 3] {
+        let held = version(1, &[(1, 1)]);
+        backlog.handle_peer_head(node(peer), store(), image("a"), held);
+    }
+    backlog.handle_head(store(), image("a"), two.clone());
+    let (root, base) = (two.version.root, Some(one.version.root));
+    let count = |backlog: &Backlog, root, base| backlog.sharing(&store(), &image("a"), root, base);
+    assert_eq!(count(&backlog, root, base), 2);
+    assert_eq!(count(&backlog, root, None), 2, "4 and 5 hold nothing");
+    assert_eq!(count(&backlog, one.version.root, base), 0, "not the head");
+    offers(&mut backlog, now);
+    assert_eq!(count(&backlog, root, base), 2, "who is being sent to lacks it still");
+    backlog.handle_receipt(key(2, "a"), 2, root);
+    assert_eq!(count(&backlog, root, base), 1);
+    backlog.handle_peer_down(node(3));
+    assert_eq!(count(&backlog, root, base), 0, "who is gone takes nothing");
+    assert!(backlog.is_wanted(&store(), &image("a")));
+    for peer in [4, 5] {
+        backlog.handle_receipt(key(peer, "a"), 2, root);
+    }
+    assert!(!backlog.is_wanted(&store(), &image("a")));
+}

@@ -6,17 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use blockferry_delta::{
     ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, RecipePart, Root,
 };
 use blockferry_store::{Error as StoreError, Generation, RecipeCursor, Source, Store};
 use blockferry_wire::{
-    Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
+    Compression, Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
 };
 
 use super::Step;
+use crate::encoded::PackKey;
 use crate::error::{Error, Result};
+use crate::level::PackCost;
 use crate::verdict;
 
 /// How a transfer ended for the sender.
@@ -43,6 +46,8 @@ pub struct PackJob {
     number: u64,
     part: u32,
     extents: Vec<PageExtent>,
+    root: Root,
+    base: Option<Root>,
     source: Arc<Source>,
 }
 
@@ -55,10 +60,58 @@ pub struct Packed {
 
 impl PackJob {
     /// Reads, proves and compresses. Blocking.
-    pub fn run(self, packer: &mut Packer) -> Packed {
-        let pages = self.source.read(&self.extents).map_err(Error::from);
-        let result = pages.and_then(|p| Ok(packer.pack(self.part, self.extents, p)?));
-        Packed { number: self.number, result }
+    pub fn run(self, packer: &mut Packer, compression: Compression) -> Packed {
+        self.run_timed(packer, compression).0
+    }
+
+    /// The same, and what it took.
+    pub(crate) fn run_timed(
+        self,
+        packer: &mut Packer,
+        compression: Compression,
+    ) -> (Packed, Option<PackCost>) {
+        let number = self.number;
+        let started = Instant::now();
+        let pages = match self.source.read(&self.extents) {
+            Ok(pages) => pages,
+            Err(error) => return (Packed { number, result: Err(error.into()) }, None),
+        };
+        let (raw_bytes, read) = (pages.len(), started.elapsed());
+        let result = packer.pack(self.part, self.extents, pages, compression);
+        let press = started.elapsed().saturating_sub(read);
+        let cost =
+            |pack: &Pack| PackCost { compression, raw_bytes, bytes: pack.bytes.len(), read, press };
+        let cost = result.as_ref().ok().map(cost);
+        (Packed { number, result: result.map_err(Error::from) }, cost)
+    }
+
+    /// What this pack has in common with those that other peers want.
+    pub(crate) fn key(&self, compression: Compression) -> PackKey {
+        PackKey {
+            store: self.source.store().identity().id,
+            root: self.root,
+            base: self.base,
+            part: self.part,
+            extents: self.extents.clone(),
+            compression,
+        }
+    }
+
+    /// The base that the peer starts from.
+    pub(crate) fn base(&self) -> Option<Root> {
+        self.base
+    }
+
+    /// Answers with a pack that was made for another peer.
+    pub(crate) fn answer(self, pack: &Pack) -> Packed {
+        Packed { number: self.number, result: Ok(pack.clone()) }
+    }
+}
+
+impl Packed {
+    /// The pack, if there is one.
+    pub(crate) fn pack(&self) -> Option<&Pack> {
+        self.result.as_ref().ok()
     }
 }
 
@@ -70,6 +123,7 @@ pub struct SendSide {
     sender: Sender,
     cursor: Option<RecipeCursor>,
     source: Option<Arc<Source>>,
+    base: Option<Root>,
     /// Number of the next pack asked for, and of the next one that may be handed over.
     asked: u64,
     handed: u64,
@@ -102,6 +156,7 @@ impl SendSide {
             sender,
             cursor: None,
             source: None,
+            base: None,
             asked: 0,
             handed: 0,
             early: BTreeMap::new(),
@@ -209,6 +264,7 @@ impl SendSide {
             Ok((cursor, source, total)) => {
                 self.cursor = Some(cursor);
                 self.source = Some(Arc::new(source));
+                self.base = base;
                 self.total_bytes = total;
             }
             Err(error) => self.fail(error),
@@ -234,7 +290,8 @@ impl SendSide {
         let source = self.source.clone()?;
         let number = self.asked;
         self.asked += 1;
-        Some(PackJob { number, part, extents, source })
+        let (root, base) = (self.generation.root, self.base);
+        Some(PackJob { number, part, extents, root, base, source })
     }
 
     fn fail(&mut self, error: StoreError) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blockferry_delta::{ImageName, StoreId, StoreKey, StoreName};
 use blockferry_store::disk::{Disk, Open, SimDisk};
 use blockferry_store::{Generation, Options, Store, StoreIdentity};
-use blockferry_wire::{Message, Packer, Refusal};
+use blockferry_wire::{Compression, Message, Packer, Refusal};
 
 use super::*;
 use crate::identity::Identity;
@@ -69,7 +69,7 @@ fn carry(from: &Side, to: &Side, cut: usize) -> Option<Ended> {
     let mut send = SendSide::new(from.store.clone(), &image()).expect("offered");
     let peer = from.identity.id();
     let mut receive = RecvSide::new(to.store.clone(), to.identity.clone(), peer, None);
-    let mut packer = Packer::new(3).expect("memory");
+    let mut packer = Packer::new().expect("memory");
     let (mut sent, mut received, mut wire_bytes, mut messages) = (None, None, 0, 0);
     while sent.is_none() || received.is_none() {
         let mut moved = false;
@@ -86,7 +86,9 @@ fn carry(from: &Side, to: &Side, cut: usize) -> Option<Ended> {
                     moved = true;
                     break;
                 }
-                Step::Pack(job) => send.handle_packed(job.run(&mut packer)).expect("in order"),
+                Step::Pack(job) => send
+                    .handle_packed(job.run(&mut packer, Compression::zstd(3)))
+                    .expect("in order"),
                 Step::Wait => break,
                 Step::Done(outcome) => sent = Some(outcome),
             }

@@ -38,11 +38,12 @@ fn code(raw_bytes: u32, bytes: Vec<u8>) -> &'static str {
 
 #[test]
 fn what_is_packed_is_unpacked() {
-    for level in [0, 1, 3, 9, 19] {
-        let mut packer = Packer::new(level).unwrap();
+    let mut packer = Packer::new().unwrap();
+    let levels = [-7, -5, 1, 3, 9, 19].map(Compression::zstd);
+    for compression in levels.into_iter().chain([Compression::Stored]) {
         for data in [pages(1), pages(31), pages(256), noise(1 << 20), noise(512), vec![0; 8192]] {
             let count = data.len().div_ceil(PAGE_BYTES) as u32;
-            let pack = packer.pack(5, extent(count), data.clone()).unwrap();
+            let pack = packer.pack(5, extent(count), data.clone(), compression).unwrap();
             assert!(pack.bytes.len() <= data.len());
             assert_eq!(unpack(&pack, data.len() as u64), Ok(data));
         }
@@ -51,26 +52,44 @@ fn what_is_packed_is_unpacked() {
 
 #[test]
 fn what_does_not_shrink_is_stored() {
-    let mut packer = Packer::new(3).unwrap();
-    assert_eq!(packer.pack(0, extent(256), noise(1 << 20)).unwrap().encoding, Encoding::Stored);
-    assert_eq!(packer.pack(0, extent(1), noise(4096)).unwrap().encoding, Encoding::Stored);
-    assert_eq!(packer.pack(0, extent(256), pages(256)).unwrap().encoding, Encoding::Zstd);
+    let mut packer = Packer::new().unwrap();
+    let mut encoding = |pages: Vec<u8>, compression| {
+        let count = pages.len().div_ceil(PAGE_BYTES) as u32;
+        packer.pack(0, extent(count), pages, compression).unwrap().encoding
+    };
     let mut mixed = noise(1 << 20);
     mixed[300_000..800_000].fill(9);
-    assert_eq!(packer.pack(0, extent(256), mixed).unwrap().encoding, Encoding::Zstd);
-    packer.set_level(0).unwrap();
-    assert_eq!(packer.pack(0, extent(256), pages(256)).unwrap().encoding, Encoding::Stored);
-    packer.set_level(99).unwrap();
-    assert_eq!(packer.level(), 19);
+    for level in [-5, 1, 3, 9].map(Compression::zstd) {
+        assert_eq!(encoding(noise(1 << 20), level), Encoding::Stored);
+        assert_eq!(encoding(noise(4096), level), Encoding::Stored);
+        assert_eq!(encoding(pages(256), level), Encoding::Zstd);
+        assert_eq!(encoding(mixed.clone(), level), Encoding::Zstd);
+    }
+    assert_eq!(encoding(pages(256), Compression::Stored), Encoding::Stored);
+}
+
+#[test]
+fn a_higher_level_makes_fewer_bytes_whatever_came_before() {
+    let text: Vec<u8> = (0..500_000u32).flat_map(|n| (n / 7 * 31 % 1999).to_le_bytes()).collect();
+    let (count, mut packer) = (text.len().div_ceil(PAGE_BYTES) as u32, Packer::new().unwrap());
+    let mut bytes = |level| {
+        let pack = packer.pack(0, extent(count), text.clone(), Compression::zstd(level));
+        pack.unwrap().bytes
+    };
+    let (first, high, again) = (bytes(-5), bytes(9), bytes(-5));
+    assert!(high.len() < first.len(), "{} {}", high.len(), first.len());
+    assert!(first == again, "a level leaves nothing behind");
 }
 
 #[test]
 fn a_packer_refuses_what_no_want_can_ask_for() {
-    let mut packer = Packer::new(1).unwrap();
-    let misuse = |result: Result<Pack>| result.expect_err("misuse").code();
-    assert_eq!(misuse(packer.pack(0, extent(513), pages(513))), "API_MISUSE");
-    assert_eq!(misuse(packer.pack(0, extent(2), pages(1))), "API_MISUSE");
-    assert_eq!(misuse(packer.pack(0, vec![], vec![])), "API_MISUSE");
+    let mut packer = Packer::new().unwrap();
+    let mut misuse = |extents, pages| {
+        packer.pack(0, extents, pages, Compression::zstd(1)).expect_err("misuse").code()
+    };
+    assert_eq!(misuse(extent(513), pages(513)), "API_MISUSE");
+    assert_eq!(misuse(extent(2), pages(1)), "API_MISUSE");
+    assert_eq!(misuse(vec![], vec![]), "API_MISUSE");
 }
 
 #[test]
@@ -147,4 +166,17 @@ fn stored_bytes_have_the_length_that_is_due() {
     assert_eq!(unpack(&pack, 4096), Ok(vec![1; 4096]));
     pack.bytes.push(1);
     assert_eq!(unpack(&pack, 4096).expect_err("longer").code(), "DECOMPRESS_LIMIT");
+}
+
+/// `budget` of the node counts with this much for levels up to 8, and for those up to 3.
+#[test]
+fn the_memory_of_a_compressor_is_what_the_budget_says() {
+    for (levels, bytes_max) in [(vec![-5, 1, 3], 2 << 20), (vec![6, 8], 8 << 20)] {
+        let mut packer = Packer::new().unwrap();
+        for level in levels {
+            packer.pack(0, extent(512), pages(512), Compression::zstd(level)).unwrap();
+        }
+        let bytes = packer.compressor.context_mut().sizeof();
+        assert!(bytes < bytes_max, "{bytes} of {bytes_max}");
+    }
 }

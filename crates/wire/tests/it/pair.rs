@@ -10,8 +10,8 @@ use blockferry_delta::{
 };
 use blockferry_wire::limits::{PACKS_IN_FLIGHT, PACKS_UNFILLED_MAX, PARTS_OPEN_MAX};
 use blockferry_wire::{
-    Failed, FrameDecoder, Message, Offer, Pack, Packer, Receipt, Receiver, ReceiverEvent, Refusal,
-    Refuse, Sender, SenderEvent, extents_bytes, unpack,
+    Compression, Failed, FrameDecoder, Message, Offer, Pack, Packer, Receipt, Receiver,
+    ReceiverEvent, Refusal, Refuse, Sender, SenderEvent, extents_bytes, unpack,
 };
 
 use crate::rng::Rng;
@@ -279,7 +279,7 @@ impl Pair {
             staging: Staging { data: old, missing, blocks },
             sender_jobs: VecDeque::new(),
             receiver_jobs: Vec::new(),
-            packer: Packer::new(1).expect("level 1"),
+            packer: Packer::new().expect("memory"),
             plan,
             outcome: Outcome { sender: None, receiver: None },
             agains: 0,
@@ -346,7 +346,10 @@ impl Pair {
                     &self.truth[start..start + e.bytes_in(self.truth.len() as u64) as usize]
                 });
                 let bytes = read.copied().collect();
-                let pack = self.packer.pack(part, extents, bytes).expect("what was asked for");
+                let pack = self
+                    .packer
+                    .pack(part, extents, bytes, Compression::zstd(1))
+                    .expect("what was asked for");
                 let due = self.now + self.rng.below(9);
                 self.sender_jobs.push_back((due, Job::Pack(pack)));
             }

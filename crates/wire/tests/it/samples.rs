@@ -5,9 +5,9 @@ use blockferry_delta::{
     PageExtent, RecipePart, Root, StoreId, StoreKey, StoreName,
 };
 use blockferry_wire::{
-    Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
-    InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack, Packer,
-    PartsEnd, Receipt, Refusal, Refuse, Role, Want,
+    Abort, Accept, Compression, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck,
+    Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack,
+    Packer, PartsEnd, Receipt, Refusal, Refuse, Role, Want,
 };
 
 pub(crate) fn node(n: u8) -> NodeId {
@@ -109,8 +109,10 @@ pub(crate) fn receipt() -> Receipt {
 
 pub(crate) fn zstd_pack() -> Pack {
     let pages = (0..3 * 4096u32).map(|i| (i / 7) as u8).collect();
-    let mut packer = Packer::new(3).expect("level 3");
-    packer.pack(0, vec![extent(48, 1), extent(50, 2)], pages).expect("three pages")
+    let mut packer = Packer::new().expect("memory");
+    packer
+        .pack(0, vec![extent(48, 1), extent(50, 2)], pages, Compression::zstd(3))
+        .expect("three pages")
 }
 
 fn stored_pack() -> Pack {
