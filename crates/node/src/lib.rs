@@ -12,6 +12,7 @@ mod admin;
 pub mod api;
 pub mod backlog;
 pub mod budget;
+pub mod calendar;
 pub mod config;
 mod core;
 mod dialing;
