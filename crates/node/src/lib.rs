@@ -2,7 +2,7 @@
 //!
 //! The only crate that introduces `wire` (what is said) to `store` (what is on disk). Everything
 //! that decides is a pure value with events and time going in and actions coming out: [`judge`],
-//! [`backlog`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
+//! [`backlog`], [`calendar`], [`rates`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
 //! [`transport`] (QUIC), `stores` (blocking work in a bounded pool) and `admin` (the unix socket).
 //!
 //! Start at [`Node::start`]. The drivers of a transfer live in [`exchange`] and need no socket, so
@@ -26,10 +26,13 @@ pub mod ledger;
 mod limit;
 pub mod members;
 mod node;
+mod orders;
+pub mod overrides;
 pub mod pace;
 mod pairing;
 mod peer;
 mod planning;
+pub mod rates;
 mod receiving;
 mod reports;
 mod requests;

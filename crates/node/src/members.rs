@@ -14,7 +14,7 @@ use blockferry_delta::{NodeId, StoreName};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Role;
-use crate::config::{PeerConfig, StoreConfig};
+use crate::config::{Allowance, PeerConfig, StoreConfig};
 use crate::error::{Error, Result};
 use crate::identity::sync_parent;
 
@@ -52,6 +52,9 @@ struct PeerTable {
     /// Stores in which the peer may not make generations.
     #[serde(default)]
     mirrors: Vec<String>,
+    /// The calendar it is sent to by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
 }
 
 /// What was added at run time.
@@ -120,7 +123,8 @@ impl Members {
             };
             let stores = names(table.stores).map_err(|e| self.bad(&e))?;
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
-            let peer = PeerConfig { name, id, addresses: table.address, stores, mirrors };
+            let send = Allowance { schedule: table.schedule, ..Allowance::default() };
+            let peer = PeerConfig { name, id, addresses: table.address, stores, mirrors, send };
             self.peers.insert(id, peer);
         }
         for (id, unix_ms) in file.revoked {
@@ -141,6 +145,7 @@ impl Members {
                 address: p.addresses.clone(),
                 stores: names(&p.stores),
                 mirrors: names(&p.mirrors),
+                schedule: p.send.schedule.clone(),
             };
             (p.name.clone(), table)
         });
@@ -179,6 +184,7 @@ mod tests {
             addresses: vec!["[::1]:7700".into()],
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
+            send: Allowance { schedule: Some("night".into()), ..Allowance::default() },
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);

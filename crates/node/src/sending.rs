@@ -20,6 +20,7 @@ use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
+use crate::limit::Flow;
 use crate::stream::{Input, pump_in, pump_out};
 use crate::transport::{Link, closed, deadline};
 use crate::verdict;
@@ -71,7 +72,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let after = lock(&core.backlog).reason(&key);
             debug!(%image, %peer, code = error.code(), %error, "not sent");
             let first = lock(&core.backlog).failures(&key) <= 1;
-            if !core.is_stopping() && (first || before != after) {
+            // What is held back ends by itself and says so as its reason.
+            let held = lock(&core.backlog).hold(&key).is_some();
+            if !core.is_stopping() && !held && (first || before != after) {
                 let note = Note::warning(error.code(), error.to_string());
                 core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
             }
@@ -106,8 +109,9 @@ async fn try_send(
     let (outbox, frames) = mpsc::channel(1);
     let reader = pump_in(name.clone(), stream_in, inbox.clone(), budget::SILENCE_MAX);
     let reader = tokio::spawn(reader);
-    let (limit, sent) = (core.limit.clone(), sent_bytes.clone());
-    let writer = tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
+    let flow = Flow::new(core.limit.clone(), key, link.connection.clone());
+    let writer = pump_out(name.clone(), stream_out, frames, Some(flow), sent_bytes.clone());
+    let writer = tokio::spawn(writer);
     let drive = Drive {
         core: core.clone(),
         key: key.clone(),

@@ -41,13 +41,14 @@ async fn hub(dir: &Path, member: NodeId) -> Node {
         addresses: vec![],
         stores: vec![store_name()],
         mirrors: vec![],
+        send: Default::default(),
     }];
     Node::start(config).await.expect("started")
 }
 
 async fn dial(identity: &Identity, hub: &Node) -> Link {
     let trust = Arc::new(Trust::default());
-    let transport = Transport::bind(identity, trust, &[loopback()], None).expect("bound");
+    let transport = Transport::bind(identity, trust, &[loopback()]).expect("bound");
     transport.dial(hub.local_addresses()[0], hub.id()).await.expect("dialled")
 }
 

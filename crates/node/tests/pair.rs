@@ -283,6 +283,7 @@ fn a_stranger_key_is_refused() {
         addresses: status.node.listen.clone(),
         stores: vec![],
         mirrors: vec![],
+        send: Default::default(),
     });
     let stranger = start(stranger);
     until("it is refused", || stranger.status().peers[0].state == PeerState::Refused);

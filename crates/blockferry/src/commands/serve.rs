@@ -177,7 +177,9 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.admin_socket = Some(settings.socket.clone());
     config.stores = settings.stores.iter().map(store).collect();
     config.peers = settings.peers.iter().map(peer).collect();
-    config.send_limit_bits_per_second = settings.send_bits_per_second;
+    config.send_limit_bits_per_second = settings.send.limit.bits_per_second();
+    config.send_schedule.clone_from(&settings.send.schedule);
+    config.schedules.clone_from(&settings.schedules);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {
@@ -211,6 +213,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
         CommitChoice::Copy => Commit::Copy,
     };
     store.keep_generations = settings.keep_generations;
+    store.send.clone_from(&settings.send);
     store
 }
 
@@ -221,6 +224,7 @@ fn peer(settings: &PeerSettings) -> PeerConfig {
         addresses: settings.address.clone(),
         stores: settings.stores.clone(),
         mirrors: settings.mirrors.clone(),
+        send: settings.send.clone(),
     }
 }
 
