@@ -2,7 +2,7 @@
 //!
 //! The text of `help`, the completions and the man pages all come from here.
 
-use crate::config::{Period, Size};
+use crate::config::{Period, Rate, Size};
 use blockferry_node::api::{Lane, Require, Role};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -137,6 +137,18 @@ pub(crate) enum Command {
         /// STORE/NAME or STORE [default: everything]
         image: Option<String>,
     },
+    /// Offer and send nothing; what came is kept, what is under way goes on later
+    Pause(AffectedArgs),
+    /// End pauses and boosts, or with --for leave them out of account for a while
+    Resume(AffectedArgs),
+    /// Send whatever the calendar says; limits hold
+    Boost(AffectedArgs),
+    /// A limit besides those of the configuration; the tightest rules
+    #[command(subcommand)]
+    Limit(LimitCommand),
+    /// The calendars: what is in force, until when, and what comes next
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// What happened
     Events {
         /// Keep running and print new events
@@ -265,7 +277,8 @@ pub(crate) enum PeerCommand {
         /// Its name or id
         peer: String,
     },
-    /// Change a setting: name=NAME, address=HOST:PORT,... or compression=auto|none|1..19
+    /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19 or schedule=NAME
+    /// (schedule= for none)
     Set {
         /// Its name or id
         peer: String,
@@ -307,6 +320,76 @@ pub(crate) struct PushArgs {
     /// Return when the receipts are there
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+/// `pause`, `resume` and `boost`
+#[derive(Debug, Args)]
+pub(crate) struct AffectedArgs {
+    /// Only what goes to this peer
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
+    /// Only this store
+    #[arg(long)]
+    pub(crate) store: Option<String>,
+    /// Only this image: STORE/NAME, or NAME beside --store
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// It ends by itself after this long, e.g. 2h [default: when another order ends it]
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) length: Option<Period>,
+}
+
+/// `limit`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LimitCommand {
+    /// Send at most this much
+    Set {
+        /// Only to this peer [default: to all together]
+        #[arg(long)]
+        peer: Option<String>,
+        /// Such as "5 Mbit/s" or "2 MB/s", with what headers take
+        rate: Rate,
+        /// It ends by itself after this long, e.g. 1h [default: at limit clear]
+        #[arg(long = "for", value_name = "DURATION")]
+        length: Option<Period>,
+    },
+    /// Drop the limit that was set
+    Clear {
+        /// The one of this peer [default: the one for all together]
+        #[arg(long)]
+        peer: Option<String>,
+    },
+}
+
+/// `schedule`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// The calendars and what goes by them (works without the service)
+    Show {
+        /// Only this one
+        name: Option<String>,
+    },
+    /// Which rule applies at a moment, until when, and what comes next (works without the service)
+    Test {
+        /// Only this calendar [default: all of them]
+        name: Option<String>,
+        /// A moment by each calendar's own clock: 'Mon 09:00', '09:00', '2026-12-24 18:00', or an
+        /// instant: '2026-12-24T17:00:00Z' [default: now]
+        #[arg(long, value_name = "MOMENT")]
+        at: Option<String>,
+    },
+    /// Turn DFS-R's 96-digit day strings into a section of the configuration
+    ImportDfsr {
+        /// One day for every day, seven beginning with Sunday, or DAYS=HEX each
+        #[arg(required = true, value_name = "HEX")]
+        digits: Vec<String>,
+        /// Name of the calendar
+        #[arg(long, default_value = "dfsr")]
+        name: String,
+        /// Whose clock it goes by: the receiver's zone, or UTC where DFS-R had UseUTC
+        #[arg(long, default_value = "UTC")]
+        zone: String,
+    },
 }
 
 /// `ready` and `wait`

@@ -13,7 +13,7 @@ mod logging;
 mod output;
 
 use args::{Cli, Command};
-use blockferry_node::api::Exit;
+use blockferry_node::api::{Exit, Request};
 use clap::Parser;
 use commands::App;
 use failure::{AdminError, Failure};
@@ -55,6 +55,11 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Ready(args) => commands::ready::ready(app, args),
         Command::Wait(args) => commands::ready::wait(app, args),
         Command::Verify { image } => commands::verify::run(app, image),
+        Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
+        Command::Resume(args) => commands::orders::give(app, args, Request::Resume),
+        Command::Boost(args) => commands::orders::give(app, args, Request::Boost),
+        Command::Limit(command) => commands::orders::limit(app, command),
+        Command::Schedule(command) => commands::schedule::run(app, command),
         Command::Events { follow, since } => commands::events::run(app, follow, since),
         Command::Config(command) => commands::config::run(app, command),
         Command::Completions { shell } => commands::generate::completions(app, shell),

@@ -6,12 +6,15 @@
 //! kept on disk: receipts are, and the rest is learned anew from the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, NodeId, Order, Root, StoreName};
 
 use crate::budget;
 use crate::judge::Version;
+use crate::overrides::Scope;
+use crate::rates::{Hold, InForce};
 
 /// Wait after a lost connection, unless the peer is back sooner.
 const LOST_WAIT: Duration = Duration::from_secs(1);
@@ -51,6 +54,10 @@ pub enum Reason {
     InUse,
     /// The peer has no room.
     Space,
+    /// The calendar.
+    Schedule,
+    /// An operator.
+    Paused,
     /// Histories that don't descend from one another.
     Diverged,
     /// It was refused or failed for another reason; it is tried again.
@@ -113,8 +120,12 @@ pub struct Item {
     pub key: Key,
     /// Changed bytes that are not there yet, before any saving.
     pub bytes: u64,
-    /// How long it will take from now, if a rate is known.
+    /// How long it will take from now, if a rate is known and no calendar has a say.
     pub eta: Option<Duration>,
+    /// Changed bytes up to and including it that go to the peer before it is there.
+    pub queued_bytes: u64,
+    /// Changed bytes per second to the peer, as measured.
+    pub bytes_per_second: Option<f64>,
     /// Why it waits.
     pub reason: Reason,
 }
@@ -129,6 +140,8 @@ pub struct Backlog {
     sending: usize,
     /// The peer that was served last: the next one goes first.
     served: Option<NodeId>,
+    /// What calendars and operators hold back.
+    rates: Option<Arc<InForce>>,
 }
 
 impl Backlog {
@@ -246,6 +259,16 @@ impl Backlog {
         }
     }
 
+    /// What calendars and operators hold back from now on.
+    pub fn handle_rates(&mut self, rates: Arc<InForce>) {
+        self.rates = Some(rates);
+    }
+
+    /// Whether a calendar or an operator holds it back.
+    pub fn hold(&self, key: &Key) -> Option<Hold> {
+        self.rates.as_ref()?.hold(&Scope::from(key))
+    }
+
     /// An offer came to nothing.
     pub fn handle_setback(&mut self, key: &Key, setback: Setback, now: Instant) {
         self.end_sending(key);
@@ -304,7 +327,9 @@ impl Backlog {
     /// When `poll_offer` may have something new without an event.
     pub fn next_wake(&self) -> Option<Instant> {
         let waits = self.entries.iter().filter_map(|(key, entry)| match entry.state {
-            State::NotBefore { at, .. } if self.is_up(&key.peer) => Some(at),
+            State::NotBefore { at, .. } if self.is_up(&key.peer) && self.hold(key).is_none() => {
+                Some(at)
+            }
             _ => None,
         });
         waits.min()
@@ -369,8 +394,12 @@ impl Backlog {
             State::UntilHeadChanges { diverged: false } => None,
             State::UntilHeadChanges { diverged: true } => Some(Reason::Diverged),
             _ if !self.is_up(&key.peer) => Some(Reason::PeerDown),
-            State::NotBefore { reason, .. } => Some(reason),
-            State::Due | State::Transferring => Some(Reason::Transferring),
+            state => match (self.hold(key), state) {
+                (Some(Hold::Paused), _) => Some(Reason::Paused),
+                (Some(Hold::Schedule), _) => Some(Reason::Schedule),
+                (None, State::NotBefore { reason, .. }) => Some(reason),
+                (None, _) => Some(Reason::Transferring),
+            },
         }
     }
 
@@ -387,20 +416,23 @@ impl Backlog {
 
     /// Everything that some peer lacks, in the order of the keys.
     pub fn items(&self) -> Vec<Item> {
-        let mut queued: BTreeMap<NodeId, f64> = BTreeMap::new();
+        let mut queued: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut items = Vec::new();
         for (key, entry) in &self.entries {
             let Some(reason) = self.reason(key) else { continue };
             let bytes = self.bytes(key, entry);
             let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);
             let before = queued.entry(key.peer).or_default();
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            if reason == Reason::Transferring {
-                *before += bytes as f64;
+            if matches!(reason, Reason::Transferring | Reason::Schedule) {
+                *before = before.saturating_add(bytes);
             }
-            let seconds = rate.filter(|_| reason == Reason::Transferring).map(|r| *before / r);
+            let queued_bytes = *before;
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let seconds =
+                rate.filter(|_| reason == Reason::Transferring).map(|r| queued_bytes as f64 / r);
             let eta = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-            items.push(Item { key: key.clone(), bytes, eta, reason });
+            let (key, bytes_per_second) = (key.clone(), rate);
+            items.push(Item { key, bytes, eta, queued_bytes, bytes_per_second, reason });
         }
         items
     }
@@ -434,7 +466,7 @@ impl Backlog {
             State::Transferring | State::UntilHeadChanges { .. } => false,
         };
         let of_peer = self.entries.iter().filter(|(key, entry)| key.peer == peer && due(entry));
-        of_peer.map(|(key, _)| key.clone()).next()
+        of_peer.map(|(key, _)| key).find(|key| self.hold(key).is_none()).cloned()
     }
 
     fn end_sending(&mut self, key: &Key) {

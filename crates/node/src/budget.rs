@@ -81,6 +81,8 @@ const _: () = assert!(TRANSFERS_PER_PEER < SENDS_MAX && TRANSFERS_PER_PEER < REC
 /// Discovery starts at 1200. Larger bounds were tried: on a link of 9000 bytes discovery fell back to
 /// 1200 under load, which costs more headers (6.4 %) than never trying (5.8 %).
 pub const DATAGRAM_BYTES_MAX: u16 = 1452;
+/// A full packet as it appears on the wire, in bytes: with the headers of UDP (8) and IP (20).
+pub const PACKET_WIRE_BYTES: u64 = DATAGRAM_BYTES_MAX as u64 + 28;
 /// Sent to a peer before its first acknowledgement, in bytes: 64 ordinary packets. It must exceed a
 /// few of the largest datagrams: a closed connection whose window is full can't say why it closed.
 pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
@@ -90,8 +92,22 @@ pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
 pub const RECEIVE_WINDOW_BYTES: u64 = 12 * MIB;
 /// What we keep unacknowledged towards one peer, in bytes.
 pub const SEND_WINDOW_BYTES: u64 = 8 * MIB;
-/// The smallest send window under a rate limit, in bytes: one pack slice and its overhead.
-pub const SEND_WINDOW_BYTES_MIN: u64 = 128 << 10;
+/// The smallest send window, in bytes. What lies in it is sent whatever is ordered meanwhile: half a
+/// second of 1 Mbit/s.
+pub const SEND_WINDOW_BYTES_MIN: u64 = 64 << 10;
+/// The send window in congestion windows: what is in flight, and twice that behind it.
+pub const SEND_WINDOW_FLIGHTS: u64 = 3;
+/// The send window follows the congestion window this often.
+pub const SEND_WINDOW_EVERY: Duration = Duration::from_millis(20);
+/// A transfer that may not send any more is held this long with its slot and its memory; then it ends
+/// and is begun anew when it may. What had come by then is kept.
+pub const HOLD_MAX: Duration = Duration::from_secs(30);
+/// Wall clocks jump: what is in force is decided anew at least this often while time decides it.
+pub const CLOCK_LOOK: Duration = Duration::from_secs(2);
+/// Orders (pause, resume, boost, limit) that are kept.
+pub const OVERRIDES_MAX: usize = 1024;
+/// Calendars of a node.
+pub const CALENDARS_MAX: usize = 256;
 /// Asked of the kernel for each UDP socket and direction, in bytes.
 pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 /// Streams a peer may have open: its transfers, one control, and room for one being closed each.
@@ -128,7 +144,8 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 const _: () = assert!(INITIAL_WINDOW_BYTES >= 8 * DATAGRAM_BYTES_MAX as u64);
 const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
 const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
-const _: () = assert!(PACE_BYTES_MAX as u64 * 2 <= SEND_WINDOW_BYTES_MIN);
+const _: () = assert!(PACE_BYTES_MAX as u64 <= SEND_WINDOW_BYTES_MIN);
+const _: () = assert!(HOLD_MAX.as_secs() < SILENCE_MAX.as_secs());
 const _: () = assert!(KEEP_ALIVE.as_secs() * 2 < IDLE_TIMEOUT.as_secs());
 const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
 

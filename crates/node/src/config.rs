@@ -3,9 +3,10 @@
 //! [`Config::check`] checks what concerns several of them (twins, limits, nested directories), so
 //! that a bad configuration is refused before anything is opened.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_delta::{NodeId, StoreName};
@@ -13,9 +14,12 @@ pub use blockferry_store::HoldBase;
 
 use crate::api::Role;
 use crate::budget;
+use crate::calendar::{Calendar, Rate};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 pub use crate::level::Setting;
+pub use crate::rates::Allowance;
+use crate::rates::Rates;
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -71,6 +75,8 @@ pub struct StoreConfig {
     pub hold_base: HoldBase,
     /// Generations whose block maps are kept.
     pub keep_generations: u32,
+    /// How fast it is sent, to all peers together.
+    pub send: Allowance,
 }
 
 impl StoreConfig {
@@ -87,6 +93,7 @@ impl StoreConfig {
             commit: Commit::default(),
             hold_base: HoldBase::default(),
             keep_generations: 5,
+            send: Allowance::default(),
         }
     }
 }
@@ -106,6 +113,8 @@ pub struct PeerConfig {
     pub mirrors: Vec<StoreName>,
     /// How hard what is sent to it is compressed; `None`: as for all.
     pub compression: Option<Setting>,
+    /// How fast it is sent to.
+    pub send: Allowance,
 }
 
 /// Everything a node is told.
@@ -129,6 +138,10 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Limit for everything this node sends, in bits per second.
     pub send_limit_bits_per_second: Option<u64>,
+    /// Calendar for everything this node sends, by name.
+    pub send_schedule: Option<String>,
+    /// Calendars by name.
+    pub schedules: BTreeMap<String, Arc<Calendar>>,
     /// A store is looked at as a whole this often, whatever the watch said.
     pub rescan: Duration,
     /// Space kept free in each store's file system.
@@ -154,6 +167,8 @@ impl Config {
             stores: Vec::new(),
             peers: Vec::new(),
             send_limit_bits_per_second: None,
+            send_schedule: None,
+            schedules: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
@@ -176,6 +191,15 @@ impl Config {
             let (stores, peers) = (budget::STORES_MAX, budget::PEERS_MAX);
             return wrong(format!("at most {stores} stores and {peers} peers"));
         }
+        if self.schedules.len() > budget::CALENDARS_MAX {
+            return wrong(format!("at most {} schedules", budget::CALENDARS_MAX));
+        }
+        let named = self.peers.iter().map(|p| &p.send).chain(self.stores.iter().map(|s| &s.send));
+        for name in named.filter_map(|s| s.schedule.as_ref()).chain(&self.send_schedule) {
+            if !self.schedules.contains_key(name) {
+                return wrong(format!("there is no schedule {name}"));
+            }
+        }
         for (i, store) in self.stores.iter().enumerate() {
             check_store(store, &self.stores[..i])?;
         }
@@ -190,6 +214,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// What limits what is sent, before anybody orders anything.
+    pub fn rates(&self) -> Rates {
+        let limit = Rate::from_bits_per_second(self.send_limit_bits_per_second);
+        Rates {
+            node: Allowance { limit, schedule: self.send_schedule.clone() },
+            calendars: self.schedules.clone(),
+            ..Rates::default()
+        }
     }
 }
 
@@ -286,6 +322,7 @@ mod tests {
             stores: vec![],
             mirrors: vec![],
             compression: None,
+            send: Allowance::default(),
         });
         assert_eq!(config.check().expect_err("itself").code(), "CONFIG_ERROR");
     }

@@ -75,17 +75,21 @@ impl Core {
 
     /// Takes a store into service.
     pub(crate) fn insert_store(&self, store: Arc<OpenStore>) {
+        let (name, send) = (store.config.name.clone(), store.config.send.clone());
+        self.limit.change(|rates| rates.stores.insert(name, send));
         let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
         stores.insert(store.config.name.clone(), store);
     }
 
     /// Takes a store out of service.
     pub(crate) fn remove_store(&self, name: &StoreName) {
+        self.limit.change(|rates| rates.stores.remove(name));
         self.stores.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Forgets a peer.
     pub(crate) fn remove_peer(&self, id: &NodeId) {
+        self.limit.change(|rates| rates.peers.remove(id));
         self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
@@ -192,7 +196,9 @@ impl Core {
 
     /// Makes a peer of `config`, known to the backlog and admitted by TLS.
     pub(crate) fn add_peer(&self, config: PeerConfig, configured: bool) -> Arc<Peer> {
+        let send = config.send.clone();
         let peer = Arc::new(Peer::new(config, configured));
+        self.limit.change(|rates| rates.peers.insert(peer.id, send));
         self.trust.admit(peer.id);
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         peers.insert(peer.id, peer.clone());

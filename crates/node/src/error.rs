@@ -190,6 +190,18 @@ pub enum Error {
     /// A client of the admin socket went away.
     #[error("the client is gone")]
     ClientGone,
+    /// There is no such calendar.
+    #[error("no schedule {name}")]
+    ScheduleUnknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// A transfer may not send for longer than it is held open; it goes on when it may.
+    #[error("nothing may be sent now: {}", if *paused { "paused" } else { "the schedule says so" })]
+    Held {
+        /// By an operator; else by a calendar.
+        paused: bool,
+    },
     /// There is no such generation.
     #[error("no generation {image}")]
     GenerationUnknown {
@@ -303,6 +315,8 @@ impl Error {
             Self::BadReceipt { .. } => "BAD_SIGNATURE",
             Self::WaitedTooLong { .. } => "TIMED_OUT",
             Self::Broken { .. } => "INTERNAL",
+            Self::ScheduleUnknown { .. } => "SCHEDULE_UNKNOWN",
+            Self::Held { .. } => "HELD",
             Self::Stopping => "STOPPING",
         }
     }

@@ -1,13 +1,13 @@
 //! Ledger: the node's own database, `state_dir/node.redb`.
 //!
 //! Tables: `tickets.v1` (SHA-256 of a secret -> what it grants and who used it), `events.v1` (number
-//! -> event as a numbered CBOR map), `stores.v1` (name -> id of a store that was in service here), all
-//! bounded. Using a ticket is one durable
+//! -> event as a numbered CBOR map), `stores.v1` (name -> id of a store that was in service here),
+//! `overrides.v1` (number -> order of an operator as a numbered CBOR map), all bounded. Using a ticket is one durable
 //! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
 
 use std::path::{Path, PathBuf};
 
-use blockferry_delta::{NodeId, StoreId, StoreName};
+use blockferry_delta::{ImageName, NodeId, StoreId, StoreName};
 use minicbor::{Decode, Encode};
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
@@ -17,12 +17,14 @@ use redb::{
 use crate::api::{Event, Severity};
 use crate::budget::{EVENTS_KEPT, LEDGER_CACHE_BYTES, TICKETS_KEPT};
 use crate::error::{Error, Result};
+use crate::overrides::{Order, Override, Scope};
 use crate::ticket::{self, Issued, SecretHash};
 
 const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets.v1");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events.v1");
 
 const STORES: TableDefinition<'_, &str, &[u8; 16]> = TableDefinition::new("stores.v1");
+const OVERRIDES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("overrides.v1");
 
 /// The node's database.
 pub struct Ledger {
@@ -65,6 +67,26 @@ struct EventRecord {
     peer: Option<String>,
 }
 
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct OverrideRecord {
+    #[n(0)]
+    order: u8,
+    #[n(1)]
+    bits_per_second: Option<u64>,
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    peer: Option<[u8; 32]>,
+    #[n(3)]
+    store: Option<String>,
+    #[n(4)]
+    image: Option<String>,
+    #[n(5)]
+    since_unix_ms: i64,
+    #[n(6)]
+    until_unix_ms: Option<i64>,
+}
+
 /// An event before it has a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happening {
@@ -103,6 +125,7 @@ impl Ledger {
             transaction.open_table(TICKETS)?;
             transaction.open_table(EVENTS)?;
             transaction.open_table(STORES)?;
+            transaction.open_table(OVERRIDES)?;
             Ok(())
         })?;
         Ok(ledger)
@@ -197,6 +220,35 @@ impl Ledger {
         })
     }
 
+    /// Keeps exactly these orders.
+    pub fn keep_overrides(&self, list: &[Override]) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(OVERRIDES)?;
+            table.retain(|_, _| false)?;
+            for order in list {
+                let bytes = minicbor::to_vec(override_record(order)).expect("memory");
+                table.insert(order.number, bytes.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The orders that were kept, oldest first. One that can't be read is an error: it may have been
+    /// a pause.
+    pub fn overrides(&self) -> Result<Vec<Override>> {
+        let list = self.read(|transaction| {
+            let table = transaction.open_table(OVERRIDES)?;
+            let mut list = Vec::new();
+            for row in table.iter()? {
+                let (number, value) = row?;
+                list.push(override_of(number.value(), value.value()));
+            }
+            Ok(list)
+        })?;
+        let all: Option<Vec<Override>> = list.into_iter().collect();
+        all.ok_or_else(|| state(&self.path, &redb::Error::Corrupted("an order".to_owned())))
+    }
+
     /// Appends events in one transaction and drops the oldest beyond the limit. Gives them their
     /// numbers.
     pub fn append(&self, happenings: &[Happening]) -> Result<Vec<Event>> {
@@ -282,6 +334,42 @@ fn issued_of(bytes: &[u8]) -> Option<Issued> {
         expires_unix_ms: record.expires_unix_ms,
         used_by: record.used_by.map(NodeId::from_bytes),
     })
+}
+
+fn override_record(order: &Override) -> OverrideRecord {
+    let (kind, bits) = match order.order {
+        Order::Pause => (0, None),
+        Order::Resume => (1, None),
+        Order::Boost => (2, None),
+        Order::Limit(bits) => (3, Some(bits)),
+    };
+    OverrideRecord {
+        order: kind,
+        bits_per_second: bits,
+        peer: order.scope.peer.map(|id| *id.as_bytes()),
+        store: order.scope.store.as_ref().map(ToString::to_string),
+        image: order.scope.image.as_ref().map(ToString::to_string),
+        since_unix_ms: order.since_unix_ms,
+        until_unix_ms: order.until_unix_ms,
+    }
+}
+
+fn override_of(number: u64, bytes: &[u8]) -> Option<Override> {
+    let record: OverrideRecord = minicbor::decode(bytes).ok()?;
+    let order = match record.order {
+        0 => Order::Pause,
+        1 => Order::Resume,
+        2 => Order::Boost,
+        3 => Order::Limit(record.bits_per_second?),
+        _ => return None,
+    };
+    let scope = Scope {
+        peer: record.peer.map(NodeId::from_bytes),
+        store: record.store.map(|name| StoreName::new(&name)).transpose().ok()?,
+        image: record.image.map(|name| ImageName::new(&name)).transpose().ok()?,
+    };
+    let (since_unix_ms, until_unix_ms) = (record.since_unix_ms, record.until_unix_ms);
+    Some(Override { number, order, scope, since_unix_ms, until_unix_ms })
 }
 
 fn event_record(happening: &Happening) -> EventRecord {
@@ -399,6 +487,32 @@ mod tests {
         assert_eq!(ledger.known_store(&name).expect("read"), Some(id));
         ledger.note_store(&name, None).expect("written");
         assert_eq!(ledger.known_store(&name).expect("read"), None);
+    }
+
+    #[test]
+    fn orders_survive_a_restart() {
+        let (dir, ledger) = ledger();
+        let image = Some(ImageName::new("a.img").expect("a name"));
+        let store = Some(StoreName::new("a").expect("a name"));
+        let scopes = [
+            Scope::default(),
+            Scope::peer(NodeId::from_bytes([1; 32])),
+            Scope { peer: None, store, image },
+        ];
+        let orders = [Order::Pause, Order::Resume, Order::Boost, Order::Limit(u64::MAX)];
+        let list: Vec<Override> = (1..)
+            .zip(orders.into_iter().flat_map(|o| scopes.clone().map(|s| (o, s))))
+            .map(|(number, (order, scope))| {
+                let until = (number % 2 == 0).then_some(i64::MAX);
+                Override { number, order, scope, since_unix_ms: -1, until_unix_ms: until }
+            })
+            .collect();
+        ledger.keep_overrides(&list).expect("kept");
+        drop(ledger);
+        let ledger = Ledger::open(&dir.path().join("node.redb")).expect("opened again");
+        assert_eq!(ledger.overrides().expect("read"), list);
+        ledger.keep_overrides(&list[..1]).expect("kept");
+        assert_eq!(ledger.overrides().expect("read"), list[..1]);
     }
 
     #[test]

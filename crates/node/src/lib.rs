@@ -2,7 +2,7 @@
 //!
 //! The only crate that introduces `wire` (what is said) to `store` (what is on disk). Everything
 //! that decides is a pure value with events and time going in and actions coming out: [`judge`],
-//! [`backlog`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
+//! [`backlog`], [`calendar`], [`rates`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
 //! [`transport`] (QUIC), `stores` (blocking work in a bounded pool) and `admin` (the unix socket).
 //!
 //! Start at [`Node::start`]. The drivers of a transfer live in [`exchange`] and need no socket, so
@@ -12,6 +12,7 @@ mod admin;
 pub mod api;
 pub mod backlog;
 pub mod budget;
+pub mod calendar;
 pub mod config;
 mod core;
 mod dialing;
@@ -28,10 +29,13 @@ mod limit;
 pub mod members;
 mod meter;
 mod node;
+mod orders;
+pub mod overrides;
 pub mod pace;
 mod pairing;
 mod peer;
 mod planning;
+pub mod rates;
 mod receiving;
 mod reports;
 mod requests;

@@ -1,51 +1,378 @@
-//! Limit: the node's one token bucket, shared by all of its streams.
+//! Limit: what is in force now, and the gate that everything sent passes.
 //!
-//! The arithmetic is `pace`'s; this only holds the clock and the lock. Without a limit it costs
-//! nothing.
+//! The decisions are those of `rates` (which limit), `overrides` (what was ordered) and `pace` (whose
+//! turn); this holds the clock, the lock and the sleeping. One task looks again at every edge of a
+//! calendar, at every order, and often enough to notice that the wall clock has jumped. Transfers
+//! wait in [`Flow::may_send`] and are woken by every change. Control traffic doesn't wait; what a
+//! connection sent while a transfer runs on it is counted whatever it was.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::pace::Pace;
+use quinn::Connection;
+use tokio::sync::{Notify, watch};
 
-/// The send limit of the node.
+use crate::backlog::Key;
+use crate::budget;
+use crate::calendar::Rate;
+use crate::core::{Core, blocking, lock};
+use crate::error::{Error, Result};
+use crate::events::{Note, now_unix_ms};
+use crate::orders;
+use crate::overrides::{Override, Scope};
+use crate::pace::{Meter, Pacer, slice_bytes, wire_bytes};
+use crate::rates::{Cap, Hold, InForce, Rates, Verdict};
+
+/// Bytes of a datagram that a stream's payload doesn't get, at most, beside the UDP header.
+const OVERHEAD_BYTES_MAX: usize = 60;
+
+/// What is in force, and who waits for it.
 pub(crate) struct Limit {
-    bits_per_second: Option<u64>,
-    pace: Mutex<Pace>,
+    state: Mutex<State>,
+    /// Counts what came into force.
+    changed: watch::Sender<u64>,
+    /// Something was ordered, or somebody waits: look again.
+    wake: Notify,
     waited_micros: AtomicU64,
 }
 
+struct State {
+    rates: Arc<Rates>,
+    in_force: Arc<InForce>,
+    /// `rates` is newer than `in_force`.
+    stale: bool,
+    pacer: Pacer,
+    /// Who is to be woken, by flow.
+    gates: BTreeMap<u64, Arc<Notify>>,
+    flows: u64,
+    /// By connection, with the number of its flows.
+    meters: BTreeMap<usize, (usize, Meter)>,
+}
+
+impl State {
+    fn poll(&mut self, now: Instant) -> Option<Instant> {
+        let (flows, next) = self.pacer.poll(now);
+        for flow in flows {
+            if let Some(gate) = self.gates.get(&flow) {
+                gate.notify_one();
+            }
+        }
+        next
+    }
+
+    /// Brings what is in force up to date; `true`: it has changed.
+    fn refresh(&mut self, now_unix_ms: i64, now: Instant) -> bool {
+        let decided = self.in_force.unix_ms();
+        let over = self.in_force.until_unix_ms().is_some_and(|until| now_unix_ms >= until);
+        // A clock that was put back may have passed an edge the other way.
+        if !(self.stale || over || now_unix_ms < decided) {
+            return false;
+        }
+        self.stale = false;
+        self.in_force = Arc::new(self.rates.at(now_unix_ms));
+        let in_force = &self.in_force;
+        let rates = in_force.caps().into_iter().map(|cap| {
+            let rate = in_force.rate_of(&cap);
+            (cap, rate)
+        });
+        self.pacer.set_rates(rates, now);
+        true
+    }
+}
+
 impl Limit {
-    /// `None`: no limit.
-    pub(crate) fn new(bits_per_second: Option<u64>) -> Self {
-        let pace = Mutex::new(Pace::new(bits_per_second, Instant::now()));
-        Self { bits_per_second, pace, waited_micros: AtomicU64::new(0) }
+    pub(crate) fn new(rates: Rates) -> Self {
+        let rates = Arc::new(rates);
+        let in_force = Arc::new(rates.at(now_unix_ms()));
+        let (pacer, gates, meters) = Default::default();
+        let state = State { rates, in_force, stale: true, pacer, gates, flows: 0, meters };
+        Self {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            wake: Notify::new(),
+            waited_micros: AtomicU64::new(0),
+        }
     }
 
-    /// The limit in force.
-    pub(crate) fn bits_per_second(&self) -> Option<u64> {
-        self.bits_per_second
-    }
-
-    /// How long streams have waited, all together.
+    /// How long streams have waited for their turn, all together.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited_micros.load(Ordering::Relaxed))
     }
 
-    /// Waits until `bytes` may be sent.
-    pub(crate) async fn wait_for(&self, bytes: usize) {
-        if self.bits_per_second.is_none() {
+    /// Changes what limits; it is in force before this returns.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Rates) -> T) -> T {
+        let result = {
+            let mut state = lock(&self.state);
+            state.stale = true;
+            change(Arc::make_mut(&mut state.rates))
+        };
+        self.refresh();
+        self.wake.notify_one();
+        result
+    }
+
+    /// What is in force.
+    pub(crate) fn in_force(&self) -> Arc<InForce> {
+        lock(&self.state).in_force.clone()
+    }
+
+    /// What is in force for something.
+    pub(crate) fn verdict(&self, scope: &Scope) -> Verdict {
+        self.in_force().verdict(scope)
+    }
+
+    /// When so many bytes would have been sent over a link of so many bits per second.
+    pub(crate) fn finish(&self, scope: &Scope, wire_bytes: u64, link: Option<u64>) -> Option<i64> {
+        let rates = lock(&self.state).rates.clone();
+        rates.finish(scope, wire_bytes, link, now_unix_ms())
+    }
+
+    fn refresh(&self) -> bool {
+        let changed = lock(&self.state).refresh(now_unix_ms(), Instant::now());
+        if changed {
+            self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        changed
+    }
+
+    /// Lets those pass whose turn it is; when to look again.
+    fn poll(&self) -> Option<Instant> {
+        lock(&self.state).poll(Instant::now())
+    }
+
+    /// How long nothing comes into force by the clock.
+    fn quiet(&self) -> Duration {
+        let Some(until) = self.in_force().until_unix_ms() else { return Duration::MAX };
+        let left = u64::try_from(until.saturating_sub(now_unix_ms())).unwrap_or(0);
+        Duration::from_millis(left).min(budget::CLOCK_LOOK)
+    }
+}
+
+/// Keeps what is in force up to date and wakes those who wait for it, until the node stops.
+pub(crate) async fn run(core: Arc<Core>) {
+    let limit = core.limit.clone();
+    let mut changed = limit.changed.subscribe();
+    let mut before = limit.in_force();
+    announce(&core, None, &before);
+    loop {
+        limit.refresh();
+        if changed.has_changed().unwrap_or(false) {
+            changed.mark_unchanged();
+            let now = limit.in_force();
+            announce(&core, Some(&before), &now);
+            expire(&core).await;
+            before = now;
+        }
+        let next = limit.poll();
+        let pace = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+        let pause = pace.min(limit.quiet()).min(core.config.rescan);
+        tokio::select! {
+            () = core.stopped() => return,
+            () = limit.wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Tells the backlog, the log and whoever follows the events.
+fn announce(core: &Core, before: Option<&Arc<InForce>>, now: &Arc<InForce>) {
+    lock(&core.backlog).handle_rates(now.clone());
+    core.wake();
+    for (name, decision) in now.decisions() {
+        let old = before.and_then(|b| b.decisions().get(name)).map(|d| d.now);
+        if old != Some(decision.now) {
+            let text = orders::sentence(name, decision);
+            core.events.note(Note::info("SCHEDULE", text));
+        }
+    }
+}
+
+/// Forgets the orders whose time is over.
+async fn expire(core: &Arc<Core>) {
+    let over = {
+        let mut state = lock(&core.limit.state);
+        Arc::make_mut(&mut state.rates).overrides.expire(now_unix_ms())
+    };
+    if over.is_empty() {
+        return;
+    }
+    for order in &over {
+        let what = orders::describe(core, order);
+        core.events.note(Note::info("ORDER_ENDED", format!("{what}: its time is over")));
+    }
+    keep(core).await.unwrap_or_else(|error| {
+        core.events.note(Note::warning(error.code(), error.to_string()));
+    });
+}
+
+/// Writes the orders that are in force now.
+pub(crate) async fn keep(core: &Arc<Core>) -> Result<()> {
+    let list: Vec<Override> = lock(&core.limit.state).rates.overrides.list().to_vec();
+    let ledger = core.ledger.clone();
+    blocking("noting an order", move || ledger.keep_overrides(&list)).await
+}
+
+/// One transfer's way through the gate.
+pub(crate) struct Flow {
+    limit: Arc<Limit>,
+    id: u64,
+    scope: Scope,
+    connection: Connection,
+    changed: watch::Receiver<u64>,
+    gate: Arc<Notify>,
+    caps: Vec<Cap>,
+    rate: Rate,
+    hold: Option<Hold>,
+    window_at: Option<Instant>,
+}
+
+impl Flow {
+    /// What a transfer of `key` sends on `connection`.
+    pub(crate) fn new(limit: Arc<Limit>, key: &Key, connection: Connection) -> Self {
+        let gate = Arc::new(Notify::new());
+        let id = {
+            let mut state = lock(&limit.state);
+            state.flows += 1;
+            let id = state.flows;
+            state.gates.insert(id, gate.clone());
+            let meter = state.meters.entry(connection.stable_id());
+            meter.or_insert_with(|| (0, Meter::new(sent_bytes(&connection)))).0 += 1;
+            id
+        };
+        let (mut changed, scope) = (limit.changed.subscribe(), Scope::from(key));
+        changed.mark_changed();
+        let (caps, rate, hold, window_at) = (Vec::new(), Rate::Pause, None, None);
+        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at }
+    }
+
+    /// Waits until some of `wanted` bytes of a stream may be sent, and says how many.
+    ///
+    /// # Errors
+    /// Nothing may be sent for longer than a transfer is held open.
+    pub(crate) async fn may_send(&mut self, wanted: usize) -> Result<usize> {
+        let mut held: Option<Instant> = None;
+        loop {
+            if self.changed.has_changed().unwrap_or(false) {
+                self.review();
+            }
+            if let Some(hold) = self.hold {
+                let since = *held.get_or_insert_with(Instant::now);
+                let left = budget::HOLD_MAX.saturating_sub(since.elapsed());
+                if left.is_zero() {
+                    return Err(Error::Held { paused: hold == Hold::Paused });
+                }
+                let _changed = tokio::time::timeout(left, self.changed.changed()).await;
+                // Seen by the look above.
+                self.changed.mark_changed();
+                continue;
+            }
+            self.follow_window();
+            let packet = self.packet();
+            let slice = wanted.min(slice_bytes(self.rate, packet));
+            if self.ask(slice, packet) {
+                return Ok(slice);
+            }
+            self.limit.wake.notify_one();
+            let since = Instant::now();
+            let named = tokio::select! {
+                () = self.gate.notified() => true,
+                _ = self.changed.changed() => {
+                    self.changed.mark_changed();
+                    lock(&self.limit.state).pacer.cancel(self.id);
+                    false
+                }
+            };
+            let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.limit.waited_micros.fetch_add(micros, Ordering::Relaxed);
+            if named {
+                return Ok(slice);
+            }
+        }
+    }
+
+    /// Whether a slice may go at once.
+    fn ask(&mut self, slice: usize, packet: usize) -> bool {
+        let mut state = lock(&self.limit.state);
+        if !state.pacer.limits(&self.caps) {
+            return true;
+        }
+        let sent = sent_bytes(&self.connection);
+        let wire = wire_bytes(slice, packet);
+        let wire = match state.meters.get_mut(&self.connection.stable_id()) {
+            Some((_, meter)) => meter.count(wire, sent),
+            None => wire,
+        };
+        let now = Instant::now();
+        state.pacer.ask(self.id, self.caps.clone(), wire);
+        // Whoever is named, us included, passes its gate.
+        state.poll(now);
+        false
+    }
+
+    fn review(&mut self) {
+        self.changed.mark_unchanged();
+        let verdict = self.limit.verdict(&self.scope);
+        (self.caps, self.rate, self.hold) = (verdict.caps, verdict.rate, verdict.hold);
+    }
+
+    /// Payload bytes that fit one packet.
+    fn packet(&self) -> usize {
+        usize::from(self.connection.stats().path.current_mtu).saturating_sub(OVERHEAD_BYTES_MAX)
+    }
+
+    /// What waits in the send window goes out whatever is ordered: it is kept as small as the link
+    /// allows without running dry.
+    fn follow_window(&mut self) {
+        let now = Instant::now();
+        if self.window_at.is_some_and(|at| now - at < budget::SEND_WINDOW_EVERY) {
             return;
         }
-        let wait = {
-            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-            pace.take(bytes, Instant::now())
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-            let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-            self.waited_micros.fetch_add(micros, Ordering::Relaxed);
+        self.window_at = Some(now);
+        self.connection.set_send_window(send_window(self.connection.stats().path.cwnd));
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let mut state = lock(&self.limit.state);
+        state.pacer.cancel(self.id);
+        state.gates.remove(&self.id);
+        let connection = self.connection.stable_id();
+        if let Some((flows, _)) = state.meters.get_mut(&connection) {
+            *flows -= 1;
+            if *flows == 0 {
+                state.meters.remove(&connection);
+            }
         }
+    }
+}
+
+/// The send window for a congestion window, both in bytes.
+pub(crate) fn send_window(congestion: u64) -> u64 {
+    let wanted = congestion.saturating_mul(budget::SEND_WINDOW_FLIGHTS);
+    wanted.clamp(budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES)
+}
+
+/// What a connection has sent so far as it appeared on the wire: with the headers of UDP and IP.
+fn sent_bytes(connection: &Connection) -> u64 {
+    let sent = connection.stats().udp_tx;
+    let four = match connection.remote_address().ip() {
+        std::net::IpAddr::V4(_) => true,
+        std::net::IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some(),
+    };
+    sent.bytes + sent.datagrams * if four { 28 } else { 48 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_follows_what_is_in_flight() {
+        assert_eq!(send_window(0), budget::SEND_WINDOW_BYTES_MIN);
+        assert_eq!(send_window(1_000_000), 3_000_000);
+        assert_eq!(send_window(u64::MAX), budget::SEND_WINDOW_BYTES);
     }
 }

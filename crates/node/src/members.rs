@@ -14,7 +14,7 @@ use blockferry_delta::{NodeId, StoreName};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Role;
-use crate::config::{PeerConfig, Setting, StoreConfig};
+use crate::config::{Allowance, PeerConfig, Setting, StoreConfig};
 use crate::error::{Error, Result};
 use crate::identity::sync_parent;
 
@@ -54,6 +54,9 @@ struct PeerTable {
     mirrors: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compression: Option<String>,
+    /// The calendar it is sent to by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
 }
 
 /// What was added at run time.
@@ -124,8 +127,9 @@ impl Members {
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
             let compression = table.compression.map(|text| text.parse::<Setting>());
             let compression = compression.transpose().map_err(|e| self.bad(&e))?;
+            let send = Allowance { schedule: table.schedule, ..Allowance::default() };
             let addresses = table.address;
-            let peer = PeerConfig { name, id, addresses, stores, mirrors, compression };
+            let peer = PeerConfig { name, id, addresses, stores, mirrors, compression, send };
             self.peers.insert(id, peer);
         }
         for (id, unix_ms) in file.revoked {
@@ -147,6 +151,7 @@ impl Members {
                 stores: names(&p.stores),
                 mirrors: names(&p.mirrors),
                 compression: p.compression.map(|setting| setting.to_string()),
+                schedule: p.send.schedule.clone(),
             };
             (p.name.clone(), table)
         });
@@ -188,6 +193,7 @@ mod tests {
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
             compression: Some(Setting::Fixed(Compression::zstd(9))),
+            send: Allowance { schedule: Some("night".into()), ..Allowance::default() },
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);

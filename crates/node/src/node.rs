@@ -28,8 +28,9 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
 use crate::ledger::Ledger;
-use crate::limit::Limit;
+use crate::limit::{self, Limit};
 use crate::members::Members;
+use crate::overrides::Overrides;
 use crate::sending;
 use crate::stores::{self, Origin};
 use crate::transport::{Transport, close};
@@ -60,15 +61,16 @@ impl Node {
         .await?;
         let ledger = Arc::new(ledger);
         let trust = Arc::new(trust_of(&config, &members, &ledger)?);
-        let limit = config.send_limit_bits_per_second;
-        let transport = Transport::bind(&config.identity, trust.clone(), &config.listen, limit)?;
+        let mut rates = config.rates();
+        rates.overrides = Overrides::new(ledger.overrides()?);
+        let transport = Transport::bind(&config.identity, trust.clone(), &config.listen)?;
         let (events, writer) = Events::new(ledger.clone());
         let core = Arc::new(Core {
             trust,
             ledger,
             events,
             transport,
-            limit: Arc::new(Limit::new(limit)),
+            limit: Arc::new(Limit::new(rates)),
             workers: Workers::start()?,
             encoded: Encoded::new(budget::ENCODED_BYTES),
             members: Mutex::new(members),
@@ -171,6 +173,7 @@ impl Node {
                 self.tasks.push(tokio::spawn(dialing::accept(core.clone(), endpoint.clone())));
             }
         }
+        self.tasks.push(tokio::spawn(limit::run(core.clone())));
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
@@ -381,13 +384,26 @@ pub(crate) async fn set_peer(
         "compression" => {
             config.compression = Some(value.parse::<Setting>().map_err(|e| wrong(&e))?);
         }
-        _ => return Err(wrong("a peer has the settings name, address and compression")),
+        "schedule" => {
+            let name = Some(value.to_owned()).filter(|name| !name.is_empty());
+            if let Some(name) = &name
+                && !core.config.schedules.contains_key(name)
+            {
+                return Err(Error::ScheduleUnknown { name: name.clone() });
+            }
+            config.send.schedule = name;
+        }
+        _ => return Err(wrong("a peer has the settings name, address, compression and schedule")),
     }
     let (id, kept) = (config.id, config.clone());
     change_members(core, move |members| {
         members.peers.insert(id, kept);
     })
     .await?;
+    if setting == "schedule" {
+        let send = config.send.clone();
+        core.limit.change(|rates| rates.peers.insert(id, send));
+    }
     peer.set_config(config);
     Ok(peer)
 }

@@ -17,11 +17,10 @@ use tracing::info;
 
 use crate::api::Role;
 use crate::budget;
-use crate::config::{PeerConfig, StoreConfig, check_store};
+use crate::config::{Allowance, PeerConfig, StoreConfig, check_store};
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
-use crate::limit::Limit;
 use crate::node;
 use crate::stores::Origin;
 use crate::stream::{MessageReader, write_frame};
@@ -62,7 +61,7 @@ async fn answer(core: &Arc<Core>, link: &Link, from: SocketAddr) -> Result<()> {
         }
     };
     // The limit is for images; a handful of bytes need not queue behind them.
-    write_frame(&name, &mut stream_out, &reply.encode()?, &Limit::new(None)).await?;
+    write_frame(&name, &mut stream_out, &reply.encode()?, None).await?;
     let _closed = stream_out.finish();
     // The joiner closes when it has read the answer; then nothing can be lost.
     let read = tokio::time::timeout(Duration::from_secs(5), link.connection.closed()).await;
@@ -98,6 +97,7 @@ async fn admit(
         stores: vec![join.store.clone()],
         mirrors: if issued.role == Role::Mirror { vec![join.store] } else { Vec::new() },
         compression: None,
+        send: Allowance::default(),
     };
     node::admit_peer(core, peer).await?;
     let identity = store.store.identity().clone();
@@ -147,6 +147,7 @@ pub(crate) async fn join(
         stores: vec![store.name.clone()],
         mirrors: Vec::new(),
         compression: None,
+        send: Allowance::default(),
     };
     let identity =
         StoreIdentity { name: accepted.store_name, id: accepted.store, key: accepted.key };
@@ -216,7 +217,7 @@ async fn show(core: &Arc<Core>, link: &Link, ticket: &Ticket) -> Result<JoinAcce
             addresses: node::advertised(core),
         };
         let frame = Message::from(join).encode()?;
-        write_frame(&name, &mut stream_out, &frame, &Limit::new(None)).await?;
+        write_frame(&name, &mut stream_out, &frame, None).await?;
         let mut reader = MessageReader::default();
         let reply = reader.next(&name, &mut stream_in, budget::PAIRING_DEADLINE).await?;
         match reply {

@@ -11,8 +11,8 @@ use crate::api::{Answer, PlanReport, Schema};
 use crate::config::Setting;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
-use crate::events::now_unix_ms;
 use crate::ledger::rfc3339;
+use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::requests::{Spec, done};
 
@@ -103,7 +103,7 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
         found_bytes: None,
         send_bytes: send,
         wire_bytes_estimate: estimate,
-        finish: finish(core, estimate),
+        finish: finish(core, what, peer, estimate),
     })
 }
 
@@ -116,9 +116,12 @@ fn scale(total: u64, part: u64, of: u64) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// When so many bytes would be sent, if a limit says how fast.
-fn finish(core: &Core, wire_bytes: u64) -> Option<String> {
-    let rate = core.limit.bits_per_second()?;
-    let ms = scale(wire_bytes.saturating_mul(8), 1000, rate);
-    Some(rfc3339(now_unix_ms().saturating_add(i64::try_from(ms).unwrap_or(i64::MAX))))
+/// When so many bytes would be sent, if a limit says how fast: by the calendar, from now on.
+fn finish(core: &Core, what: &Spec, peer: Option<&Peer>, wire_bytes: u64) -> Option<String> {
+    let scope = Scope {
+        peer: peer.map(|p| p.id),
+        store: Some(what.store.config.name.clone()),
+        image: Some(what.image.clone()),
+    };
+    core.limit.finish(&scope, wire_bytes, None).map(rfc3339)
 }

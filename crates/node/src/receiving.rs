@@ -55,8 +55,8 @@ async fn try_receive(
     let reader = AbortOnDrop(reader);
     let (offer, offer_bytes) = first_offer(&mut inputs).await?;
     let (outbox, frames) = mpsc::channel(budget::FRAMES_QUEUED);
-    let (limit, sent) = (core.limit.clone(), Arc::new(AtomicU64::new(0)));
-    tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
+    let sent = Arc::new(AtomicU64::new(0));
+    tokio::spawn(pump_out(name.clone(), stream_out, frames, None, sent));
     let admitted = match admit(core, peer, &offer).await {
         Ok(admitted) => admitted,
         Err(refuse) => {

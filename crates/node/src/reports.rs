@@ -10,12 +10,13 @@ use crate::api::{
     NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Schema, StatusReport, StoreRow,
     WaitReason,
 };
-use crate::backlog::Reason;
+use crate::backlog::{Item, Reason};
 use crate::core::{Core, key, lock};
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::ledger::rfc3339;
 use crate::node;
+use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::stores::{Activity, OpenStore};
 
@@ -49,17 +50,21 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
     let active = peer.active();
     let items = lock(&core.backlog).items();
     let lacks = items.iter().filter(|item| item.key.peer == peer.id);
+    let verdict = core.limit.verdict(&Scope::peer(peer.id));
     PeerRow {
         id: peer.id.to_string(),
         name: config.name,
         connected: active.is_some(),
         rtt_ms: active.map(|a| a.link.connection.rtt().as_secs_f64() * 1000.0),
-        rate_limit_bits_per_second: core.limit.bits_per_second(),
+        rate_limit_bits_per_second: verdict.rate.bits_per_second(),
         backlog_bytes: lacks.clone().fold(0, |sum, item| sum.saturating_add(item.bytes)),
         backlog_images: lacks.count() as u64,
         state: peer.state(),
         addresses: config.addresses,
         stores: config.stores.iter().map(ToString::to_string).collect(),
+        schedule: config.send.schedule,
+        limited_by: verdict.because.to_string(),
+        limit_until: verdict.until_unix_ms.map(rfc3339),
     }
 }
 
@@ -194,6 +199,8 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
         Reason::InUse => WaitReason::InUse,
         Reason::Space => WaitReason::Space,
         Reason::Diverged => WaitReason::Diverged,
+        Reason::Schedule => WaitReason::Schedule,
+        Reason::Paused => WaitReason::Paused,
         Reason::Failing => WaitReason::Other,
     }
 }
@@ -207,13 +214,25 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         image: item.key.image.to_string(),
         peer: core.name_of(&item.key.peer),
         bytes: item.bytes,
-        eta: item.eta.map(|eta| {
-            let ms = i64::try_from(eta.as_millis()).unwrap_or(i64::MAX);
-            rfc3339(now_unix_ms().saturating_add(ms))
-        }),
+        eta: eta(core, &item).map(rfc3339),
         reason: wait_reason(item.reason),
     });
     BacklogReport { schema: Schema, items: items.collect() }
+}
+
+/// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
+/// most as fast as was measured. Saving is not known beforehand, so it may be sooner.
+fn eta(core: &Core, item: &Item) -> Option<i64> {
+    if !matches!(item.reason, Reason::Transferring | Reason::Schedule) {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+    let link = item.bytes_per_second.map(|rate| (rate * 8.0).max(1.0) as u64);
+    let planned = core.limit.finish(&Scope::from(&item.key), item.queued_bytes, link);
+    planned.or_else(|| {
+        let ms = i64::try_from(item.eta?.as_millis()).unwrap_or(i64::MAX);
+        Some(now_unix_ms().saturating_add(ms))
+    })
 }
 
 /// `image history`. Blocking.

@@ -11,8 +11,8 @@ use blockferry_store::Generation;
 
 use crate::admin::Client;
 use crate::api::{
-    AdminError, Answer, EventsDone, ImagesReport, Invitation, Joined, PeersReport, Removed,
-    Request, Role, Schema, StoresReport,
+    AdminError, Affected, Answer, EventsDone, ImagesReport, Invitation, Joined, PeersReport,
+    Removed, Request, Role, Schema, StoresReport,
 };
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
@@ -21,6 +21,8 @@ use crate::events::now_unix_ms;
 use crate::jobs;
 use crate::ledger::rfc3339;
 use crate::node;
+use crate::orders;
+use crate::overrides::Order;
 use crate::pairing;
 use crate::planning;
 use crate::reports;
@@ -91,6 +93,18 @@ pub(crate) async fn handle(
             jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
         }
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
+        Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
+        Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
+        Request::Boost(what) => orders::give(core, Order::Boost, &what).await,
+        Request::LimitSet { bits_per_second: 0, .. } => {
+            Err(Error::Control { what: "a limit of 0: use pause".to_owned() })
+        }
+        Request::LimitSet { peer, bits_per_second, for_seconds } => {
+            let what = Affected { peer, for_seconds, ..Affected::default() };
+            orders::give(core, Order::Limit(bits_per_second), &what).await
+        }
+        Request::LimitClear { peer } => orders::clear_limit(core, peer).await,
+        Request::Orders {} => orders::report(core),
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
         }

@@ -23,10 +23,12 @@ use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
 use crate::level::{Carried, PackCost};
+use crate::limit::{self, Flow};
 use crate::meter;
+use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::stream::{Input, pump_in, pump_out};
-use crate::transport::{Link, closed, deadline, send_window};
+use crate::transport::{Link, closed, deadline};
 use crate::verdict;
 
 /// The peer has so long to take what was said last.
@@ -76,7 +78,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let after = lock(&core.backlog).reason(&key);
             debug!(%image, %peer, code = error.code(), %error, "not sent");
             let first = lock(&core.backlog).failures(&key) <= 1;
-            if !core.is_stopping() && (first || before != after) {
+            // What is held back ends by itself and says so as its reason.
+            let held = lock(&core.backlog).hold(&key).is_some();
+            if !core.is_stopping() && !held && (first || before != after) {
                 let note = Note::warning(error.code(), error.to_string());
                 core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
             }
@@ -117,8 +121,9 @@ async fn try_send(
     let (outbox, frames) = mpsc::channel(1);
     let reader = pump_in(name.clone(), stream_in, inbox.clone(), budget::SILENCE_MAX);
     let reader = tokio::spawn(reader);
-    let (limit, sent) = (core.limit.clone(), sent_bytes.clone());
-    let writer = tokio::spawn(pump_out(name.clone(), stream_out, frames, limit, sent));
+    let flow = Flow::new(core.limit.clone(), key, link.connection.clone());
+    let writer = pump_out(name.clone(), stream_out, frames, Some(flow), sent_bytes.clone());
+    let writer = tokio::spawn(writer);
     let drive = Drive {
         core: core.clone(),
         key: key.clone(),
@@ -290,12 +295,13 @@ impl Drive {
 
     /// Tells the peer's chooser what the pack took and what the connection has carried.
     fn measure(&self, cost: Option<PackCost>) {
-        let limit = self.core.limit.bits_per_second();
+        let limit = self.core.limit.verdict(&Scope::from(&self.key)).rate.bits_per_second();
         let carried = meter::carried(&self.link.connection).map(|carried| {
             let rtt = self.link.connection.rtt().as_secs_f64();
+            let window = limit::send_window(carried.window_bytes);
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let (window, limit) =
-                (send_window(limit) as f64, limit.map_or(f64::INFINITY, |bits| bits as f64 / 8.0));
+                (window as f64, limit.map_or(f64::INFINITY, |bits| bits as f64 / 8.0));
             let ceiling = limit.min(window / rtt.max(1e-6));
             Carried { paced: self.core.limit.waited(), ceiling, ..carried }
         });

@@ -279,7 +279,7 @@ impl Dialogue<'_> {
 
     async fn say(&mut self, message: Message) -> Result<()> {
         let frame = message.encode()?;
-        write_frame(&self.peer.name(), &mut self.stream, &frame, &self.core.limit).await
+        write_frame(&self.peer.name(), &mut self.stream, &frame, None).await
     }
 }
 

@@ -1,8 +1,8 @@
 //! Streams: frames between QUIC and the blocking threads that drive a transfer.
 //!
 //! Each direction is one pump. Inwards at most [`budget::FRAMES_QUEUED`] messages wait; the rest
-//! waits in QUIC's window, which is the back pressure the peer feels. Outwards every slice passes
-//! the token bucket.
+//! waits in QUIC's window, which is the back pressure the peer feels. Outwards every slice of a
+//! transfer passes its flow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::budget;
 use crate::error::{Error, Result};
 use crate::exchange::{PackJob, Packed};
 use crate::level::PackCost;
-use crate::limit::Limit;
+use crate::limit::Flow;
 use crate::transport::closed;
 
 /// Something for the thread that drives a transfer.
@@ -104,16 +104,17 @@ impl MessageReader {
     }
 }
 
-/// Writes frames until the other end of `outbox` is dropped, then finishes the stream.
+/// Writes frames until the other end of `outbox` is dropped, then finishes the stream. Without a flow
+/// nothing is waited for: answers to a sender and control traffic are no load worth a queue.
 pub(crate) async fn pump_out(
     peer: String,
     mut stream: SendStream,
     mut outbox: mpsc::Receiver<Vec<u8>>,
-    limit: Arc<Limit>,
+    mut flow: Option<Flow>,
     sent_bytes: Arc<AtomicU64>,
 ) -> Result<()> {
     while let Some(frame) = outbox.recv().await {
-        write_frame(&peer, &mut stream, &frame, &limit).await?;
+        write_frame(&peer, &mut stream, &frame, flow.as_mut()).await?;
         sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
     }
     // A stream that the peer has stopped already needs no end.
@@ -121,16 +122,22 @@ pub(crate) async fn pump_out(
     Ok(())
 }
 
-/// Writes one frame at the pace that the limit allows.
+/// Writes one frame at the pace that the flow allows.
 pub(crate) async fn write_frame(
     peer: &str,
     stream: &mut SendStream,
     frame: &[u8],
-    limit: &Limit,
+    mut flow: Option<&mut Flow>,
 ) -> Result<()> {
-    for slice in frame.chunks(budget::PACE_BYTES_MAX) {
-        limit.wait_for(slice.len()).await;
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let bytes = match &mut flow {
+            Some(flow) => flow.may_send(rest.len()).await?,
+            None => rest.len(),
+        };
+        let (slice, left) = rest.split_at(bytes.min(rest.len()));
         stream.write_all(slice).await.map_err(|e| write_error(peer, &e))?;
+        rest = left;
     }
     Ok(())
 }

@@ -68,15 +68,9 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Binds every address of `listen`; with none it can dial only. `send_limit` in bits per
-    /// second shrinks the send window so that a limit bites soon.
-    pub fn bind(
-        identity: &Identity,
-        trust: Arc<Trust>,
-        listen: &[SocketAddr],
-        send_limit: Option<u64>,
-    ) -> Result<Self> {
-        let transport = Arc::new(transport_config(send_limit));
+    /// Binds every address of `listen`; with none it can dial only.
+    pub fn bind(identity: &Identity, trust: Arc<Trust>, listen: &[SocketAddr]) -> Result<Self> {
+        let transport = Arc::new(transport_config());
         let tls = tls::server_config(identity, trust)?;
         let crypto = QuicServerConfig::try_from(tls)
             .map_err(|_| Error::Crypto { what: "no initial cipher suite" })?;
@@ -272,7 +266,7 @@ fn link(connection: Connection, dialled: bool) -> Result<Link> {
     Ok(Link { connection, key, peer: key.node_id(), dialled, purpose })
 }
 
-fn transport_config(send_limit: Option<u64>) -> TransportConfig {
+fn transport_config() -> TransportConfig {
     let window = |bytes: u64| VarInt::from_u64(bytes).expect("windows are far below 2^62");
     let mut config = TransportConfig::default();
     let mut acks = AckFrequencyConfig::default();
@@ -286,7 +280,7 @@ fn transport_config(send_limit: Option<u64>) -> TransportConfig {
         .congestion_controller_factory(Arc::new(Metered(Arc::new(cubic))))
         .stream_receive_window(window(budget::STREAM_WINDOW_BYTES))
         .receive_window(window(budget::RECEIVE_WINDOW_BYTES))
-        .send_window(send_window(send_limit))
+        .send_window(budget::SEND_WINDOW_BYTES)
         .max_concurrent_bidi_streams(VarInt::from_u32(budget::BIDI_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(budget::UNI_STREAMS_MAX))
         .max_idle_timeout(Some(idle))
@@ -296,12 +290,6 @@ fn transport_config(send_limit: Option<u64>) -> TransportConfig {
         .mtu_discovery_config(Some(mtu))
         .send_fairness(false);
     config
-}
-
-/// 250 ms of the limit in flight: a change of rate bites within half a second.
-pub(crate) fn send_window(send_limit: Option<u64>) -> u64 {
-    let (least, most) = (budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES);
-    send_limit.map_or(most, |bits| (bits / 8 / 4).clamp(least, most))
 }
 
 /// An endpoint that only dials, on a port the system chooses; IPv4 where IPv6 is not to be had.
@@ -376,7 +364,7 @@ mod tests {
     }
 
     fn bound(identity: &Identity, trust: Arc<Trust>) -> Transport {
-        Transport::bind(identity, trust, &[loopback()], None).expect("bound")
+        Transport::bind(identity, trust, &[loopback()]).expect("bound")
     }
 
     /// Accepts one connection in the background; gives what came of it.
@@ -466,14 +454,6 @@ mod tests {
                 client.dial(address, node.id(), Purpose::Session).await.expect_err("silent");
             assert_eq!(error.code(), "DEADLINE");
         });
-    }
-
-    #[test]
-    fn a_limit_shrinks_what_is_in_flight() {
-        assert_eq!(send_window(None), budget::SEND_WINDOW_BYTES);
-        assert_eq!(send_window(Some(80_000_000)), 2_500_000);
-        assert_eq!(send_window(Some(1)), budget::SEND_WINDOW_BYTES_MIN);
-        assert_eq!(send_window(Some(u64::MAX)), budget::SEND_WINDOW_BYTES);
     }
 
     #[test]

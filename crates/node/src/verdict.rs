@@ -62,7 +62,10 @@ pub fn setback_of(error: &Error) -> Setback {
             let known = Refusal::ALL.iter().find(|r| r.code() == *code);
             setback_of_refusal(known.copied().unwrap_or(Refusal::Internal))
         }
-        Error::PeerClosed { .. } | Error::Unreachable { .. } | Error::Stopping => Setback::Lost,
+        Error::PeerClosed { .. }
+        | Error::Unreachable { .. }
+        | Error::Held { .. }
+        | Error::Stopping => Setback::Lost,
         // The file moved under us: the rescan records what it is now, and the head changes.
         Error::Store(
             StoreError::Torn { .. }

@@ -43,6 +43,7 @@ async fn hub(dir: &Path, member: NodeId) -> Node {
         stores: vec![store_name()],
         mirrors: vec![],
         compression: None,
+        send: Default::default(),
     }];
     Node::start(config).await.expect("started")
 }
@@ -53,7 +54,7 @@ async fn dial(identity: &Identity, hub: &Node) -> Link {
 
 async fn dial_for(purpose: Purpose, identity: &Identity, hub: &Node) -> Link {
     let trust = Arc::new(Trust::default());
-    let transport = Transport::bind(identity, trust, &[loopback()], None).expect("bound");
+    let transport = Transport::bind(identity, trust, &[loopback()]).expect("bound");
     transport.dial(hub.local_addresses()[0], hub.id(), purpose).await.expect("dialled")
 }
 

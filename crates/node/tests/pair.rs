@@ -325,6 +325,7 @@ fn a_stranger_key_is_refused() {
         stores: vec![],
         mirrors: vec![],
         compression: None,
+        send: Default::default(),
     });
     let stranger = start(stranger);
     until("it is refused", || stranger.status().peers[0].state == PeerState::Refused);

@@ -20,7 +20,7 @@ pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
         PeerCommand::Set { peer, setting } => {
             let Some((key, value)) = setting.split_once('=') else {
                 let error = AdminError::new("USAGE", format!("{setting:?} is not key=value"));
-                return Err(error.with_remedy("keys: name, address").into());
+                return Err(error.with_remedy("keys: name, address, schedule").into());
             };
             let (key, value) = (key.to_owned(), value.to_owned());
             list(app, &Request::PeerSet { peer, key, value }, details)
@@ -61,18 +61,32 @@ fn backlog(peer: &PeerRow) -> String {
     }
 }
 
+/// The limit with what it comes from and until when.
+fn limit(peer: &PeerRow) -> String {
+    let Some(bits) = peer.rate_limit_bits_per_second else { return "-".to_owned() };
+    let mut text = bits_text(bits);
+    if !peer.limited_by.is_empty() {
+        text.push_str(&format!(" ({})", peer.limited_by));
+    }
+    if let Some(until) = &peer.limit_until {
+        text.push_str(&format!(" until {until}"));
+    }
+    text
+}
+
 fn details(peers: &[PeerRow]) -> String {
     let one = |peer: &PeerRow| {
         format!(
             "{}\n  id       {}\n  state    {}\n  address  {}\n  stores   {}\n  rtt      {}\n  \
-             limit    {}\n  backlog  {}",
+             limit    {}\n  schedule {}\n  backlog  {}",
             peer.name,
             peer.id,
             word(&peer.state),
             or_dash(Some(peer.addresses.join(", ")).filter(|text| !text.is_empty())),
             or_dash(Some(peer.stores.join(", ")).filter(|text| !text.is_empty())),
             or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
-            or_dash(peer.rate_limit_bits_per_second.map(bits_text)),
+            limit(peer),
+            or_dash(peer.schedule.as_ref()),
             backlog(peer),
         )
     };

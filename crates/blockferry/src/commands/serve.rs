@@ -177,8 +177,10 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.admin_socket = Some(settings.socket.clone());
     config.stores = settings.stores.iter().map(store).collect();
     config.peers = settings.peers.iter().map(peer).collect();
-    config.send_limit_bits_per_second = settings.send_bits_per_second;
     config.compression = settings.compression.0;
+    config.send_limit_bits_per_second = settings.send.limit.bits_per_second();
+    config.send_schedule.clone_from(&settings.send.schedule);
+    config.schedules.clone_from(&settings.schedules);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {
@@ -212,6 +214,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
         CommitChoice::Copy => Commit::Copy,
     };
     store.keep_generations = settings.keep_generations;
+    store.send.clone_from(&settings.send);
     store
 }
 
@@ -223,6 +226,7 @@ fn peer(settings: &PeerSettings) -> PeerConfig {
         stores: settings.stores.clone(),
         mirrors: settings.mirrors.clone(),
         compression: settings.compression.map(|compression| compression.0),
+        send: settings.send.clone(),
     }
 }
 

@@ -4,7 +4,10 @@
 //! required, and what must fit together, `settings` decides after all layers are merged. Keys of
 //! later versions are not here: `known` refuses them by name.
 
-use super::values::{Compression, Period, Rate, Reserve};
+use super::values::{
+    ClockText, Compression, DatesText, DaysText, DfsrText, Period, Rate, Reserve, ScheduleRate,
+    WindowText,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,6 +28,8 @@ pub(crate) struct ConfigFile {
     pub(crate) stores: BTreeMap<String, StoreSection>,
     /// Other nodes, by the name they have here.
     pub(crate) peers: BTreeMap<String, PeerSection>,
+    /// Calendars by name: how fast may be sent, by time.
+    pub(crate) schedules: BTreeMap<String, ScheduleSection>,
     /// How much of the machine may be used.
     pub(crate) limits: LimitsSection,
     /// What is logged, and how.
@@ -86,6 +91,10 @@ pub(crate) struct StoreSection {
     /// How many generations the history of an image keeps. Default: 5.
     #[schemars(range(min = 1))]
     pub(crate) keep_generations: Option<u32>,
+    /// What of it this node sends, to all peers together. Default: unlimited.
+    pub(crate) send: Option<Rate>,
+    /// Name of the calendar it is sent by. Default: none.
+    pub(crate) schedule: Option<String>,
 }
 
 /// Another node.
@@ -102,6 +111,43 @@ pub(crate) struct PeerSection {
     pub(crate) mirrors: Option<Vec<String>>,
     /// How hard what is sent to it is compressed. Default: limits.compression.
     pub(crate) compression: Option<Compression>,
+    /// What this node sends to it. Default: unlimited.
+    pub(crate) send: Option<Rate>,
+    /// Name of the calendar it is sent to by. Default: none.
+    pub(crate) schedule: Option<String>,
+}
+
+/// A calendar. The last rule that matches wins.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ScheduleSection {
+    /// Whose clock it goes by: a name of the IANA database. Required.
+    pub(crate) zone: Option<String>,
+    /// The rate when nothing else matches: a rate, unlimited or pause. Default: unlimited.
+    pub(crate) default: Option<ScheduleRate>,
+    /// A week in DFS-R's form, one hexadecimal digit per quarter hour: 96 digits for every day, or
+    /// seven times 96 beginning with Sunday, or DAYS=DIGITS for each. Rules go over it.
+    pub(crate) dfsr: Option<DfsrText>,
+    /// Rules.
+    pub(crate) rule: Option<Vec<RuleSection>>,
+}
+
+/// A rate and when it is in force: on days and dates from a time to a time, or once.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RuleSection {
+    /// Days on which it begins. Default: every day.
+    pub(crate) days: Option<DaysText>,
+    /// Dates on which it begins. Default: all.
+    pub(crate) dates: Option<Vec<DatesText>>,
+    /// When it begins. Default: 00:00.
+    pub(crate) from: Option<ClockText>,
+    /// When it ends; on the next day if that is not later than from. Default: 24:00.
+    pub(crate) to: Option<ClockText>,
+    /// Windows that come once, instead of days, dates, from and to.
+    pub(crate) once: Option<Vec<WindowText>>,
+    /// A rate, unlimited or pause. Required.
+    pub(crate) rate: Option<ScheduleRate>,
 }
 
 /// How much of the machine may be used.
@@ -113,6 +159,8 @@ pub(crate) struct LimitsSection {
     /// How hard what travels is compressed. auto: so that it is through soonest, by what the link
     /// takes and the CPU gives. none, or a level of zstd from 1 to 19: always that. Default: auto.
     pub(crate) compression: Option<Compression>,
+    /// Name of the calendar for what this node sends, all peers together. Default: none.
+    pub(crate) schedule: Option<String>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
 }

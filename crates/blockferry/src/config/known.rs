@@ -19,10 +19,8 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("admin.tls", "the web page and REST API"),
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
-    ("peers.*.schedule", "calendars"),
     ("peers.*.weight", "weights"),
     ("promote", "promotion"),
-    ("schedules", "calendars"),
     ("stores.*.sets", "image sets"),
     ("stores.*.warm", "warm receiving"),
 ];
@@ -41,6 +39,8 @@ pub(crate) enum Shape {
     Table(BTreeMap<String, Shape>),
     /// A table with names of the user's choice.
     Map(Box<Shape>),
+    /// A list of tables with these keys.
+    Tables(Box<Shape>),
     /// A value; a list or a single one.
     Value { list: bool },
 }
@@ -49,7 +49,7 @@ impl Shape {
     pub(crate) fn child(&self, name: &str) -> Option<&Shape> {
         match self {
             Shape::Table(keys) => keys.get(name),
-            Shape::Map(inner) => Some(inner),
+            Shape::Map(inner) | Shape::Tables(inner) => Some(inner),
             Shape::Value { .. } => None,
         }
     }
@@ -63,7 +63,12 @@ impl Shape {
         if let Some(inner) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
             return Shape::Map(Box::new(Shape::from_schema(inner)));
         }
-        Shape::Value { list: schema.get("items").is_some() }
+        match schema.get("items") {
+            Some(items) if items.get("properties").is_some() => {
+                Shape::Tables(Box::new(Shape::from_schema(items)))
+            }
+            items => Shape::Value { list: items.is_some() },
+        }
     }
 }
 
@@ -117,7 +122,7 @@ pub(crate) fn unknown_key(key: &[String], parent: &Shape) -> Complaint {
     let name = key.last().map_or("", String::as_str);
     let keys: Vec<&str> = match parent {
         Shape::Table(keys) => keys.keys().map(String::as_str).collect(),
-        Shape::Map(_) | Shape::Value { .. } => Vec::new(),
+        Shape::Map(_) | Shape::Tables(_) | Shape::Value { .. } => Vec::new(),
     };
     let help = match closest(name, keys.iter().copied()) {
         Some(closest) => format!("did you mean {closest}?"),
@@ -139,6 +144,17 @@ pub(crate) fn check_value(key: &[String], value: &toml::Value) -> Result<(), Com
     let alone = nest(key, value.clone());
     ConfigFile::deserialize(alone).map(drop).map_err(|error| Complaint {
         message: format!("{}: {}", dotted(key), error.message()),
+        help: None,
+    })
+}
+
+/// Reads one key of a table in a list on its own.
+pub(crate) fn check_item(list: &[String], key: &str, value: &toml::Value) -> Result<(), Complaint> {
+    let mut item = toml::Table::new();
+    item.insert(key.to_owned(), value.clone());
+    let items = toml::Value::Array(vec![toml::Value::Table(item)]);
+    ConfigFile::deserialize(nest(list, items)).map(drop).map_err(|error| Complaint {
+        message: format!("{}.{key}: {}", dotted(list), error.message()),
         help: None,
     })
 }
@@ -280,7 +296,7 @@ mod tests {
         let shape = shape();
         let complaint = unknown_key(&key("nod"), &shape);
         assert_eq!(complaint.help.unwrap(), "did you mean node?");
-        let complaint = unknown_key(&key("schedules"), &shape);
+        let complaint = unknown_key(&key("promote"), &shape);
         assert!(complaint.message.contains("is not in this version"), "{}", complaint.message);
         let store = shape.child("stores").unwrap().child("x").unwrap();
         let complaint = unknown_key(&key("stores.x.quux"), store);

@@ -23,6 +23,14 @@ pub(crate) type Key = Vec<String>;
 pub(crate) struct Leaf {
     pub(crate) value: toml::Value,
     pub(crate) place: Place,
+    /// Of a list of tables: where each of them is.
+    pub(crate) items: Vec<Place>,
+}
+
+impl Leaf {
+    fn new(value: toml::Value, place: Place) -> Leaf {
+        Leaf { value, place, items: Vec::new() }
+    }
 }
 
 /// The effective value of each key.
@@ -82,7 +90,7 @@ impl Layers {
                 known::Variable::Ours { key, list } => {
                     let value = if list { split(text) } else { toml::Value::String(text.clone()) };
                     match known::check_value(&key, &value) {
-                        Ok(()) => drop(self.leaves.insert(key, Leaf { value, place })),
+                        Ok(()) => drop(self.leaves.insert(key, Leaf::new(value, place))),
                         Err(complaint) => {
                             self.findings.push(Finding::new(place, complaint.message))
                         }
@@ -173,6 +181,12 @@ impl Reader<'_> {
                 }
                 self.table(table, key, shape);
             }
+            (DeValue::Array(items), Shape::Tables(shape)) => self.items(items, key, start, shape),
+            (_, Shape::Tables(_)) => {
+                let message = format!("{} must be a list of tables", known::dotted(key));
+                let help = format!("write [[{}]]", known::dotted(key));
+                self.complain(start, message, Some(help));
+            }
             (_, Shape::Table(_) | Shape::Map(_)) => {
                 let message = format!("{} must be a table", known::dotted(key));
                 self.complain(start, message, None);
@@ -187,6 +201,51 @@ impl Reader<'_> {
         }
     }
 
+    /// A list of tables: each key is checked where it stands, the list is one leaf.
+    fn items(&mut self, items: &[Spanned<DeValue<'_>>], key: &Key, start: usize, shape: &Shape) {
+        let (mut values, mut places) = (Vec::new(), Vec::new());
+        for item in items {
+            let at = item.span().start;
+            places.push(Place::in_file(self.name, self.text, at));
+            let DeValue::Table(table) = item.get_ref() else {
+                self.complain(at, format!("{} must hold tables", known::dotted(key)), None);
+                continue;
+            };
+            let mut taken = toml::Table::new();
+            for (name, value) in table {
+                let (name, start) = (name.get_ref().to_string(), name.span().start);
+                if shape.child(&name).is_none() {
+                    let key: Key = key.iter().cloned().chain([name]).collect();
+                    self.unknown(start, &key, shape);
+                } else if let Some(value) = self.item(value, key, &name) {
+                    taken.insert(name, value);
+                }
+            }
+            values.push(toml::Value::Table(taken));
+        }
+        let place = Place::in_file(self.name, self.text, start);
+        let leaf = Leaf { value: toml::Value::Array(values), place, items: places };
+        self.layers.leaves.insert(key.clone(), leaf);
+    }
+
+    /// One value of a table in a list, if it is right on its own.
+    fn item(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        list: &Key,
+        name: &str,
+    ) -> Option<toml::Value> {
+        let start = value.span().start;
+        match toml::Value::deserialize(ValueDeserializer::from(value.clone())) {
+            Ok(value) => match known::check_item(list, name, &value) {
+                Ok(()) => return Some(value),
+                Err(complaint) => self.complain(start, complaint.message, complaint.help),
+            },
+            Err(error) => self.complain(start, error.message().to_owned(), None),
+        }
+        None
+    }
+
     /// Takes the leaf if its type and content are right on their own.
     fn typed(&mut self, key: &Key, value: toml::Value, start: usize) {
         match known::check_value(key, &value) {
@@ -197,7 +256,7 @@ impl Reader<'_> {
 
     fn leaf(&mut self, key: &Key, value: toml::Value, start: usize) {
         let place = Place::in_file(self.name, self.text, start);
-        self.layers.leaves.insert(key.clone(), Leaf { value, place });
+        self.layers.leaves.insert(key.clone(), Leaf::new(value, place));
     }
 
     fn unknown(&mut self, start: usize, key: &Key, shape: &Shape) {

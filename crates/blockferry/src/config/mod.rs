@@ -4,19 +4,21 @@
 //! place it is about (file, line and column, or the variable) and what to do. Nothing is ignored
 //! silently: an unknown key is a finding, and so is a key of a later version.
 //!
-//! `known` is the list of keys, `layers` merges, `settings` decides what the result means.
+//! `known` is the list of keys, `layers` merges, `settings` and `schedules` decide what the result
+//! means.
 
 mod file;
 mod host;
 mod known;
 mod layers;
+mod schedules;
 mod settings;
 mod values;
 
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
-pub(crate) use known::schema;
+pub(crate) use known::{closest, schema};
 pub(crate) use settings::{PeerSettings, Settings, Shown, StoreSettings};
-pub(crate) use values::{Compression, Period, Reserve, Size, bits_text};
+pub(crate) use values::{Compression, Period, Rate, Reserve, Size, bits_text};
 
 use crate::failure::AdminError;
 use layers::Layers;

@@ -11,11 +11,14 @@ use super::known;
 use super::layers::{Key, Layers, Leaf};
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
 use blockferry_delta::{NodeId, StoreName};
+use blockferry_node::calendar::Calendar;
+use blockferry_node::config::Allowance;
 use globset::Glob;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const DEFAULT_LISTEN: &str = "[::]:7700";
@@ -47,9 +50,10 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) stores: Vec<StoreSettings>,
     pub(crate) peers: Vec<PeerSettings>,
-    /// `None`: unlimited.
-    pub(crate) send_bits_per_second: Option<u64>,
     pub(crate) compression: Compression,
+    /// Of the node as a whole.
+    pub(crate) send: Allowance,
+    pub(crate) schedules: BTreeMap<String, Arc<Calendar>>,
     pub(crate) store_free_min: Reserve,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -72,6 +76,7 @@ pub(crate) struct StoreSettings {
     pub(crate) commit: CommitChoice,
     pub(crate) hold_base: HoldBaseChoice,
     pub(crate) keep_generations: u32,
+    pub(crate) send: Allowance,
 }
 
 /// One peer.
@@ -85,6 +90,7 @@ pub(crate) struct PeerSettings {
     pub(crate) mirrors: Vec<StoreName>,
     /// `None`: as for all.
     pub(crate) compression: Option<Compression>,
+    pub(crate) send: Allowance,
 }
 
 /// One effective value and where it is from.
@@ -122,14 +128,14 @@ impl Settings {
     }
 }
 
-fn key(parts: &[&str]) -> Key {
+pub(super) fn key(parts: &[&str]) -> Key {
     parts.iter().map(|part| (*part).to_owned()).collect()
 }
 
 /// Fills in and checks, noting each effective value as it goes.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a Path,
-    leaves: BTreeMap<Key, Leaf>,
+    pub(super) leaves: BTreeMap<Key, Leaf>,
     findings: Vec<Finding>,
     shown: Vec<Shown>,
 }
@@ -154,10 +160,11 @@ impl Reader<'_> {
         let settle = self.period(&["node", "settle"], raw.node.settle, DEFAULT_SETTLE)?;
         let socket = self.path(&["admin", "socket"], raw.admin.socket, DEFAULT_SOCKET);
         self.socket_length(&socket);
-        let send = self
-            .text(&["limits", "send"], raw.limits.send.map_or("unlimited".into(), String::from));
         let compression = raw.limits.compression.unwrap_or_default();
         self.show(&["limits", "compression"], compression.to_toml());
+        let schedules = self.schedules(raw.schedules);
+        let names: Vec<String> = schedules.keys().cloned().collect();
+        let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
         let level = raw.log.level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
@@ -165,10 +172,10 @@ impl Reader<'_> {
         let log_format = raw.log.format.unwrap_or(LogFormat::Auto);
         self.text(&["log", "format"], log_format.as_str().to_owned());
         let stores: Vec<_> =
-            raw.stores.into_iter().filter_map(|(name, s)| self.store(&name, s)).collect();
+            raw.stores.into_iter().filter_map(|(name, s)| self.store(&name, s, &names)).collect();
         self.overlaps(&stores, &state_dir);
         let peers: Vec<_> =
-            raw.peers.into_iter().filter_map(|(name, p)| self.peer(&name, p)).collect();
+            raw.peers.into_iter().filter_map(|(name, p)| self.peer(&name, p, &names)).collect();
         self.twins(&peers);
         Some(Settings {
             node_name: node_name?,
@@ -181,8 +188,9 @@ impl Reader<'_> {
             socket,
             stores,
             peers,
-            send_bits_per_second: send.parse::<super::values::Rate>().ok()?.bits_per_second(),
             compression,
+            send,
+            schedules,
             store_free_min: free,
             log_level,
             log_format,
@@ -243,7 +251,12 @@ impl Reader<'_> {
         self.text(&["log", "level"], level)
     }
 
-    fn store(&mut self, name: &str, raw: StoreSection) -> Option<StoreSettings> {
+    fn store(
+        &mut self,
+        name: &str,
+        raw: StoreSection,
+        schedules: &[String],
+    ) -> Option<StoreSettings> {
         let place = self.section_place("stores", name);
         let good = self.name(&place, name);
         let at = |last: &'static str| ["stores", name, last];
@@ -274,7 +287,9 @@ impl Reader<'_> {
                 "keep_generations is 0: the current one is always kept".to_owned(),
             );
         }
+        let send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
         Some(StoreSettings {
+            send,
             name: good?,
             path,
             role,
@@ -299,7 +314,7 @@ impl Reader<'_> {
         globs
     }
 
-    fn peer(&mut self, name: &str, raw: PeerSection) -> Option<PeerSettings> {
+    fn peer(&mut self, name: &str, raw: PeerSection, schedules: &[String]) -> Option<PeerSettings> {
         let place = self.section_place("peers", name);
         let good = self.name(&place, name);
         let at = |last: &'static str| ["peers", name, last];
@@ -326,7 +341,8 @@ impl Reader<'_> {
         if let Some(compression) = compression {
             self.show(&at("compression"), compression.to_toml());
         }
-        Some(PeerSettings { name: good?, id, address, stores, mirrors, compression })
+        let send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
+        Some(PeerSettings { name: good?, id, address, stores, mirrors, compression, send })
     }
 
     fn host_ports(&mut self, parts: &[&str], list: Option<Vec<String>>) -> Vec<String> {
@@ -389,7 +405,7 @@ impl Reader<'_> {
         }
     }
 
-    fn name(&mut self, place: &Place, name: &str) -> Option<StoreName> {
+    pub(super) fn name(&mut self, place: &Place, name: &str) -> Option<StoreName> {
         match StoreName::new(name) {
             Ok(name) => Some(name),
             Err(error) => {
@@ -399,7 +415,7 @@ impl Reader<'_> {
         }
     }
 
-    fn text(&mut self, parts: &[&str], value: String) -> String {
+    pub(super) fn text(&mut self, parts: &[&str], value: String) -> String {
         self.show(parts, toml::Value::String(value.clone()));
         value
     }
@@ -408,24 +424,28 @@ impl Reader<'_> {
         self.show(parts, toml::Value::Array(values.map(toml::Value::String).collect()));
     }
 
-    fn show(&mut self, parts: &[&str], value: toml::Value) {
+    pub(super) fn show(&mut self, parts: &[&str], value: toml::Value) {
         let place = self.place(parts);
         self.shown.push(Shown { key: known::dotted(&key(parts)), value, place });
     }
 
-    fn place(&self, parts: &[&str]) -> Place {
+    pub(super) fn place(&self, parts: &[&str]) -> Place {
         self.leaves.get(&key(parts)).map_or(Place::BuiltIn, |leaf| leaf.place.clone())
     }
 
     /// The place of the first key below a section.
-    fn section_place(&self, section: &str, name: &str) -> Place {
+    pub(super) fn section_place(&self, section: &str, name: &str) -> Place {
         let prefix = key(&[section, name]);
         let mut below = self.leaves.iter().filter(|(key, _)| key.starts_with(&prefix));
         below.next().map_or(Place::BuiltIn, |(_, leaf)| leaf.place.clone())
     }
 
-    fn complain(&mut self, place: Place, message: String) {
+    pub(super) fn complain(&mut self, place: Place, message: String) {
         self.findings.push(Finding::new(place, message));
+    }
+
+    pub(super) fn complain_with(&mut self, place: Place, message: String, help: String) {
+        self.findings.push(Finding::new(place, message).with_help(help));
     }
 }
 

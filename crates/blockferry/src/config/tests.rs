@@ -44,7 +44,7 @@ fn nothing_at_all_is_fine() {
     assert_eq!(settings.listen, ["[::]:7700".parse().unwrap()]);
     assert_eq!(settings.socket, Path::new("/run/blockferry/admin.sock"));
     assert_eq!(settings.identity, Path::new("/etc/blockferry/identity.key"));
-    assert_eq!(settings.send_bits_per_second, None);
+    assert_eq!(settings.send.limit.bits_per_second(), None);
     assert!(settings.shown.iter().all(|shown| shown.place == Place::BuiltIn));
 }
 
@@ -78,7 +78,7 @@ store_free_min = "10%"
     assert_eq!(findings, []);
     let settings = settings.unwrap();
     assert_eq!(settings.state_dir, Path::new("/etc/blockferry/state"));
-    assert_eq!(settings.send_bits_per_second, Some(3_200_000_000));
+    assert_eq!(settings.send.limit.bits_per_second(), Some(3_200_000_000));
     let store = &settings.stores[0];
     assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
@@ -198,7 +198,7 @@ fn later_layers_win_and_origins_are_kept() {
     let settings = settings.unwrap();
     assert_eq!(settings.node_name.as_str(), "two");
     assert_eq!(settings.listen.len(), 2);
-    assert_eq!(settings.send_bits_per_second, Some(2_000_000));
+    assert_eq!(settings.send.limit.bits_per_second(), Some(2_000_000));
     let origin = |key: &str| {
         let shown = settings.shown.iter().find(|shown| shown.key == key);
         shown.map(|shown| shown.place.to_string()).unwrap()

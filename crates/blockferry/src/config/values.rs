@@ -4,6 +4,7 @@
 //! `human-bandwidth` (bits) and then by `bytesize` with `/s` (bytes), sizes by `bytesize`,
 //! durations by jiff's friendly format. Zero is refused everywhere: it never means "unlimited".
 
+use blockferry_node::calendar;
 use blockferry_node::config::Setting;
 use bytesize::ByteSize;
 use jiff::{Span, SpanRelativeTo};
@@ -55,6 +56,72 @@ impl FromStr for Rate {
     }
 }
 
+/// A rate of a calendar: a rate, no limit, or nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("examples" = ["5 Mbit/s", "unlimited", "pause"]))]
+pub(crate) struct ScheduleRate(pub(crate) calendar::Rate);
+
+impl FromStr for ScheduleRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ScheduleRate, String> {
+        let text = bounded(text)?;
+        if text == "pause" {
+            return Ok(ScheduleRate(calendar::Rate::Pause));
+        }
+        if text == "full" {
+            return Err("\"full\" is DFS-R's word; here it is \"unlimited\"".into());
+        }
+        let rate: Rate = text.parse().map_err(|error: String| {
+            error.replace("leave the key out, or \"unlimited\"", "that is \"pause\"")
+        })?;
+        Ok(ScheduleRate(calendar::Rate::from_bits_per_second(rate.bits_per_second())))
+    }
+}
+
+impl fmt::Display for ScheduleRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! calendar_texts {
+    ($($(#[$doc:meta])* $name:ident($inner:ty), $example:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(try_from = "String", into = "String")]
+        #[schemars(with = "String", extend("examples" = [$example]))]
+        pub(crate) struct $name(pub(crate) $inner);
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<$name, String> {
+                Ok($name(text.parse()?))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+calendar_texts! {
+    /// Days of the week.
+    DaysText(calendar::Days), "Mon-Fri";
+    /// A time of day.
+    ClockText(calendar::Clock), "18:00";
+    /// Dates, the last one included.
+    DatesText(calendar::Dates), "2026-12-24..2026-12-26";
+    /// From a moment to another, the end not included.
+    WindowText(calendar::Window), "2026-12-24 18:00..2026-12-27 06:00";
+    /// DFS-R's digits.
+    DfsrText(calendar::Dfsr), "ffff0000...";
+}
+
 fn bytes_per_second(text: &str) -> Option<u64> {
     let size: ByteSize = text.strip_suffix("/s")?.trim_end().parse().ok()?;
     Some(size.as_u64())
@@ -69,14 +136,9 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Bits per second in the largest unit that loses nothing.
+/// Bits per second in the largest unit that loses nothing; 0 is a pause.
 pub(crate) fn bits_text(bits: u64) -> String {
-    for (unit, name) in [(1_000_000_000, "Gbit/s"), (1_000_000, "Mbit/s"), (1_000, "kbit/s")] {
-        if bits >= unit && bits.is_multiple_of(unit) {
-            return format!("{} {name}", bits / unit);
-        }
-    }
-    format!("{bits} bit/s")
+    calendar::Rate::from_bits_per_second(Some(bits)).to_string()
 }
 
 /// Free space to keep: a number of bytes or a share of the file system.
@@ -247,7 +309,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Rate, Reserve, Period);
+as_text!(Rate, Reserve, Period, ScheduleRate, DaysText, ClockText, DatesText, WindowText, DfsrText);
 
 #[cfg(test)]
 mod tests {
@@ -268,6 +330,16 @@ mod tests {
             assert_eq!(rate.bits_per_second(), bits, "{text}");
             assert_eq!(rate.to_string().parse::<Rate>().unwrap(), rate, "{text}");
         }
+    }
+
+    #[test]
+    fn rates_of_calendars() {
+        for text in ["pause", "unlimited", "64 kbit/s"] {
+            assert_eq!(text.parse::<ScheduleRate>().unwrap().to_string(), text);
+        }
+        let zero = "0 Mbit/s".parse::<ScheduleRate>().unwrap_err();
+        assert!(zero.contains("\"pause\""), "{zero}");
+        assert!("full".parse::<ScheduleRate>().unwrap_err().contains("unlimited"));
     }
 
     #[test]

@@ -133,6 +133,7 @@ const ROWS: &[CodeRow] = &[
     row("GENERATION_OLD", Exit::Partly, "the other side already has a newer generation"),
     row("GENERATION_UNKNOWN", Exit::Unknown, "list them: blockferry image history IMAGE"),
     row("HANDSHAKE_TIMEOUT", Exit::TimedOut, "check the address, the UDP port and the firewall"),
+    row("HELD", Exit::Partly, "it goes on when it may: blockferry schedule show"),
     row("HISTORY_FORK", Exit::Diverged, "a store or a state directory was restored or cloned"),
     row(
         "IDENTITY_DUPLICATE",
@@ -186,6 +187,7 @@ const ROWS: &[CodeRow] = &[
     row("RENAME_UNSUPPORTED", Exit::Config, "put the store on a file system that can rename"),
     row("RESOURCE_LIMIT", Exit::Failed, SEE_LOG),
     row("ROOT_MISMATCH", Exit::VerifyFailed, VERIFY),
+    row("SCHEDULE_UNKNOWN", Exit::Unknown, "list them: blockferry schedule show"),
     row(
         "SERVICE_UNREACHABLE",
         Exit::Unreachable,

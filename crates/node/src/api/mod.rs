@@ -15,6 +15,7 @@ mod codec;
 mod codes;
 mod images;
 mod objects;
+mod orders;
 mod request;
 
 pub use answer::{Answer, Event, Progress, Severity};
@@ -30,4 +31,5 @@ pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,
     StoreRow, StoresReport,
 };
-pub use request::{Lane, Request, Require, Role};
+pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
+pub use request::{Affected, Lane, Request, Require, Role};

@@ -91,7 +91,8 @@ pub struct PeerRow {
     pub connected: bool,
     /// Round trip as the connection measures it; `null` when not connected.
     pub rtt_ms: Option<f64>,
-    /// Limit in force towards it; `null`: none.
+    /// Limit in force towards it, the tightest of node, peer, calendar and order; 0: paused; `null`:
+    /// none.
     pub rate_limit_bits_per_second: Option<u64>,
     /// What it lacks, before any saving.
     pub backlog_bytes: u64,
@@ -105,6 +106,15 @@ pub struct PeerRow {
     /// Stores shared with it.
     #[serde(default)]
     pub stores: Vec<String>,
+    /// The calendar it is sent to by; `null`: none.
+    #[serde(default)]
+    pub schedule: Option<String>,
+    /// What the limit comes from, in words.
+    #[serde(default)]
+    pub limited_by: String,
+    /// Until when it is in force, RFC 3339; `null`: nothing changes it by itself.
+    #[serde(default)]
+    pub limit_until: Option<String>,
 }
 
 /// `peer ls`, `peer show`, `peer set`.

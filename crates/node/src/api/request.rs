@@ -40,6 +40,24 @@ pub enum Require {
     Peers(Vec<String>),
 }
 
+/// What an order is about: what belongs to all that is named; nothing named: everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Affected {
+    /// Only what goes to this peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Only this store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// Only this image, `STORE/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// It ends by itself after so many seconds; absent: another order ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u64>,
+}
+
 /// One request. An image is `STORE/NAME`, a generation `STORE/NAME@7`; a peer is a name, an id or
 /// the first 8 or more characters of an id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +125,7 @@ pub enum Request {
     PeerSet {
         /// Which peer.
         peer: String,
-        /// `name` or `address` (addresses separated by commas).
+        /// `name`, `address` (addresses separated by commas) or `schedule` (empty: none).
         key: String,
         /// The new value.
         value: String,
@@ -187,6 +205,31 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<String>,
     },
+    /// Offer and send nothing of it; what came is kept. Done: `OrdersReport`.
+    Pause(Affected),
+    /// End pauses and boosts of it, or for a time leave them out of account. Done: `OrdersReport`.
+    Resume(Affected),
+    /// Send it whatever calendars say; limits hold. Done: `OrdersReport`.
+    Boost(Affected),
+    /// One more limit, besides those of the configuration. Done: `OrdersReport`.
+    LimitSet {
+        /// Only what goes to this peer; absent: everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// On the wire; above 0.
+        bits_per_second: u64,
+        /// It ends by itself after so many seconds; absent: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
+    },
+    /// Drop what `limit_set` set for the same peer, or for everything. Done: `OrdersReport`.
+    LimitClear {
+        /// Which peer; absent: everything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
+    /// The orders in force, and the rate towards each peer. Done: `OrdersReport`.
+    Orders {},
     /// Events, oldest first, one `event` line each; done: `EventsDone` unless followed.
     Events {
         /// Keep the connection and send new events as they happen.
@@ -215,6 +258,9 @@ mod tests {
         assert_eq!(request, expected);
         let status = serde_json::to_string(&Request::Status {}).unwrap();
         assert_eq!(status, r#"{"cmd":"status"}"#);
+        let text = r#"{"cmd":"pause","peer":"b","for_seconds":7}"#;
+        let pause: Request = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&pause).unwrap(), text);
     }
 
     #[test]
@@ -237,6 +283,8 @@ mod tests {
             r#"{"cmd":"publish","image":"a/b","changed":"x"}"#,
             r#"{"image":"a/b"}"#,
             r#"{"cmd":"invite","store":"a","ttl_seconds":-1}"#,
+            r#"{"cmd":"pause","peers":"a"}"#,
+            r#"{"cmd":"limit_set"}"#,
         ] {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }
