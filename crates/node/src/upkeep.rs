@@ -22,7 +22,7 @@ pub(crate) async fn after_open(store: &Arc<OpenStore>) {
 
 /// Brings the spare of an image up to date, so that its next update needn't.
 pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: ImageName) {
-    if store.store.commit_mode() != CommitMode::Copy {
+    if store.store.commit_mode() == CommitMode::Clone {
         return;
     }
     let (core, store) = (core.clone(), store.clone());
