@@ -143,8 +143,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a whole file of a journal and its base. Returns its path and the file, durable. If that
-    /// fails, for want of room above all, the journal is kept for the next attempt.
+    /// Makes a whole file of a journal and its base. Returns its path and the file, durable. If
+    /// that fails, for want of room above all, the journal is kept for the next attempt.
     pub(crate) fn convert(
         &self,
         image: &ImageRecord,

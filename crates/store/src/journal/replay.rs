@@ -4,7 +4,7 @@
 //! nor what was to come, somebody wrote to it since, and the file stays as it is.
 
 use blockferry_delta::{
-    BLOCK_BYTES, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, SegmentMap,
+    BLOCK_BYTES, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, SegmentMap,
 };
 
 use super::apply::is_whole;
@@ -12,6 +12,7 @@ use super::records::{Change, Records, SECTOR_BYTES};
 use crate::catalog::{CatalogRead, Checkpoint, Generation, ImageRecord, Prepared};
 use crate::disk::{DiskFile, Lease, Open, Stat};
 use crate::error::{Error, IoContext, Result};
+use crate::freeze::freeze;
 use crate::layout::STAGING;
 use crate::spool::Spool;
 use crate::store::{MapOf, Store};
@@ -79,11 +80,52 @@ impl Store {
             // Whoever has it open sees the old generation, and goes on seeing it.
             return Ok(Replayed::Dropped);
         }
-        self.room_for(redo.as_ref(), path, file.as_ref(), &generation)?;
+        match self.room_for(redo.as_ref(), path, file.as_ref(), &generation) {
+            Err(Error::OutOfSpace { .. }) if seen == Seen::Nothing => return Ok(Replayed::Dropped),
+            room => room?,
+        }
         let point = self.put_in_place(redo.as_ref(), path, file.as_ref(), &generation)?;
         // A file that was half done may have been written to where the journal says nothing.
         let known = seen == Seen::Nothing && image.checkpoint == Some(Checkpoint::of(&here));
         Ok(Replayed::Done(known.then_some(point)))
+    }
+
+    /// Reads images that a recovery left without a checkpoint; those that are what the catalog says
+    /// get one. Returns how many that are. What is being worked on is left alone.
+    pub fn prove_recovered(&self) -> Result<usize> {
+        let mut proved = 0;
+        let images = self.catalog.read()?.images()?;
+        for image in images.iter().filter(|i| i.current > 0 && i.checkpoint.is_none()) {
+            proved += usize::from(self.prove(&image.name)?);
+        }
+        Ok(proved)
+    }
+
+    fn prove(&self, name: &ImageName) -> Result<bool> {
+        let Some(_claim) = self.claims.upkeep(name) else { return Ok(false) };
+        let image = self.catalog.read()?.image(name)?.filter(|i| i.checkpoint.is_none());
+        let current = self.current_of(image.as_ref())?;
+        let (Some(image), Some(current)) = (image, current) else { return Ok(false) };
+        let frozen = match freeze(self.disk.as_ref(), name, self.clones()) {
+            // Whatever is there, it is nothing to be proved.
+            Err(Error::Io { op, path, source }) => return Err(Error::Io { op, path, source }),
+            Err(_) => return Ok(false),
+            Ok(frozen) => frozen,
+        };
+        let mut spool = Spool::new(format!("{STAGING}/{name}.again.spool"));
+        let file = (frozen.file.as_ref(), frozen.path.as_str(), frozen.stat.size_bytes);
+        let scanned = self.scan(file, Some(&image), Some(&current), &mut spool, &())?;
+        let still = frozen.confirm(self.disk.as_ref(), name).is_ok();
+        let same = scanned.root == current.root && frozen.meta == current.meta;
+        let checkpoint = Some(Checkpoint::of(&frozen.stat));
+        spool.remove(self.disk.as_ref())?;
+        frozen.thaw(self.disk.as_ref())?;
+        if still && same {
+            let write = self.catalog.write()?;
+            write.put_image(&ImageRecord { checkpoint, ..image })?;
+            write.commit()?;
+        }
+        Ok(still && same)
     }
 
     /// The journal is damaged: only reading the image tells what it is.
@@ -179,8 +221,8 @@ impl Store {
         true
     }
 
-    /// Is every page of a range (it begins with one) what the old block map says, or a hole that was
-    /// punched? Holes are punched by whole pages.
+    /// Is every page of a range (it begins with one) what the old block map says, or a hole that
+    /// was punched? Holes are punched by whole pages.
     fn pages_are_ours(
         &self,
         old: &mut OldPages<'_>,
