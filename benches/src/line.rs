@@ -47,12 +47,27 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
             generation.data_bytes >> 20,
             generation.root.short()
         )?;
+        let before = written_bytes()?;
         writeln!(out, "{}", carry(&a, &b, &generation)?)?;
+        let written = written_bytes()? - before;
+        writeln!(
+            out,
+            "  {} KiB written, {:.2} times the dirty pages",
+            written >> 10,
+            written as f64 / generation.dirty_bytes.max(1) as f64
+        )?;
         let t = Instant::now();
         let fresh = b.freshen_spare(&name)?;
         writeln!(out, "  spare fresh {fresh} in {:.2} s", t.elapsed().as_secs_f64())?;
     }
     Ok(())
+}
+
+/// Bytes this process made the disk write so far.
+fn written_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/io")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line.ok_or_else(|| anyhow::anyhow!("no write_bytes"))?.trim().parse()?)
 }
 
 /// Brings the generation of `name` from one store to the other; returns what it came to.

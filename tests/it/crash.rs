@@ -44,7 +44,13 @@ fn shown(story: &Story, disk: &SimDisk, acked: Option<usize>) -> Option<usize> {
 /// interrupted generation and the next one arrive, too.
 fn check(story: &Story, disk: SimDisk, acked: Option<usize>, go_on: bool) {
     let title = story.title;
-    shown(story, &disk, acked);
+    match story.in_place() {
+        // Until it is recovered the image may be half one generation and half the next.
+        true => {
+            assert!(acked.is_none() || disk.stat(story.name.as_str()).expect("looks").is_some())
+        }
+        false => drop(shown(story, &disk, acked)),
+    }
     let opened = Side::open(disk, 2, story.options.clone());
     let (side, report) = opened.unwrap_or_else(|e| panic!("{title}: does not open: {e}"));
     nothing_left_over(title, &side, &report);
@@ -179,11 +185,22 @@ fn check_local_change(story: &Story, disk: SimDisk, at: usize) {
         Some(_) => whole(&disk, name).expect("reads"),
         None => vec![1; 5000],
     };
-    let byte = at % local.len();
+    let byte = at * 7919 % local.len();
     local[byte] ^= 0x80;
     put(&disk, name, &local).expect("writes");
     let opened = Side::open(disk, 2, story.options.clone());
     let (side, _) = opened.unwrap_or_else(|e| panic!("{title}: does not open: {e}"));
+    if story.in_place() {
+        // A commit that was half done may have been finished around it.
+        let now = side.read(&story.name);
+        let around = |known: &&Vec<u8>| {
+            let but_one = |bytes: &[u8]| [&bytes[..byte], &bytes[byte + 1..]].concat();
+            known.len() == now.len() && byte < now.len() && but_one(known) == but_one(&now)
+        };
+        if now.get(byte) == local.get(byte) && story.known.iter().any(|known| around(&known)) {
+            local = now;
+        }
+    }
     assert!(side.read(&story.name) == local, "{title}: a local change is gone");
     let looks = side.store.look().expect("looks");
     let look = looks.iter().find(|look| look.name == name).expect("it is there");

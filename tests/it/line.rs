@@ -53,7 +53,7 @@ fn check_equal(a: &Side, b: &Side, name: &ImageName, bytes: &[u8]) {
 
 fn one_cell(shape: Shape, edit: Edit, seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
-    let modes = [CommitMode::Clone, CommitMode::Copy];
+    let modes = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
     let (a, b) = (Side::new(1, *rng.pick(&modes)), Side::new(2, *rng.pick(&modes)));
     let name = image_name("win11.vhdx");
     let size = *rng.pick(&SIZES);
@@ -135,7 +135,7 @@ fn line_every_size_as_a_first_copy() {
 
 fn pair(seed: u64, size: u64) -> (Side, Side, ImageName, Vec<u8>) {
     let mut rng = Rng::new(seed);
-    let modes = [CommitMode::Clone, CommitMode::Copy];
+    let modes = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
     let (a, b) = (Side::new(1, *rng.pick(&modes)), Side::new(2, *rng.pick(&modes)));
     let name = image_name("one");
     let bytes = Shape::Files.make(size, &mut rng);
@@ -348,7 +348,7 @@ fn line_a_spare_is_built_upon_only_if_it_is_what_it_was() {
 fn line_zeros_that_become_the_only_segment() {
     const SEGMENT: usize = 4 << 20;
     for (from, to) in [(2 * SEGMENT, SEGMENT), (SEGMENT, 2 * SEGMENT), (SEGMENT + 1, 65_536)] {
-        for mode in [CommitMode::Clone, CommitMode::Copy] {
+        for mode in [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal] {
             let (a, b) = (Side::new(1, mode), Side::new(2, mode));
             let name = image_name("zeros.img");
             for size in [from, to] {

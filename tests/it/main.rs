@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod disk;
 mod extents;
+mod journal;
 mod line;
 mod model;
 mod refuse;

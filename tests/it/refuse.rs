@@ -20,7 +20,7 @@ struct Scene {
     old: Vec<u8>,
 }
 
-const MODES: [CommitMode; 2] = [CommitMode::Clone, CommitMode::Copy];
+const MODES: [CommitMode; 3] = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
 
 fn scene(mode: CommitMode, bytes: u64) -> Scene {
     let (a, b) = (Side::new(1, mode), Side::new(2, mode));

@@ -151,4 +151,12 @@ impl DiskFile for LyingFile {
     fn sole_opener(&self) -> io::Result<Lease> {
         self.file.sole_opener()
     }
+
+    fn shut_out(&self) -> io::Result<Lease> {
+        self.file.shut_out()
+    }
+
+    fn let_in(&self) -> io::Result<bool> {
+        self.file.let_in()
+    }
 }

@@ -91,7 +91,7 @@ impl Pair {
         let mut rng = Rng::new(seed);
         let keys = keys().clone();
         let side = |at: usize, rng: &mut Rng| {
-            let mode = *rng.pick(&[CommitMode::Clone, CommitMode::Copy]);
+            let mode = *rng.pick(&[CommitMode::Clone, CommitMode::Copy, CommitMode::Journal]);
             let disk = SimDisk::new(seed ^ at as u64, 1 << 30);
             disk.set_supports_clone(mode == CommitMode::Clone);
             let made = Store::create(Arc::new(disk.clone()), store_identity(), &options(mode));

@@ -29,6 +29,8 @@ pub enum Commit {
     Auto,
     /// By reflink.
     Clone,
+    /// Into the image's own file, by a journal, where little changes and nobody has it open.
+    Journal,
     /// By a whole new file.
     Copy,
 }

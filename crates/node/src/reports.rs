@@ -84,6 +84,7 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
         role: store.config.role,
         commit_mode: match store.store.commit_mode() {
             CommitMode::Clone => "clone".to_owned(),
+            CommitMode::Journal => "journal".to_owned(),
             CommitMode::Copy => "copy".to_owned(),
         },
         images: images.len() as u64,

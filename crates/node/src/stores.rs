@@ -146,6 +146,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         commit: match config.commit {
             Commit::Auto => None,
             Commit::Clone => Some(CommitMode::Clone),
+            Commit::Journal => Some(CommitMode::Journal),
             Commit::Copy => Some(CommitMode::Copy),
         },
         cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),

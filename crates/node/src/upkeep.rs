@@ -10,9 +10,15 @@ use tracing::{debug, warn};
 use crate::core::{Core, blocking};
 use crate::stores::OpenStore;
 
-/// Removes what recovery put aside to be removed.
+/// Proves what recovery finished, and removes what it put aside to be removed.
 pub(crate) async fn after_open(store: &Arc<OpenStore>) {
     let (name, store) = (store.config.name.clone(), store.clone());
+    let recovered = store.clone();
+    match blocking("proving", move || Ok(recovered.store.prove_recovered()?)).await {
+        Ok(0) => {}
+        Ok(images) => debug!(store = %name, images, "proved after a recovery"),
+        Err(error) => warn!(store = %name, code = error.code(), %error, "not proved"),
+    }
     match blocking("tidying", move || Ok(store.store.empty_trash()?)).await {
         Ok(0) => {}
         Ok(files) => debug!(store = %name, files, "tidied"),
@@ -22,7 +28,7 @@ pub(crate) async fn after_open(store: &Arc<OpenStore>) {
 
 /// Brings the spare of an image up to date, so that its next update needn't.
 pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: ImageName) {
-    if store.store.commit_mode() != CommitMode::Copy {
+    if store.store.commit_mode() == CommitMode::Clone {
         return;
     }
     let (core, store) = (core.clone(), store.clone());

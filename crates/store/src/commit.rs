@@ -5,11 +5,11 @@
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
-use crate::disk::{Kind, RenameHow, Stat};
+use crate::disk::{DiskFile, Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{QUARANTINE, SPARE, STAGING, spare_path};
-use crate::spool::Entries;
-use crate::staging::Sealed;
+use crate::spool::{Entries, Spool};
+use crate::staging::{Built, Sealed};
 use crate::store::Store;
 
 /// What the node adds to a received generation.
@@ -35,7 +35,7 @@ impl Store {
     }
 
     fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let Sealed { claim, image, mut generation, path, file, spool, .. } = sealed;
+        let Sealed { claim, image, mut generation, mut path, built, spool, .. } = sealed;
         let name = generation.image.clone();
         generation.recorded_unix_ms = received.recorded_unix_ms;
         generation.wire_bytes = received.wire_bytes;
@@ -43,6 +43,35 @@ impl Store {
         generation.discover = crate::catalog::Discover::Received;
         self.check_health()?;
         self.check_target(&name, image.as_ref())?;
+        let file = match built {
+            Built::Whole(file) => file,
+            Built::Journal(redo) => {
+                let image = image.as_ref().ok_or_else(|| Error::NotFound(name.clone()))?;
+                if let Some(shut) = self.shut_image(image)? {
+                    let done = self.commit_journal(image, shut, redo, generation, spool);
+                    drop(claim);
+                    return done;
+                }
+                let (whole, file) = self.convert(image, redo, &generation)?;
+                path = whole;
+                file
+            }
+        };
+        let done = self.commit_whole(image, generation, path, file, spool);
+        drop(claim);
+        done
+    }
+
+    /// Commits a file that is to become the image.
+    fn commit_whole(
+        &self,
+        image: Option<ImageRecord>,
+        generation: Generation,
+        path: String,
+        file: Box<dyn DiskFile>,
+        spool: Spool,
+    ) -> Result<Generation> {
+        let name = generation.image.clone();
         let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let sealed = file.stat().during("look at", &path)?;
         let prepared = Prepared {
@@ -55,6 +84,7 @@ impl Store {
             keep_spare: self.keeps_spare(replaced.as_ref())?,
             sealed: Some(Checkpoint::of(&sealed)),
             spool_sum: Some(spool.sum().into()),
+            journal: None,
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -73,7 +103,6 @@ impl Store {
         let made = self.make_current(&image, &prepared, generation, &Entries::Spool(&spool));
         let generation = made.inspect_err(|_| self.degrade())?;
         spool.remove(self.disk.as_ref())?;
-        drop(claim);
         Ok(generation)
     }
 
@@ -128,7 +157,10 @@ impl Store {
         entries: &Entries<'_>,
     ) -> Result<Generation> {
         let name = &image.name;
-        let spare = self.put_away(image, prepared)?;
+        let spare = match prepared.journal {
+            Some(_) => None,
+            None => self.put_away(image, prepared)?,
+        };
         let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let stat = stat.ok_or_else(|| Error::SourceMissing(name.clone()))?;
         // Somebody may have written to it since the rename, before a recovery above all: that is a
@@ -141,6 +173,9 @@ impl Store {
         write.put_prepared(image.id, None)?;
         write.put_staged(image.id, None)?;
         write.commit()?;
+        if prepared.journal.is_some() {
+            self.drop_journal(name, prepared)?;
+        }
         Ok(generation)
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Frozen {
 pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<Frozen> {
     let live = name.as_str();
     let stat = regular(disk, name)?;
-    let file = disk.open(live, Open::Read).during("open", live)?;
+    let file = open_live(disk, name)?;
     if file.writer_free().during("ask for a lease on", live)? == Lease::Held {
         return Err(Error::InUse(name.clone()));
     }
@@ -79,6 +79,17 @@ impl Frozen {
             disk.remove_file(&self.path).during("remove", &self.path)?;
         }
         Ok(())
+    }
+}
+
+/// Opens the image's file for reading. A lease that doesn't end soon, ours while a commit is put in
+/// place or another program's, counts as use.
+pub(crate) fn open_live(disk: &dyn Disk, name: &ImageName) -> Result<Box<dyn DiskFile>> {
+    match disk.open(name.as_str(), Open::Read) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(Error::InUse(name.clone()))
+        }
+        opened => opened.during("open", name.as_str()),
     }
 }
 

@@ -33,6 +33,14 @@ pub(crate) fn staging_path(name: &ImageName, root: &Root) -> String {
     format!("{STAGING}/{name}.{}", root.short())
 }
 
+/// How the name of a journal ends.
+pub(crate) const JOURNAL_END: &str = ".journal";
+
+/// Journal of the generation of `name` with `root`.
+pub(crate) fn journal_path(name: &ImageName, root: &Root) -> String {
+    format!("{}{JOURNAL_END}", staging_path(name, root))
+}
+
 /// Spare of `name`.
 pub(crate) fn spare_path(name: &ImageName) -> String {
     format!("{SPARE}/{name}")

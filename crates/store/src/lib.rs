@@ -16,6 +16,7 @@ mod error;
 mod extents;
 mod freeze;
 mod held;
+mod journal;
 mod layout;
 mod look;
 mod recipe;

@@ -8,6 +8,7 @@ use blockferry_delta::ImageName;
 use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared};
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
+use crate::journal::Replayed;
 use crate::layout::{BASE, SPARE, STAGING, TRASH, base_path, spare_path};
 use crate::spool::{self, Entries, Spool};
 use crate::store::Store;
@@ -49,6 +50,21 @@ impl Store {
 
     /// Finishes a prepared commit if its content is there, wherever it is.
     fn finish(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
+        let Some(sum) = &prepared.journal else { return self.finish_whole(image, prepared) };
+        match self.replay(image, prepared, sum)? {
+            Replayed::Done(sealed) => {
+                let prepared = Prepared { sealed, ..prepared.clone() };
+                self.finish_records(image, &prepared)
+            }
+            Replayed::Dropped => {
+                self.give_up(image.id, prepared)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// The same for a file that was to become the image.
+    fn finish_whole(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
         let name = &image.name;
         let here = |path: &str| self.disk.stat(path).during("look at", path);
         let is_new = |stat: Option<Stat>| stat.is_some_and(|stat| stat.inode == prepared.inode);
@@ -65,7 +81,12 @@ impl Store {
         // The rename may have been seen and still not be durable.
         self.synced(self.disk.sync_dir(""), "store directory")?;
         self.synced(self.disk.sync_dir(STAGING), STAGING)?;
-        let generation = Generation::decode(name, &prepared.generation)?;
+        self.finish_records(image, prepared)
+    }
+
+    /// The new content is in its place: the catalog learns of it.
+    fn finish_records(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
+        let generation = Generation::decode(&image.name, &prepared.generation)?;
         let disk = self.disk.as_ref();
         let whole = match &prepared.spool_sum {
             Some(sum) => spool::is_whole(disk, &prepared.spool, sum)?,
@@ -99,13 +120,19 @@ impl Store {
         if right {
             self.make_current(image, prepared, generation, &Entries::Spool(&spool))?;
         } else {
-            let spare = self.put_away(image, prepared)?;
+            let spare = match prepared.journal {
+                Some(_) => None,
+                None => self.put_away(image, prepared)?,
+            };
             let write = self.catalog.write()?;
             write.put_image(&ImageRecord { checkpoint: None, ..image.clone() })?;
             write.put_spare(image.id, spare.as_ref())?;
             write.put_prepared(image.id, None)?;
             write.put_staged(image.id, None)?;
             write.commit()?;
+            if prepared.journal.is_some() {
+                self.drop_journal(&image.name, prepared)?;
+            }
         }
         spool.remove(self.disk.as_ref())?;
         Ok(right)

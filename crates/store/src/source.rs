@@ -10,8 +10,9 @@ use blockferry_delta::{
 };
 
 use crate::catalog::{CatalogRead, Checkpoint};
-use crate::disk::{AlignedBuf, DiskFile, Open};
+use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, IoContext, Result};
+use crate::freeze::open_live;
 use crate::store::{MapOf, Store};
 
 /// Segment maps kept at hand; pages are asked for in order.
@@ -48,7 +49,7 @@ impl Store {
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let of = MapOf::find(&read, &image, &root)?.filter(|of| of.number == of.current);
         let of = of.ok_or_else(|| Error::NoGeneration { image: name.clone(), root })?;
-        let file = self.disk.open(name.as_str(), Open::Read).during("open", name.as_str())?;
+        let file = open_live(self.disk.as_ref(), name)?;
         let stat = file.stat().during("look at", name.as_str())?;
         if image.checkpoint != Some(Checkpoint::of(&stat)) {
             return Err(Error::Torn { image: name.clone(), block: 0 });

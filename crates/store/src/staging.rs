@@ -3,6 +3,7 @@
 //! sealed and committed.
 
 mod begin;
+mod content;
 mod find;
 mod finish;
 mod reserve;
@@ -20,11 +21,13 @@ use crate::assemble::BlockBuild;
 use crate::catalog::{CatalogRead, Generation, ImageRecord};
 use crate::claim::Claim;
 use crate::disk::DiskFile;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::spool::Spool;
 use crate::store::{MapOf, Store};
 
+pub(crate) use content::{Built, Content};
 pub use finish::Sealed;
+pub(crate) use finish::allocate_zeros;
 use reserve::Reservation;
 
 /// Updates up to this size go through the page cache: scattered pages are written back in order,
@@ -78,10 +81,8 @@ pub struct Staging {
     /// Own current generation, which the new one replaces in the catalog.
     own: Option<BaseMap>,
     path: String,
-    file: Box<dyn DiskFile>,
-    /// Writes bypass the page cache.
-    bulk: bool,
-    /// What is in the file may already be right.
+    content: Content,
+    /// What is in it may already be right.
     resumed: bool,
     remembered: bool,
     parts: BTreeMap<u32, Part>,
@@ -193,7 +194,7 @@ impl Staging {
                 (page / PAGES_PER_BLOCK as u64, (page % PAGES_PER_BLOCK as u64) as usize);
             let build = part.blocks.get_mut(&block).ok_or(Error::BadPart("page not wanted"))?;
             if !build.is_loaded() {
-                load(self.file.as_ref(), &self.path, build)?;
+                load(&self.content, &self.path, build)?;
             }
             let len = build.page_len(within);
             let (bytes, rest) = pages.split_at_checked(len).ok_or(Error::BadPart("short pages"))?;
@@ -233,15 +234,11 @@ impl Staging {
 
     fn write(&mut self, block: &crate::assemble::Verified) -> Result<()> {
         for (offset, bytes) in block.writes() {
-            let written = match self.bulk {
-                true => self.file.write_bulk_at(bytes, offset),
-                false => self.file.write_at(bytes, offset),
-            };
-            written.during("write", &self.path)?;
+            self.content.write(&self.path, bytes, offset)?;
             self.reservation.used(bytes.len() as u64);
         }
         for (offset, bytes) in block.holes() {
-            self.file.punch(offset, bytes).during("punch", &self.path)?;
+            self.content.punch(&self.path, offset, bytes)?;
         }
         self.rows.insert(block.index(), block.row(self.store.chunker.keys()));
         let much_left = self.literal_bytes + REMEMBER_AFTER_BYTES <= self.dirty_bytes;
@@ -278,7 +275,7 @@ impl Staging {
         for segment in &part.zero_segments {
             let bytes = segment_len(*segment, self.generation.size_bytes) as u64;
             let offset = u64::from(*segment) * SEGMENT_BYTES;
-            self.file.punch(offset, bytes).during("punch", &self.path)?;
+            self.content.punch(&self.path, offset, bytes)?;
             planned.zero_bytes += bytes;
         }
         self.zero_segments.extend(&part.zero_segments);
@@ -300,9 +297,10 @@ impl Staging {
                 planned.kept_bytes += block_len(changed.index, size) as u64;
                 continue;
             }
-            if changed.dirty & pages != pages {
+            // A journal notes what every changed sector was.
+            if changed.dirty & pages != pages || self.content.is_journal() {
                 let offset = changed.index * BLOCK_BYTES as u64;
-                self.file.prefetch(offset, BLOCK_BYTES as u64).during("prefetch", &self.path)?;
+                self.content.prefetch(&self.path, offset, BLOCK_BYTES as u64)?;
             }
             planned.kept_bytes +=
                 u64::from((pages & !changed.dirty).count_ones()) * PAGE_BYTES as u64;
@@ -317,7 +315,7 @@ impl Staging {
         let size = self.generation.size_bytes;
         let mut bytes = vec![0; block_len(changed.index, size)];
         let offset = changed.index * BLOCK_BYTES as u64;
-        self.file.read_exact_at(&mut bytes, offset).during("read", &self.path)?;
+        self.content.read_exact(&self.path, &mut bytes, offset)?;
         let there = verify_block(changed.index, &bytes, size, &changed.hash);
         if there {
             let row = BlockRow::of(self.store.chunker.keys(), changed.index, &bytes, size);
@@ -328,7 +326,7 @@ impl Staging {
 
     /// Gives a block its base, if it hasn't got it yet.
     fn load(&self, build: &mut BlockBuild) -> Result<()> {
-        if build.is_loaded() { Ok(()) } else { load(self.file.as_ref(), &self.path, build) }
+        if build.is_loaded() { Ok(()) } else { load(&self.content, &self.path, build) }
     }
 
     /// Closes a part that is complete and folds the segments that can't change any more.
@@ -349,12 +347,12 @@ impl Staging {
     }
 }
 
-fn load(file: &dyn DiskFile, path: &str, build: &mut BlockBuild) -> Result<()> {
+fn load(content: &Content, path: &str, build: &mut BlockBuild) -> Result<()> {
     let mut base = Vec::new();
     if build.keeps_pages() {
         base.resize(build.len(), 0);
         let offset = build.index() * BLOCK_BYTES as u64;
-        file.read_exact_at(&mut base, offset).during("read", path)?;
+        content.read_exact(path, &mut base, offset)?;
     }
     build.load(base);
     Ok(())

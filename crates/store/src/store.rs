@@ -19,6 +19,9 @@ use crate::recover::RecoveryReport;
 pub enum CommitMode {
     /// The staging begins as a reflink clone of the base: I/O follows the dirty bytes.
     Clone,
+    /// No reflinks: what changes is collected in a journal and put into the image's own file, if
+    /// it is little and nobody has the image open; else as `Copy`.
+    Journal,
     /// No reflinks: the staging begins as the image's spare, or as a whole copy of the base.
     Copy,
 }
@@ -48,7 +51,7 @@ pub struct Options {
     pub free_min_bytes: u64,
     /// Generations whose block maps stay known.
     pub keep_generations: u32,
-    /// Keep the replaced content as a spare in copy mode, while there is room for it.
+    /// Keep the content that a copy replaced as a spare, while there is room for it.
     pub keep_spare: bool,
     /// When to hold a clone of what was recorded last.
     pub hold_base: HoldBase,
@@ -110,7 +113,7 @@ impl Store {
             None if probe_clone(disk.as_ref(), PRIVATE).during("probe clones in", PRIVATE)? => {
                 CommitMode::Clone
             }
-            None => CommitMode::Copy,
+            None => CommitMode::Journal,
         };
         let store = Self {
             chunker: Chunker::new(Keys::derive(&identity.key)),

@@ -5,8 +5,9 @@ use blockferry_delta::{
     block_hash, image_root, segment_count, segment_len,
 };
 
-use crate::disk::{AlignedBuf, Open};
+use crate::disk::AlignedBuf;
 use crate::error::{Error, IoContext, Result};
+use crate::freeze::open_live;
 use crate::scan::Progress;
 use crate::store::{MapOf, Store};
 
@@ -38,7 +39,7 @@ impl Store {
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let current = self.current_of(Some(&image))?;
         let current = current.ok_or_else(|| Error::NotFound(name.clone()))?;
-        let file = self.disk.open(name.as_str(), Open::Read).during("open", name.as_str())?;
+        let file = open_live(self.disk.as_ref(), name)?;
         let size = file.stat().during("look at", name.as_str())?.size_bytes;
         let map = MapOf::find(&read, &image, &current.root)?;
         let map =

@@ -6,6 +6,9 @@ use blockferry_store::disk::{SimDisk, Snapshot};
 use blockferry_store::{CommitMode, Options};
 use blockferry_tests::{Edit, Feed, Rng, Shape, Side, image_name, options};
 
+/// Each seed takes another way to commit.
+const MODES: [CommitMode; 3] = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
+
 /// A segment and a bit for some seeds: large images cost time and show little more.
 fn sparse_bytes(seed: u64) -> u64 {
     if seed % 4 == 1 { (4 << 20) + 70_000 } else { 600_000 }
@@ -30,6 +33,11 @@ pub(super) struct Story {
 }
 
 impl Story {
+    /// Are commits put into the image's own file?
+    pub(super) fn in_place(&self) -> bool {
+        self.options.commit == Some(CommitMode::Journal)
+    }
+
     /// The newest generation that was acknowledged after this many operations.
     pub(super) fn acked(&self, ops: usize) -> Option<usize> {
         self.acks.iter().filter(|(at, _)| *at <= ops).map(|(_, generation)| *generation).max()
@@ -109,7 +117,7 @@ impl Stage {
 }
 
 fn one_edit(title: &'static str, seed: u64, shape: Shape, bytes: u64, edit: Edit) -> Story {
-    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = MODES[seed as usize % MODES.len()];
     in_mode(title, seed, options(mode), (shape, bytes, edit))
 }
 
@@ -129,7 +137,7 @@ fn in_mode(
 }
 
 fn first_copy(seed: u64) -> Story {
-    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = MODES[seed as usize % MODES.len()];
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Files, 300_001);
     stage.watch();
@@ -182,7 +190,7 @@ fn with_spare(seed: u64) -> Story {
 }
 
 fn resumed(seed: u64) -> Story {
-    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = MODES[seed as usize % MODES.len()];
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Sparse, sparse_bytes(seed));
     stage.edit(Edit::Cluster);
@@ -194,7 +202,7 @@ fn resumed(seed: u64) -> Story {
 }
 
 fn recording(seed: u64) -> Story {
-    let mode = if seed.is_multiple_of(2) { CommitMode::Clone } else { CommitMode::Copy };
+    let mode = MODES[seed as usize % MODES.len()];
     let mut stage = Stage::new(seed, options(mode));
     stage.first(Shape::Files, 300_000);
     stage.edit(Edit::Pages);
@@ -209,13 +217,32 @@ fn recording(seed: u64) -> Story {
     Story { recording: true, ..stage.end("recording a local change") }
 }
 
+/// The journal is found torn and gone on with, its image held open at the commit by some.
+fn journal(title: &'static str, seed: u64, edit: Edit) -> Story {
+    let mut stage = Stage::new(seed, options(CommitMode::Journal));
+    stage.first(Shape::Files, 500_000);
+    stage.edit(edit);
+    stage.edit(Edit::Byte);
+    stage.deliver(0);
+    stage.watch();
+    stage.deliver(1);
+    let name = stage.name.clone();
+    if seed.is_multiple_of(4) {
+        stage.b.disk.hold_open(name.as_str(), false).expect("holds");
+    }
+    stage.deliver(2);
+    stage.end(title)
+}
+
 /// All stories of a seed.
 pub(super) fn stories(seed: u64) -> impl Iterator<Item = Story> {
     let no_spare = Options { keep_spare: false, ..options(CommitMode::Copy) };
     let delta = (Shape::Files, 250_000, Edit::Pages);
     let (clone, copy) = (options(CommitMode::Clone), no_spare);
-    let tell: [Box<dyn Fn() -> Story>; 13] = [
+    let tell: [Box<dyn Fn() -> Story>; 15] = [
         Box::new(move || first_copy(seed)),
+        Box::new(move || journal("journal of pages", seed, Edit::Pages)),
+        Box::new(move || journal("journal of zeros", seed, Edit::ZeroOut)),
         Box::new(move || one_edit("small delta", seed, Shape::Mixed, 200_000, Edit::Cluster)),
         Box::new(move || one_edit("grow", seed, Shape::Text, 100_000, Edit::Grow)),
         Box::new(move || one_edit("shrink", seed, Shape::Files, 300_000, Edit::Shrink)),

@@ -44,7 +44,7 @@ impl World {
     pub(super) fn new(seed: u64) -> World {
         let mut rng = Rng::new(seed ^ 0x0DE1);
         let side = |number: u8, rng: &mut Rng| {
-            let mode = *rng.pick(&[CommitMode::Clone, CommitMode::Copy]);
+            let mode = *rng.pick(&[CommitMode::Clone, CommitMode::Copy, CommitMode::Journal]);
             let disk = SimDisk::new(number.into(), 512 << 20);
             disk.set_supports_clone(mode == CommitMode::Clone);
             Some(Side::create(disk, number, options(mode)))

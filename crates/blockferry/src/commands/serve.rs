@@ -211,6 +211,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     store.commit = match settings.commit {
         CommitChoice::Auto => Commit::Auto,
         CommitChoice::Clone => Commit::Clone,
+        CommitChoice::Journal => Commit::Journal,
         CommitChoice::Copy => Commit::Copy,
     };
     store.keep_generations = settings.keep_generations;

@@ -81,8 +81,10 @@ pub(crate) struct StoreSection {
     /// What to do with an image that somebody has open for writing. defer: wait until it is
     /// closed. never: don't ask, take it if it held still while it was read. Default: defer.
     pub(crate) in_use: Option<InUseChoice>,
-    /// How a received generation is made current. auto: clone where the file system can, else
-    /// copy. Default: auto.
+    /// How a received generation is made current. clone: by reflink. journal: where little changes
+    /// and nobody has the image open, into its own file, else as copy. copy: a whole new file, built
+    /// upon the one before, which is kept. auto: clone where the file system can, else journal.
+    /// Default: auto.
     pub(crate) commit: Option<CommitChoice>,
     /// Where the file system has reflinks: keep a clone of what was published last, so that the next
     /// change is found without reading the whole image. It takes the room of what changes. auto: for
@@ -197,7 +199,7 @@ choices! {
     /// What to do with an image that somebody writes.
     InUseChoice { Defer = "defer", Never = "never" }
     /// How a received generation is made current.
-    CommitChoice { Auto = "auto", Clone = "clone", Copy = "copy" }
+    CommitChoice { Auto = "auto", Clone = "clone", Journal = "journal", Copy = "copy" }
     HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }
     /// How the log is written.
     LogFormat { Auto = "auto", Text = "text", Json = "json", Journald = "journald" }

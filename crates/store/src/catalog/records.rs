@@ -316,6 +316,9 @@ pub(crate) struct Prepared {
     /// BLAKE3 of the spool's file.
     #[n(8)]
     pub(crate) spool_sum: Option<ByteArray<32>>,
+    /// The staging is a journal, with this BLAKE3, of changes to the image's own file.
+    #[n(9)]
+    pub(crate) journal: Option<ByteArray<32>>,
 }
 
 /// A staging that has its base's content and may be resumed.

@@ -242,6 +242,25 @@ fn answers_about_openers(disk: &dyn Disk, skipped: &mut Vec<String>) -> io::Resu
     assert_eq!(writer.writer_free()?, Lease::Unknown);
     drop(reader);
     assert_eq!((writer.writer_free()?, writer.sole_opener()?), (Lease::Free, Lease::Free));
+    shuts_others_out(disk, writer.as_ref())
+}
+
+fn shuts_others_out(disk: &dyn Disk, writer: &dyn DiskFile) -> io::Result<()> {
+    assert_eq!(writer.shut_out()?, Lease::Free);
+    assert_eq!(kind_of(disk.open("lease", Open::Read)), ErrorKind::WouldBlock);
+    writer.write_at(b"y", 0)?;
+    assert!(writer.let_in()?, "it was short");
+    assert_eq!(get(disk, "lease")?, b"y");
+    assert!(writer.let_in()?, "twice is no harm");
+    let reader = disk.open("lease", Open::Read)?;
+    assert_eq!(writer.shut_out()?, Lease::Unknown, "a handle of our own is in the way");
+    assert_eq!(get(disk, "lease")?, b"y");
+    drop(reader);
+    // The end of the handle ends it, too.
+    let second = disk.open("lease2", Open::Create)?;
+    assert_eq!(second.shut_out()?, Lease::Free);
+    drop(second);
+    disk.open("lease2", Open::Read)?;
     Ok(())
 }
 

@@ -287,6 +287,24 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Does nobody else have this file open at all? Other handles of this disk on the same file
     /// turn a `Held` into `Unknown`.
     fn sole_opener(&self) -> io::Result<Lease>;
+
+    /// As [`DiskFile::sole_opener`], and a `Free` stays true: who opens the file from now on, this
+    /// disk too, waits (or is told `WouldBlock`) until [`DiskFile::let_in`] or the end of this
+    /// handle. The kernel lets nobody wait for ever, so what is done meanwhile must be short.
+    fn shut_out(&self) -> io::Result<Lease> {
+        Ok(Lease::Unknown)
+    }
+
+    /// Ends [`DiskFile::shut_out`]. `false`: it took so long that somebody may have been let in
+    /// before.
+    fn let_in(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Makes writes to shared storage take no more room than they are long, where the filesystem
+    /// would take more to keep files in one piece (XFS: 128 KiB for a page); or as usual again.
+    /// Only advice.
+    fn tight_cow(&self, _tight: bool) {}
 }
 
 /// Finds out whether clones work in `dir`: clones a real data block there and reads it back.

@@ -31,6 +31,8 @@ const DIR_MODE: u32 = 0o700;
 /// Another process's lease on the file, or its short question about ours, makes an open that may
 /// not block fail; it is tried this often before that is reported.
 const OPEN_TRIES: u32 = 10;
+/// What Linux lets openers wait for a lease, unless somebody changed it.
+const LEASE_WAIT_USUAL: Duration = Duration::from_secs(45);
 /// Pause between these tries.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
@@ -44,6 +46,8 @@ pub struct RealDisk {
 #[derive(Debug)]
 pub(super) struct Root {
     dir: OwnedFd,
+    /// How long the kernel lets an opener wait for a lease to be given back.
+    pub(super) lease_wait: Duration,
     opens: Mutex<HashMap<FileId, OwnOpens>>,
 }
 
@@ -63,7 +67,8 @@ impl RealDisk {
     pub fn open(path: &Path) -> io::Result<RealDisk> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(RealDisk { root: Arc::new(Root { dir, opens: Mutex::default() }) })
+        let lease_wait = lease_wait();
+        Ok(RealDisk { root: Arc::new(Root { dir, lease_wait, opens: Mutex::default() }) })
     }
 
     fn open_file(&self, path: &str, how: Open) -> io::Result<(OwnedFd, Stat)> {
@@ -120,6 +125,13 @@ impl RealDisk {
         let (dir, name) = split(path);
         Ok((self.root.open_dir(dir)?, name))
     }
+}
+
+/// What the machine says about it; asked once, because later no path outside is opened.
+fn lease_wait() -> Duration {
+    let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").ok();
+    let seconds = text.and_then(|text| text.trim().parse().ok());
+    seconds.map_or(LEASE_WAIT_USUAL, Duration::from_secs)
 }
 
 impl Root {

@@ -6,9 +6,9 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     FallocateFlags, FileType, Gid, Mode, SeekFrom, Timespec, Timestamps, UTIME_OMIT, Uid,
@@ -25,6 +25,8 @@ use super::{AlignedBuf, DiskFile, Kind, Lease, Meta, MetaOutcome, Placed, Stat};
 const ZERO_BYTES: usize = 256 << 10;
 /// Largest value and list of extended attributes the kernel knows (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 64 << 10;
+/// If openers wait for less than this, there is no time to do anything while they do.
+const LEASE_WAIT_MIN: Duration = Duration::from_secs(20);
 /// Pauses before each question about a lease.
 const LEASE_PAUSES: [Duration; 3] =
     [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(4)];
@@ -39,6 +41,8 @@ pub(super) struct RealFile {
     bulk: Bulk,
     /// A sync or write-back of this handle failed.
     failed: AtomicBool,
+    /// When others were shut out, if they are.
+    shut_since: Mutex<Option<Instant>>,
 }
 
 impl RealFile {
@@ -56,7 +60,8 @@ impl RealFile {
         own.writable += usize::from(writable);
         drop(opens);
         let failed = AtomicBool::new(false);
-        RealFile { root, path, fd, id, writable, bulk: Bulk::default(), failed }
+        let shut_since = Mutex::default();
+        RealFile { root, path, fd, id, writable, bulk: Bulk::default(), failed, shut_since }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -85,9 +90,17 @@ impl RealFile {
     /// that, and only when asked again: another thread asking the same, or a child process between
     /// fork and exec, is in the way for an instant.
     fn ask(&self, kind: LeaseKind, in_the_way: impl Fn(OwnOpens) -> bool) -> Lease {
+        self.ask_by(|| sys::try_lease(self.fd(), kind), in_the_way)
+    }
+
+    fn ask_by(
+        &self,
+        ask: impl Fn() -> io::Result<bool>,
+        in_the_way: impl Fn(OwnOpens) -> bool,
+    ) -> Lease {
         for pause in LEASE_PAUSES {
             std::thread::sleep(pause);
-            match sys::try_lease(self.fd(), kind) {
+            match ask() {
                 Ok(true) => return Lease::Free,
                 Ok(false) if in_the_way(self.own_opens()) => return Lease::Unknown,
                 Ok(false) => {}
@@ -358,6 +371,38 @@ impl DiskFile for RealFile {
     fn sole_opener(&self) -> io::Result<Lease> {
         self.bulk.close_direct();
         Ok(self.ask(LeaseKind::Write, |own| own.all > 1))
+    }
+
+    fn shut_out(&self) -> io::Result<Lease> {
+        self.bulk.close_direct();
+        if self.root.lease_wait < LEASE_WAIT_MIN {
+            return Ok(Lease::Unknown);
+        }
+        let answer =
+            self.ask_by(|| sys::take_lease(self.fd(), LeaseKind::Write), |own| own.all > 1);
+        let since = (answer == Lease::Free).then(Instant::now);
+        *self.shut_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        Ok(answer)
+    }
+
+    fn let_in(&self) -> io::Result<bool> {
+        let since = self.shut_since.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(since) = since else { return Ok(true) };
+        let in_time = since.elapsed() < self.root.lease_wait;
+        match sys::drop_lease(self.fd()) {
+            // The kernel took it back.
+            Err(_) if !in_time => Ok(false),
+            done => done.map(|()| in_time),
+        }
+    }
+
+    fn tight_cow(&self, tight: bool) {
+        let block_bytes = match rustix::fs::fstatvfs(&self.fd) {
+            Ok(stat) if tight => u32::try_from(stat.f_frsize).unwrap_or(0),
+            _ => 0,
+        };
+        // Only XFS knows it.
+        let _advice = sys::set_cow_extent(self.fd(), block_bytes);
     }
 }
 

@@ -131,11 +131,15 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Another process opens the file, for writing or only for reading.
+    /// Another process opens the file, for writing or only for reading. `WouldBlock`: it has to
+    /// wait.
     pub fn hold_open(&self, path: &str, write: bool) -> io::Result<()> {
         let mut world = self.world();
         let (_, inode) = world.existing(path)?;
         let openers = &mut world.inode_mut(inode).openers;
+        if openers.shut {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         openers.foreign += 1;
         openers.foreign_writable += usize::from(write);
         Ok(())
@@ -171,6 +175,9 @@ impl SimDisk {
             (Some(inode), _) => {
                 world.begin(OpKind::Open)?;
                 world.state(inode)?;
+                if world.inode(inode).openers.shut {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 inode
             }
             (None, Open::CreateNew | Open::Create) => {

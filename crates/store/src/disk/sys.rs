@@ -97,10 +97,19 @@ const F_SETSIG: libc::c_int = 10;
 
 /// Takes a lease and gives it back at once. `true`: it was granted; `false`: another opener is in
 /// the way; an error: it can't be told.
-///
-/// Whoever opens the file in that instant makes the kernel signal us. The default signal would
-/// end the process, so one whose default is to be ignored is chosen first.
 pub(super) fn try_lease(file: BorrowedFd<'_>, kind: LeaseKind) -> io::Result<bool> {
+    let taken = take_lease(file, kind)?;
+    if taken {
+        drop_lease(file)?;
+    }
+    Ok(taken)
+}
+
+/// Takes a lease and keeps it until it is dropped or the file closed; answers as [`try_lease`].
+///
+/// Whoever opens the file meanwhile makes the kernel signal us. The default signal would
+/// end the process, so one whose default is to be ignored is chosen first.
+pub(super) fn take_lease(file: BorrowedFd<'_>, kind: LeaseKind) -> io::Result<bool> {
     let fd = file.as_raw_fd();
     let lease = match kind {
         LeaseKind::Read => libc::F_RDLCK,
@@ -115,11 +124,53 @@ pub(super) fn try_lease(file: BorrowedFd<'_>, kind: LeaseKind) -> io::Result<boo
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) };
     }
+    Ok(true)
+}
+
+/// Gives a lease back: whoever waits for the file gets it.
+pub(super) fn drop_lease(file: BorrowedFd<'_>) -> io::Result<()> {
+    let unlock = libc::c_int::from(libc::F_UNLCK as i16);
     // SAFETY: only numbers are passed.
-    if unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::c_int::from(libc::F_UNLCK as i16)) } != 0 {
+    let code = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, unlock) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Layout of the kernel's `struct fsxattr`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct FsXattr {
+    flags: u32,
+    extent_bytes: u32,
+    extents: u32,
+    project: u32,
+    cow_extent_bytes: u32,
+    pad: [u8; 8],
+}
+
+/// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR`; the same numbers wherever the direction bits of
+/// ioctls are, which is where FIEMAP's are.
+const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801C_581F;
+const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401C_5820;
+const FS_XFLAG_COWEXTSIZE: u32 = 0x0001_0000;
+
+/// Sets how much room a write to shared storage takes at least (XFS): so many bytes, a multiple of
+/// the filesystem's block; 0: as usual. Other filesystems say that they can't.
+pub(super) fn set_cow_extent(file: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let mut attributes = FsXattr::default();
+    let fd = file.as_raw_fd();
+    // SAFETY: the structure has the kernel's layout and outlives the call.
+    let code = unsafe { libc::ioctl(fd, FS_IOC_FSGETXATTR, std::ptr::from_mut(&mut attributes)) };
+    if code != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(true)
+    attributes.cow_extent_bytes = bytes;
+    match bytes {
+        0 => attributes.flags &= !FS_XFLAG_COWEXTSIZE,
+        _ => attributes.flags |= FS_XFLAG_COWEXTSIZE,
+    }
+    // SAFETY: the structure has the kernel's layout and outlives the call.
+    let code = unsafe { libc::ioctl(fd, FS_IOC_FSSETXATTR, std::ptr::from_ref(&attributes)) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `FS_IOC_FIEMAP`; the same number on every architecture that knows it.

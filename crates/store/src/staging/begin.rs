@@ -1,5 +1,6 @@
-//! The stage station: makes a file that holds the base, beside the image: a clone, the spare, a
-//! copy, or an empty file. An earlier attempt at the same generation is taken up again.
+//! The stage station: chooses how a new content is built and begins it: in a clone, the spare, a
+//! copy or an empty file beside the image, or in a journal over the image's own file. An earlier
+//! attempt at the same generation is taken up again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,14 +8,41 @@ use std::sync::Arc;
 use blockferry_delta::{ImageName, Root};
 
 use super::reserve::Reservation;
-use super::{BaseMap, StageRequest, Staging};
-use crate::catalog::{ImageRecord, Staged};
+use super::{BaseMap, Content, StageRequest, Staging};
+use crate::catalog::{Generation, ImageRecord, Spare, Staged};
 use crate::disk::{DiskFile, Lease, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
-use crate::freeze::regular;
-use crate::layout::{STAGING, spare_path, staging_path};
+use crate::freeze::{open_live, regular};
+use crate::journal::{Head, JOURNAL_BYTES_MAX, JOURNAL_SHARE, Journal};
+use crate::layout::{JOURNAL_END, STAGING, journal_path, spare_path, staging_path};
 use crate::spool::Spool;
-use crate::store::{MapOf, Store};
+use crate::store::{CommitMode, MapOf, Store};
+
+/// How a staging comes by what it keeps of its base.
+enum Start {
+    /// It keeps nothing: an empty file.
+    New,
+    /// A clone.
+    Clone,
+    /// The image's spare.
+    Spare(Spare),
+    /// A copy.
+    Copy,
+    /// It stays where it is: only what changes is collected.
+    Journal,
+    /// An earlier attempt has it.
+    Resumed,
+}
+
+impl Start {
+    fn path(&self, request: &StageRequest) -> String {
+        let Generation { image, root, .. } = &request.generation;
+        match self {
+            Self::Journal => journal_path(image, root),
+            _ => staging_path(image, root),
+        }
+    }
+}
 
 /// What the base is, as the staging needs it.
 struct Base {
@@ -63,26 +91,20 @@ impl Store {
         let image = self.catalog.read()?.image(&name)?;
         self.check_target(&name, image.as_ref())?;
         let base = request.base.map(|root| self.find_base(&name, root)).transpose()?;
-        let path = staging_path(&name, &request.generation.root);
-        let resumed = self.resumable(image.as_ref(), &path, &request)?;
-        let spare = match (&base, &image) {
-            (Some(base), Some(image)) if base.image.name == name && !self.clones() => {
-                self.usable_spare(image)?
-            }
-            _ => None,
-        };
-        let copies = base.is_some() && !self.clones() && spare.is_none() && !resumed;
-        let copied = if copies { self.allocated(&base)? } else { 0 };
+        let start = self.start(image.as_ref(), base.as_ref(), &request)?;
         let reservation = {
-            let builds_on = spare.as_ref().map(|_| &name);
-            Reservation::take(self, request.dirty_bytes + copied, builds_on)?
+            let more = match &start {
+                Start::Copy => self.allocated(&base)?,
+                // What is in the journal is written once more into the image.
+                Start::Journal => request.dirty_bytes + request.dirty_bytes / 32,
+                _ => 0,
+            };
+            let builds_on = matches!(start, Start::Spare(_)).then_some(&name);
+            Reservation::take(self, request.dirty_bytes + more, builds_on)?
         };
-        if !resumed {
-            self.forget_staged(image.as_ref(), &path)?;
-            self.make_file(&path, base.as_ref(), spare.map(|s| s.number))?;
-        }
-        let file = self.disk.open(&path, Open::ReadWrite).during("open", &path)?;
-        file.set_len(request.generation.size_bytes).during("set the length of", &path)?;
+        let path = start.path(&request);
+        let (content, resumed) =
+            self.begin_content(&start, &path, image.as_ref(), base.as_ref(), &request)?;
         let mut generation = request.generation;
         let next = image.as_ref().map_or(0, |i| i.current) + 1;
         generation.number = generation.number.max(next);
@@ -96,9 +118,8 @@ impl Store {
             own,
             spool: Spool::new(format!("{path}.spool")),
             path,
-            file,
+            content,
             generation,
-            bulk: request.dirty_bytes > super::CACHED_WRITE_BYTES_MAX,
             resumed,
             remembered: resumed,
             parts: BTreeMap::new(),
@@ -114,10 +135,105 @@ impl Store {
             found_bytes: 0,
             reservation,
         };
-        if copied >= super::REMEMBER_AFTER_BYTES {
-            staging.remember()?;
+        if matches!(start, Start::Copy) {
+            staging.remember_if_large()?;
         }
         Ok(staging)
+    }
+
+    /// Chooses how to begin.
+    fn start(
+        &self,
+        image: Option<&ImageRecord>,
+        base: Option<&Base>,
+        request: &StageRequest,
+    ) -> Result<Start> {
+        let name = &request.generation.image;
+        if self.resumable(image, &Start::Resumed.path(request), request)? {
+            return Ok(Start::Resumed);
+        }
+        let Some(base) = base else { return Ok(Start::New) };
+        if self.clones() {
+            return Ok(Start::Clone);
+        }
+        let Some(image) = image.filter(|_| base.image.name == *name) else {
+            return Ok(Start::Copy);
+        };
+        let spare = self.usable_spare(image)?;
+        if self.suits_journal(name, request.dirty_bytes)? {
+            // A spare was kept because the image was open at a commit: is it still?
+            return Ok(match spare {
+                Some(spare) if !self.is_closed(name)? => Start::Spare(spare),
+                _ => Start::Journal,
+            });
+        }
+        Ok(spare.map_or(Start::Copy, Start::Spare))
+    }
+
+    /// Is it little that changes, compared with the image?
+    fn suits_journal(&self, name: &ImageName, dirty_bytes: u64) -> Result<bool> {
+        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        Ok(self.commit_mode() == CommitMode::Journal
+            && dirty_bytes <= JOURNAL_BYTES_MAX
+            // A second name would change with the first.
+            && stat.is_some_and(|stat| {
+                stat.links == 1 && dirty_bytes.saturating_mul(JOURNAL_SHARE) <= stat.allocated_bytes
+            }))
+    }
+
+    fn is_closed(&self, name: &ImageName) -> Result<bool> {
+        let file = open_live(self.disk.as_ref(), name)?;
+        Ok(file.sole_opener().during("ask for a lease on", name.as_str())? == Lease::Free)
+    }
+
+    /// Makes what is to be built in, or takes it up again: then the second value is `true`.
+    fn begin_content(
+        &self,
+        start: &Start,
+        path: &str,
+        image: Option<&ImageRecord>,
+        base: Option<&Base>,
+        request: &StageRequest,
+    ) -> Result<(Content, bool)> {
+        let Generation { image: name, root, size_bytes, .. } = &request.generation;
+        let resumed = matches!(start, Start::Resumed);
+        if matches!(start, Start::Journal) {
+            let head = Head { image_bytes: *size_bytes, root: *root };
+            let (disk, live, keys) = (self.disk.as_ref(), name.as_str(), self.chunker.keys());
+            if self.resumable(image, path, request)?
+                && let Some(journal) = Journal::reopen(disk, path, live, head, keys)?
+            {
+                return Ok((Content::Journal(Box::new(journal)), true));
+            }
+            self.forget_staged(image, request)?;
+            let journal = Journal::create(disk, path, live, head, keys)?;
+            return Ok((Content::Journal(Box::new(journal)), false));
+        }
+        if !resumed {
+            self.forget_staged(image, request)?;
+            let spare = match start {
+                Start::Spare(spare) => Some(spare.number),
+                _ => None,
+            };
+            self.make_file(path, base, spare)?;
+        }
+        let file = self.disk.open(path, Open::ReadWrite).during("open", path)?;
+        if self.clones() {
+            file.tight_cow(true);
+        }
+        file.set_len(*size_bytes).during("set the length of", path)?;
+        let bulk = request.dirty_bytes > super::CACHED_WRITE_BYTES_MAX;
+        Ok((Content::Whole { file, bulk }, resumed))
+    }
+
+    /// Makes a file that holds the image's current content, with `root`, at `path`.
+    pub(crate) fn make_own_copy(&self, image: &ImageRecord, root: Root, path: &str) -> Result<()> {
+        let spare = self.usable_spare(image)?;
+        let base = Some(Base { root, image: image.clone() });
+        let copied = if spare.is_some() { 0 } else { self.allocated(&base)? };
+        let _room = Reservation::take(self, copied, Some(&image.name))?;
+        self.disk.remove_file(path).during("remove", path)?;
+        self.make_file(path, base.as_ref(), spare.map(|spare| spare.number))
     }
 
     /// The image's place must be free or hold what the catalog says, and nobody may be writing.
@@ -130,7 +246,7 @@ impl Store {
         if point != Some(&crate::catalog::Checkpoint::of(&stat)) {
             return Err(Error::LocalChange(name.clone()));
         }
-        let file = self.disk.open(name.as_str(), Open::Read).during("open", name.as_str())?;
+        let file = open_live(self.disk.as_ref(), name)?;
         match file.writer_free().during("ask for a lease on", name.as_str())? {
             Lease::Held => Err(Error::InUse(name.clone())),
             _ => Ok(()),
@@ -190,13 +306,15 @@ impl Store {
             && Root::from_bytes(staged.root.into()) == request.generation.root
             && base == request.base
             && stat.is_some_and(|stat| {
-                // It had its full length when it was remembered: a shorter file lost data.
-                stat.inode == staged.inode && stat.size_bytes == request.generation.size_bytes
+                // It had its full length when it was remembered: a shorter file lost data. A journal
+                // tells itself how much of it is whole.
+                let whole = stat.size_bytes == request.generation.size_bytes;
+                stat.inode == staged.inode && (whole || path.ends_with(JOURNAL_END))
             }))
     }
 
     /// Removes whatever an earlier attempt left.
-    fn forget_staged(&self, image: Option<&ImageRecord>, path: &str) -> Result<()> {
+    fn forget_staged(&self, image: Option<&ImageRecord>, request: &StageRequest) -> Result<()> {
         if let Some(image) = image
             && let Some(staged) = self.catalog.read()?.staged(image.id)?
         {
@@ -205,7 +323,10 @@ impl Store {
             write.commit()?;
             self.disk.remove_file(&staged.path).during("remove", &staged.path)?;
         }
-        self.disk.remove_file(path).during("remove", path)
+        for path in [Start::Copy.path(request), Start::Journal.path(request)] {
+            self.disk.remove_file(&path).during("remove", &path)?;
+        }
+        Ok(())
     }
 
     fn make_file(&self, path: &str, base: Option<&Base>, spare: Option<u64>) -> Result<()> {
@@ -244,13 +365,19 @@ fn data_extents(file: &dyn DiskFile, size: u64) -> std::io::Result<Vec<(u64, u64
 }
 
 impl Staging {
+    /// A copy of a large base is worth keeping before anything is written to it.
+    fn remember_if_large(&mut self) -> Result<()> {
+        let stat = self.content.file().stat().during("look at", &self.path)?;
+        if stat.allocated_bytes >= super::REMEMBER_AFTER_BYTES { self.remember() } else { Ok(()) }
+    }
+
     /// Makes the staging survive a restart: what it holds of the base is made durable, and the
     /// catalog learns of it. What was written since is checked by hash when it is resumed.
     pub(super) fn remember(&mut self) -> Result<()> {
         self.remembered = true;
-        self.store.synced(self.file.sync(), &self.path)?;
+        self.store.synced(self.content.file().sync(), &self.path)?;
         self.store.synced(self.store.disk.sync_dir(STAGING), STAGING)?;
-        let stat = self.file.stat().during("look at", &self.path)?;
+        let stat = self.content.file().stat().during("look at", &self.path)?;
         let write = self.store.catalog.write()?;
         let image = self.store.image_record(&write, &self.generation.image, self.image.clone())?;
         write.put_image(&image)?;

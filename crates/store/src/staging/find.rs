@@ -64,10 +64,13 @@ impl Staging {
             let file = name.and_then(|n| self.store.disk.open(n.as_str(), Open::Read).ok());
             self.sources.insert(image, file);
         }
-        let file = if image == OWN { Some(&self.file) } else { self.sources[&image].as_ref() };
-        let Some(file) = file else { return Ok(None) };
         let aligned = offset - offset % crate::disk::ALIGN_BYTES as u64;
         let want = (offset + bytes - aligned) as usize;
+        if image == OWN {
+            let mut data = self.content.read_bulk(&self.path, aligned, want)?;
+            return Ok((data.len() == want).then(|| data.split_off((offset - aligned) as usize)));
+        }
+        let Some(file) = self.sources[&image].as_ref() else { return Ok(None) };
         let mut buf = AlignedBuf::with_capacity(want);
         let got = file.read_bulk_at(&mut buf, aligned, want).during("read", "a found chunk")?;
         Ok((got == want).then(|| buf[(offset - aligned) as usize..].to_vec()))

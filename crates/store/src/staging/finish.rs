@@ -6,7 +6,7 @@ use blockferry_delta::{
     hashed_alike, image_root, segment_count, segment_len,
 };
 
-use super::{BaseMap, Staging};
+use super::{BaseMap, Built, Content, Staging};
 use crate::catalog::{Generation, ImageRecord};
 use crate::claim::Claim;
 use crate::disk::DiskFile;
@@ -24,7 +24,7 @@ pub struct Sealed {
     pub(crate) image: Option<ImageRecord>,
     pub(crate) generation: Generation,
     pub(crate) path: String,
-    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) built: Built,
     pub(crate) spool: Spool,
     /// Bytes that weren't sent because they were found here.
     pub found_bytes: u64,
@@ -131,7 +131,7 @@ impl Staging {
             image: self.image,
             generation: self.generation,
             path: self.path,
-            file: self.file,
+            built: self.content.finish(),
             spool: self.spool,
             found_bytes: self.found_bytes,
             literal_bytes: self.literal_bytes,
@@ -148,37 +148,16 @@ impl Staging {
     }
 
     fn persist(&mut self) -> Result<()> {
-        self.allocate_zeros()?;
-        let outcome = self.file.set_meta(&self.generation.meta);
-        outcome.during("set attributes of", &self.path)?;
-        self.store.synced(self.file.sync(), &self.path)?;
+        // What isn't about bytes a journal leaves to the commit.
+        if let Content::Whole { file, .. } = &self.content {
+            allocate_zeros(file.as_ref(), &self.path, &self.generation)?;
+            let outcome = file.set_meta(&self.generation.meta);
+            outcome.during("set attributes of", &self.path)?;
+            file.tight_cow(false);
+        }
+        self.store.synced(self.content.file().sync(), &self.path)?;
         self.spool.persist(self.store.disk.as_ref()).inspect_err(|_| self.store.degrade())?;
         self.store.synced(self.store.disk.sync_dir(STAGING), STAGING)
-    }
-
-    /// Zeros that have storage in the source get it here.
-    fn allocate_zeros(&self) -> Result<()> {
-        let zeros = vec![0; ZEROS_BYTES];
-        let size = self.generation.size_bytes;
-        for extent in &self.generation.allocated_zero {
-            let (mut at, end) = (extent.offset(), extent.offset() + extent.bytes_in(size));
-            while at < end {
-                let hole_end = match self.file.next_data(at).during("find data of", &self.path)? {
-                    Some((start, data_end)) if start <= at => {
-                        at = data_end;
-                        continue;
-                    }
-                    Some((start, _)) => start.min(end),
-                    None => end,
-                };
-                let bytes = (hole_end - at).min(ZEROS_BYTES as u64);
-                self.file
-                    .write_bulk_at(&zeros[..bytes as usize], at)
-                    .during("write", &self.path)?;
-                at += bytes;
-            }
-        }
-        Ok(())
     }
 
     /// Drops the staging and everything it wrote.
@@ -189,7 +168,7 @@ impl Staging {
             write.put_staged(image.id, None)?;
             write.commit()?;
         }
-        drop(self.file);
+        drop(self.content);
         self.spool.remove(disk)?;
         disk.remove_file(&self.path).during("remove", &self.path)
     }
@@ -210,6 +189,33 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+/// Zeros that have storage in the source get it here.
+pub(crate) fn allocate_zeros(
+    file: &dyn DiskFile,
+    path: &str,
+    generation: &Generation,
+) -> Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let size = generation.size_bytes;
+    for extent in &generation.allocated_zero {
+        let (mut at, end) = (extent.offset(), extent.offset() + extent.bytes_in(size));
+        while at < end {
+            let hole_end = match file.next_data(at).during("find data of", path)? {
+                Some((start, data_end)) if start <= at => {
+                    at = data_end;
+                    continue;
+                }
+                Some((start, _)) => start.min(end),
+                None => end,
+            };
+            let bytes = (hole_end - at).min(ZEROS_BYTES as u64);
+            file.write_bulk_at(&zeros[..bytes as usize], at).during("write", path)?;
+            at += bytes;
+        }
+    }
+    Ok(())
 }
 
 /// Are all pages under `chunk` the same in both maps, as far as the segment reaches?

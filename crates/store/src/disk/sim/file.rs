@@ -202,6 +202,18 @@ impl DiskFile for SimFile {
             _ => Lease::Unknown,
         })
     }
+
+    fn shut_out(&self) -> io::Result<Lease> {
+        let answer = self.sole_opener()?;
+        // Nobody else has it open, so it is this handle that shuts it.
+        self.disk.world().inode_mut(self.inode).openers.shut |= answer == Lease::Free;
+        Ok(answer)
+    }
+
+    fn let_in(&self) -> io::Result<bool> {
+        self.disk.world().inode_mut(self.inode).openers.shut = false;
+        Ok(true)
+    }
 }
 
 impl Drop for SimFile {
@@ -210,6 +222,7 @@ impl Drop for SimFile {
         let openers = &mut world.inode_mut(self.inode).openers;
         openers.own -= 1;
         openers.own_writable -= usize::from(self.writable);
+        openers.shut &= openers.own > 0;
         world.release_if_gone(self.inode);
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Openers {
     pub(super) own_writable: usize,
     pub(super) foreign: usize,
     pub(super) foreign_writable: usize,
+    /// Whoever opens it has to wait.
+    pub(super) shut: bool,
     pub(super) locked: bool,
 }
 

@@ -1,0 +1,250 @@
+//! The commit of a journal: the image's file is shut to everybody else, the commit is prepared,
+//! the pages are put in place, and whoever waited is let in. If the file can't be shut, because
+//! somebody has it open, the journal becomes a whole new file instead.
+
+use blockferry_delta::{ImageName, Root};
+
+use super::records::{Change, Records};
+use super::{HEAD_BYTES, Redo};
+use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Staged};
+use crate::disk::{DiskFile, Lease, Open};
+use crate::error::{Error, IoContext, Result};
+use crate::layout::{STAGING, spare_path, staging_path};
+use crate::spool::{Entries, Spool};
+use crate::staging::allocate_zeros;
+use crate::store::Store;
+
+/// Bytes read at once to sum up a journal.
+const SUM_BYTES: usize = 1 << 20;
+
+impl Store {
+    /// The image's file, if nobody else has it open and whoever opens it now has to wait.
+    pub(crate) fn shut_image(&self, image: &ImageRecord) -> Result<Option<Box<dyn DiskFile>>> {
+        let path = image.name.as_str();
+        let file = match self.disk.open(path, Open::ReadWrite) {
+            // A lease of somebody else, or a file that we may only replace.
+            Err(error) if is_refusal(&error) => return Ok(None),
+            opened => opened.during("open", path)?,
+        };
+        let alone = file.shut_out().during("ask for a lease on", path)? == Lease::Free;
+        let stat = file.stat().during("look at", path)?;
+        // A second name would change with the first.
+        if !alone || stat.links != 1 {
+            return Ok(None);
+        }
+        // What was seen before it was shut may have changed.
+        let here = self.disk.stat(path).during("look at", path)?;
+        let same = here.is_some_and(|here| here.inode == stat.inode)
+            && image.checkpoint == Some(Checkpoint::of(&stat));
+        if same { Ok(Some(file)) } else { Err(Error::LocalChange(image.name.clone())) }
+    }
+
+    /// Commits a journal into `file`, the image's own, which is shut to others.
+    pub(crate) fn commit_journal(
+        &self,
+        image: &ImageRecord,
+        file: Box<dyn DiskFile>,
+        redo: Redo,
+        generation: Generation,
+        spool: Spool,
+    ) -> Result<Generation> {
+        let name = image.name.as_str();
+        let Redo { path, file: redo, sum } = redo;
+        // Once it has begun it must be finished: all that can be known is asked before.
+        if !is_whole(redo.as_ref(), &path, &sum)? {
+            return Err(damaged("it can't be read back"));
+        }
+        self.room_for(redo.as_ref(), &path, file.as_ref(), &generation)?;
+        let stat = file.stat().during("look at", name)?;
+        let mut prepared = Prepared {
+            name: name.to_owned(),
+            staging: path.clone(),
+            inode: stat.inode,
+            generation: generation.encode().into(),
+            spool: spool.path().to_owned(),
+            replaces: Some(stat.inode),
+            keep_spare: false,
+            sealed: None,
+            spool_sum: Some(spool.sum().into()),
+            journal: Some(sum.into()),
+        };
+        let write = self.catalog.write()?;
+        write.put_prepared(image.id, Some(&prepared))?;
+        write.commit()?;
+        let applied = self.put_in_place(redo.as_ref(), &path, file.as_ref(), &generation);
+        // Half done it is neither generation: only recovery may go on.
+        let point = applied.inspect_err(|_| self.degrade())?;
+        drop(file);
+        prepared.sealed = Some(point);
+        let made = self.make_current(image, &prepared, generation, &Entries::Spool(&spool));
+        let generation = made.inspect_err(|_| self.degrade())?;
+        spool.remove(self.disk.as_ref())?;
+        Ok(generation)
+    }
+
+    /// Puts what a journal holds into the image's file, with everything else of the generation,
+    /// lets in whoever waits and makes it durable. Can be repeated. Returns what the file is then.
+    pub(super) fn put_in_place(
+        &self,
+        redo: &dyn DiskFile,
+        path: &str,
+        file: &dyn DiskFile,
+        generation: &Generation,
+    ) -> Result<Checkpoint> {
+        let name = generation.image.as_str();
+        apply(redo, path, file, name)?;
+        allocate_zeros(file, name, generation)?;
+        file.set_meta(&generation.meta).during("set attributes of", name)?;
+        let point = Checkpoint::of(&file.stat().during("look at", name)?);
+        if !file.let_in().during("give back the lease on", name)? {
+            tracing::warn!(
+                code = "COMMIT_SLOW",
+                image = name,
+                "the image was changed for longer than openers wait: one may have seen a mix"
+            );
+        }
+        self.synced(file.sync(), name)?;
+        Ok(point)
+    }
+
+    /// Is there room for what the journal puts where the image has no storage yet?
+    pub(super) fn room_for(
+        &self,
+        redo: &dyn DiskFile,
+        path: &str,
+        file: &dyn DiskFile,
+        generation: &Generation,
+    ) -> Result<()> {
+        let name = generation.image.as_str();
+        let mut needed_bytes = 0;
+        let mut missing = |offset: u64, bytes: u64| -> Result<()> {
+            let (mut at, end) = (offset, offset + bytes);
+            while at < end {
+                let data = file.next_data(at).during("find data of", name)?;
+                let (start, stop) = data.unwrap_or((end, end));
+                needed_bytes += start.min(end) - at;
+                at = stop.max(at + 1);
+            }
+            Ok(())
+        };
+        let mut records = Records::open(redo, path)?.ok_or_else(|| damaged("no head"))?;
+        while let Some(record) = records.next()? {
+            if let Change::Data { bytes, .. } = &record.change {
+                missing(record.offset, bytes.len() as u64)?;
+            }
+        }
+        for extent in &generation.allocated_zero {
+            missing(extent.offset(), extent.bytes_in(generation.size_bytes))?;
+        }
+        let space = self.disk.space().during("ask for the free space of", "the store")?;
+        if needed_bytes > space.free_bytes {
+            return Err(Error::OutOfSpace { needed_bytes, free_bytes: space.free_bytes });
+        }
+        Ok(())
+    }
+
+    /// Makes a whole file of a journal and its base. Returns its path and the file, durable. If
+    /// that fails, for want of room above all, the journal is kept for the next attempt.
+    pub(crate) fn convert(
+        &self,
+        image: &ImageRecord,
+        redo: Redo,
+        generation: &Generation,
+    ) -> Result<(String, Box<dyn DiskFile>)> {
+        let name = &image.name;
+        tracing::debug!(image = %name, "it is open: a copy takes its place instead");
+        let path = staging_path(name, &generation.root);
+        let current = self.current_of(Some(image))?;
+        let base = current.ok_or_else(|| Error::NotFound(name.clone()))?.root;
+        match self.copy_through(image, base, &redo, generation, &path) {
+            Ok(file) => {
+                self.disk.remove_file(&redo.path).during("remove", &redo.path)?;
+                Ok((path, file))
+            }
+            Err(error) => {
+                self.disk.remove_file(&path).during("remove", &path)?;
+                if !self.is_degraded() {
+                    let stat = redo.file.stat().during("look at", &redo.path)?;
+                    let staged = Staged {
+                        path: redo.path,
+                        root: (*generation.root.as_bytes()).into(),
+                        base: Some((*base.as_bytes()).into()),
+                        inode: stat.inode,
+                    };
+                    let write = self.catalog.write()?;
+                    write.put_staged(image.id, Some(&staged))?;
+                    write.commit()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn copy_through(
+        &self,
+        image: &ImageRecord,
+        base: Root,
+        redo: &Redo,
+        generation: &Generation,
+        path: &str,
+    ) -> Result<Box<dyn DiskFile>> {
+        self.make_own_copy(image, base, path)?;
+        let file = self.disk.open(path, Open::ReadWrite).during("open", path)?;
+        apply(redo.file.as_ref(), &redo.path, file.as_ref(), path)?;
+        allocate_zeros(file.as_ref(), path, generation)?;
+        file.set_meta(&generation.meta).during("set attributes of", path)?;
+        self.synced(file.sync(), path)?;
+        self.synced(self.disk.sync_dir(STAGING), STAGING)?;
+        Ok(file)
+    }
+
+    /// Removes a journal that isn't needed any more, and the spare that it makes superfluous.
+    pub(crate) fn drop_journal(&self, name: &ImageName, prepared: &Prepared) -> Result<()> {
+        let spare = spare_path(name);
+        for path in [&prepared.staging, &spare] {
+            self.disk.remove_file(path).during("remove", path)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_refusal(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ExecutableFileBusy, PermissionDenied, WouldBlock};
+    matches!(error.kind(), ExecutableFileBusy | PermissionDenied | WouldBlock)
+}
+
+/// Puts what a journal holds into a file that holds its base, or a part of all this already.
+fn apply(redo: &dyn DiskFile, path: &str, file: &dyn DiskFile, target: &str) -> Result<()> {
+    let mut records = Records::open(redo, path)?.ok_or_else(|| damaged("no head"))?;
+    let bytes = records.head().image_bytes;
+    if file.stat().during("look at", target)?.size_bytes != bytes {
+        file.set_len(bytes).during("set the length of", target)?;
+    }
+    while let Some(record) = records.next()? {
+        match record.change {
+            Change::Data { bytes, .. } => {
+                file.write_at(&bytes, record.offset).during("write", target)?;
+            }
+            Change::Hole(bytes) => file.punch(record.offset, bytes).during("punch", target)?,
+        }
+    }
+    if records.is_at_end() { Ok(()) } else { Err(damaged("a record isn't whole")) }
+}
+
+/// Is a journal's file what was written into it?
+pub(super) fn is_whole(redo: &dyn DiskFile, path: &str, sum: &[u8; 32]) -> Result<bool> {
+    let bytes = redo.stat().during("look at", path)?.size_bytes;
+    let (mut found, mut at) = (blake3::Hasher::new(), 0);
+    let mut buf = vec![0; SUM_BYTES];
+    while at < bytes {
+        let len = (bytes - at).min(SUM_BYTES as u64) as usize;
+        redo.read_exact_at(&mut buf[..len], at).during("read", path)?;
+        found.update(&buf[..len]);
+        at += len as u64;
+    }
+    Ok(bytes >= HEAD_BYTES as u64 && found.finalize().as_bytes() == sum)
+}
+
+fn damaged(detail: &str) -> Error {
+    Error::Corrupt { what: "a redo journal", detail: detail.to_owned() }
+}

@@ -1,0 +1,316 @@
+//! Recovery of a commit by journal. The image's file may be the old generation, the new one, or
+//! anything between, torn at sectors: the journal makes it the new one, before anybody is served.
+//! Only what our own commit can have left is written over; if a sector is neither what was there
+//! nor what was to come, somebody wrote to it since, and the file stays as it is.
+
+use blockferry_delta::{
+    BLOCK_BYTES, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, SegmentMap,
+};
+
+use super::apply::is_whole;
+use super::records::{Change, Records, SECTOR_BYTES};
+use crate::catalog::{CatalogRead, Checkpoint, Generation, ImageRecord, Prepared};
+use crate::disk::{DiskFile, Lease, Open, Stat};
+use crate::error::{Error, IoContext, Result};
+use crate::freeze::freeze;
+use crate::layout::STAGING;
+use crate::spool::Spool;
+use crate::store::{MapOf, Store};
+
+/// What became of a journal that was prepared.
+#[derive(Debug)]
+pub(crate) enum Replayed {
+    /// The image's file is the new generation. A checkpoint says that nobody else wrote to it.
+    Done(Option<Checkpoint>),
+    /// The image's file is the old generation, or somebody's change: the commit is dropped.
+    Dropped,
+}
+
+/// What of a commit an image's file shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// All that was to change is as it was.
+    Nothing,
+    /// Something has changed, and only as it should.
+    Some,
+    /// Something is neither what it was nor what it was to become.
+    Foreign,
+}
+
+impl Store {
+    /// Finishes a commit by journal, or finds out why it can't be.
+    pub(crate) fn replay(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+        sum: &[u8; 32],
+    ) -> Result<Replayed> {
+        let (name, path) = (image.name.as_str(), prepared.staging.as_str());
+        let generation = Generation::decode(&image.name, &prepared.generation)?;
+        let here = self.disk.stat(name).during("look at", name)?;
+        let Some(here) = here.filter(|here| Some(here.inode) == prepared.replaces) else {
+            return Ok(Replayed::Dropped);
+        };
+        let redo = match self.disk.stat(path).during("look at", path)? {
+            Some(_) => Some(self.disk.open(path, Open::Read).during("open", path)?),
+            None => None,
+        };
+        let whole = match &redo {
+            Some(redo) => is_whole(redo.as_ref(), path, sum)?,
+            None => false,
+        };
+        let Some(redo) = redo.filter(|_| whole) else {
+            return self.without_journal(image, &here, &generation);
+        };
+        let file = self.disk.open(name, Open::Read).during("open", name)?;
+        let written_to = file.writer_free().during("ask for a lease on", name)? == Lease::Held;
+        let seen = self.seen(image, redo.as_ref(), path, file.as_ref())?;
+        drop(file);
+        if written_to || seen == Seen::Foreign {
+            tracing::warn!(
+                code = "LOCAL_CHANGE",
+                image = name,
+                "it was written to before a commit could be finished; it stays as it is"
+            );
+            return Ok(Replayed::Dropped);
+        }
+        let file = self.disk.open(name, Open::ReadWrite).during("open", name)?;
+        let held = file.shut_out().during("ask for a lease on", name)? == Lease::Held;
+        if held && seen == Seen::Nothing {
+            // Whoever has it open sees the old generation, and goes on seeing it.
+            return Ok(Replayed::Dropped);
+        }
+        match self.room_for(redo.as_ref(), path, file.as_ref(), &generation) {
+            Err(Error::OutOfSpace { .. }) if seen == Seen::Nothing => return Ok(Replayed::Dropped),
+            room => room?,
+        }
+        let point = self.put_in_place(redo.as_ref(), path, file.as_ref(), &generation)?;
+        // A file that was half done may have been written to where the journal says nothing.
+        let known = seen == Seen::Nothing && image.checkpoint == Some(Checkpoint::of(&here));
+        Ok(Replayed::Done(known.then_some(point)))
+    }
+
+    /// Reads images that a recovery left without a checkpoint; those that are what the catalog says
+    /// get one. Returns how many that are. What is being worked on is left alone.
+    pub fn prove_recovered(&self) -> Result<usize> {
+        let mut proved = 0;
+        let images = self.catalog.read()?.images()?;
+        for image in images.iter().filter(|i| i.current > 0 && i.checkpoint.is_none()) {
+            proved += usize::from(self.prove(&image.name)?);
+        }
+        Ok(proved)
+    }
+
+    fn prove(&self, name: &ImageName) -> Result<bool> {
+        let Some(_claim) = self.claims.upkeep(name) else { return Ok(false) };
+        let image = self.catalog.read()?.image(name)?.filter(|i| i.checkpoint.is_none());
+        let current = self.current_of(image.as_ref())?;
+        let (Some(image), Some(current)) = (image, current) else { return Ok(false) };
+        let frozen = match freeze(self.disk.as_ref(), name, self.clones()) {
+            // Whatever is there, it is nothing to be proved.
+            Err(Error::Io { op, path, source }) => return Err(Error::Io { op, path, source }),
+            Err(_) => return Ok(false),
+            Ok(frozen) => frozen,
+        };
+        let mut spool = Spool::new(format!("{STAGING}/{name}.again.spool"));
+        let file = (frozen.file.as_ref(), frozen.path.as_str(), frozen.stat.size_bytes);
+        let scanned = self.scan(file, Some(&image), Some(&current), &mut spool, &())?;
+        let still = frozen.confirm(self.disk.as_ref(), name).is_ok();
+        let same = scanned.root == current.root && frozen.meta == current.meta;
+        let checkpoint = Some(Checkpoint::of(&frozen.stat));
+        spool.remove(self.disk.as_ref())?;
+        frozen.thaw(self.disk.as_ref())?;
+        if still && same {
+            let write = self.catalog.write()?;
+            write.put_image(&ImageRecord { checkpoint, ..image })?;
+            write.commit()?;
+        }
+        Ok(still && same)
+    }
+
+    /// The journal is damaged: only reading the image tells what it is.
+    fn without_journal(
+        &self,
+        image: &ImageRecord,
+        here: &Stat,
+        generation: &Generation,
+    ) -> Result<Replayed> {
+        let name = image.name.as_str();
+        tracing::warn!(image = name, "a redo journal is damaged: the image is read again");
+        let current = self.current_of(Some(image))?;
+        let file = self.disk.open(name, Open::Read).during("open", name)?;
+        let mut spool = Spool::new(format!("{STAGING}/{name}.again.spool"));
+        let scanned = {
+            let file = (file.as_ref(), name, here.size_bytes);
+            self.scan(file, Some(image), current.as_ref(), &mut spool, &())?
+        };
+        drop(file);
+        spool.remove(self.disk.as_ref())?;
+        if scanned.root == generation.root && here.size_bytes == generation.size_bytes {
+            return Ok(Replayed::Done(None));
+        }
+        if current.is_none_or(|current| current.root != scanned.root) {
+            // It is neither, and nothing here can make it whole.
+            self.set_aside(&image.name, name)?;
+            self.synced(self.disk.sync_dir(""), "store directory")?;
+        }
+        Ok(Replayed::Dropped)
+    }
+
+    /// Compares what a journal changes with what the image's file holds.
+    fn seen(
+        &self,
+        image: &ImageRecord,
+        redo: &dyn DiskFile,
+        path: &str,
+        file: &dyn DiskFile,
+    ) -> Result<Seen> {
+        let name = image.name.as_str();
+        let Some(mut records) = Records::open(redo, path)? else { return Ok(Seen::Foreign) };
+        let read = self.catalog.read()?;
+        let old_bytes = read.generation(image.id, &image.name, image.current)?;
+        let old_bytes = old_bytes.ok_or_else(|| Error::NotFound(image.name.clone()))?.size_bytes;
+        let map = MapOf {
+            image: image.id,
+            number: image.current,
+            current: image.current,
+            size_bytes: old_bytes,
+        };
+        let new_bytes = records.head().image_bytes;
+        let size = file.stat().during("look at", name)?.size_bytes;
+        // Where a length is lost, a write beyond the end may have made another.
+        let growing = old_bytes < size && size < new_bytes;
+        if size != old_bytes && size != new_bytes && !growing {
+            return Ok(Seen::Foreign);
+        }
+        let mut begun = size != old_bytes;
+        let mut old = OldPages { read: &read, map, file, name, size, last: None };
+        while let Some(record) = records.next()? {
+            let ours = match &record.change {
+                Change::Data { bytes, before } => {
+                    let now = read_padded(file, name, record.offset, bytes.len())?;
+                    self.data_is_ours(&now, bytes, before, &mut begun)
+                }
+                Change::Hole(bytes) => {
+                    let range = (record.offset, record.offset + bytes);
+                    self.pages_are_ours(&mut old, range, true, &mut begun)?
+                }
+            };
+            if !ours {
+                return Ok(Seen::Foreign);
+            }
+        }
+        // What is to be cut off, but for the page in which that begins.
+        let cut = (new_bytes.next_multiple_of(PAGE_BYTES as u64), size);
+        if !self.pages_are_ours(&mut old, cut, false, &mut begun)? {
+            return Ok(Seen::Foreign);
+        }
+        Ok(if begun { Seen::Some } else { Seen::Nothing })
+    }
+
+    /// Is every sector what it was or what it is to become?
+    fn data_is_ours(&self, now: &[u8], new: &[u8], before: &[u32], begun: &mut bool) -> bool {
+        let sectors = now.chunks(SECTOR_BYTES).zip(new.chunks(SECTOR_BYTES)).zip(before);
+        for ((now, new), before) in sectors {
+            let as_before = self.chunker.keys().page(now) == *before;
+            if !as_before && now != new {
+                return false;
+            }
+            *begun |= !as_before;
+        }
+        true
+    }
+
+    /// Is every page of a range (it begins with one) what the old block map says, or a hole that
+    /// was punched? Holes are punched by whole pages.
+    fn pages_are_ours(
+        &self,
+        old: &mut OldPages<'_>,
+        (start, end): (u64, u64),
+        may_be_zero: bool,
+        begun: &mut bool,
+    ) -> Result<bool> {
+        let mut at = start;
+        while at < end {
+            let stop = end.min((at / SEGMENT_BYTES + 1) * SEGMENT_BYTES);
+            let data = old.file.next_data(at).during("find data of", old.name)?;
+            if old.is_zero(at)? && data.is_none_or(|(start, _)| start >= stop) {
+                at = stop;
+                continue;
+            }
+            while at < stop {
+                let now = read_padded(old.file, old.name, at, BLOCK_BYTES)?;
+                let bytes = BLOCK_BYTES as u64 - at % BLOCK_BYTES as u64;
+                let bytes = bytes.min((stop - at).next_multiple_of(PAGE_BYTES as u64));
+                let pages = (at / PAGE_BYTES as u64..).zip(now.chunks(PAGE_BYTES));
+                for (page, now) in pages.take(bytes as usize / PAGE_BYTES) {
+                    let Some((was, len)) = old.print(page)? else { continue };
+                    let is = self.chunker.keys().page(&now[..len]);
+                    let ours = is == was || is == 0 && may_be_zero;
+                    if !ours || !blockferry_delta::is_zero(&now[len..]) {
+                        return Ok(false);
+                    }
+                    *begun |= is != was;
+                }
+                at += bytes;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The image's file, and the page fingerprints of the generation that is being replaced.
+struct OldPages<'r> {
+    read: &'r CatalogRead,
+    map: MapOf,
+    file: &'r dyn DiskFile,
+    name: &'r str,
+    /// Length of the file.
+    size: u64,
+    /// The segment asked for last.
+    last: Option<(u32, Option<SegmentMap>)>,
+}
+
+impl OldPages<'_> {
+    fn segment(&mut self, segment: u32) -> Result<Option<&SegmentMap>> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != segment) {
+            self.last = Some((segment, self.map.segment(self.read, segment)?));
+        }
+        Ok(self.last.as_ref().and_then(|(_, map)| map.as_ref()))
+    }
+
+    /// Was the segment at this offset all zeros?
+    fn is_zero(&mut self, offset: u64) -> Result<bool> {
+        let map = self.segment((offset / SEGMENT_BYTES) as u32)?;
+        Ok(map.is_none_or(|map| matches!(map, SegmentMap::Zero(_))))
+    }
+
+    /// What a page was, and how much of it there was. `None`: it has been cut off in the middle
+    /// since, so that nothing can be told.
+    fn print(&mut self, page: u64) -> Result<Option<(u32, usize)>> {
+        let start = page * PAGE_BYTES as u64;
+        let there = |bytes: u64| bytes.saturating_sub(start).min(PAGE_BYTES as u64);
+        let len = there(self.map.size_bytes);
+        if there(self.size) < len {
+            return Ok(None);
+        }
+        let block = page / PAGES_PER_BLOCK as u64;
+        let within = (block % SEGMENT_BLOCKS as u64) as usize;
+        let print = match self.segment((block / SEGMENT_BLOCKS as u64) as u32)? {
+            Some(SegmentMap::Rows(rows)) => {
+                rows.get(within).map_or(0, |row| row.prints[page as usize % PAGES_PER_BLOCK])
+            }
+            _ => 0,
+        };
+        Ok(Some((print, len as usize)))
+    }
+}
+
+/// Reads a range; zeros stand for what the file doesn't reach.
+fn read_padded(file: &dyn DiskFile, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let there = file.stat().during("look at", name)?.size_bytes.saturating_sub(offset);
+    let there = there.min(len as u64) as usize;
+    file.read_exact_at(&mut bytes[..there], offset).during("read", name)?;
+    Ok(bytes)
+}
