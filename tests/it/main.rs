@@ -1,9 +1,11 @@
 //! The one integration binary. Each module is a kind of proof; a test reads as a script.
 
+mod changed;
 mod crash;
 mod damage;
 mod disk;
 mod extents;
+mod in_use;
 mod line;
 mod model;
 mod refuse;

@@ -30,6 +30,7 @@ mod pairing;
 mod peer;
 mod planning;
 mod receiving;
+mod recording;
 mod reports;
 mod requests;
 mod sending;

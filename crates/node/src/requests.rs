@@ -72,7 +72,9 @@ pub(crate) async fn handle(
             let report = move || reports::history(&to, &spec.store, &spec.image);
             done(&blocking("a report", report).await?)
         }
-        Request::Publish { image } => jobs::publish(core, &spec(core, &image)?, client).await,
+        Request::Publish { image, changed, since } => {
+            jobs::publish(core, &spec(core, &image)?, changed, since, client).await
+        }
         Request::Plan { image, peer } => {
             planning::plan(core, spec(core, &image)?, peer.as_deref()).await
         }
@@ -81,7 +83,9 @@ pub(crate) async fn handle(
         }
         Request::Backlog { peer } => {
             let peer = peer.map(|text| core.find_peer(&text)).transpose()?;
-            done(&reports::backlog(core, peer.map(|p| p.id)))
+            let to = core.clone();
+            let report = move || Ok(reports::backlog(&to, peer.map(|p| p.id)));
+            done(&blocking("a report", report).await?)
         }
         Request::Ready { image, require } => {
             done(&jobs::ready(core, &spec(core, &image)?, &require).await?)

@@ -28,8 +28,7 @@ const LATER_KEYS: &[(&str, &str)] = &[
 ];
 
 /// Values that are documented but come with later versions.
-const LATER_VALUES: &[(&str, &str)] =
-    &[("stores.*.in_use", "snapshot"), ("stores.*.commit", "journal")];
+const LATER_VALUES: &[(&str, &str)] = &[("stores.*.commit", "journal")];
 
 /// Variables that are ours but are no keys.
 const OTHER_VARIABLES: &[&str] = &["BLOCKFERRY_CONFIG"];
