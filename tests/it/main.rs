@@ -1,11 +1,13 @@
 //! The one integration binary. Each module is a kind of proof; a test reads as a script.
 
 mod calendar;
+mod changed;
 mod crash;
 mod damage;
 mod disk;
 mod extents;
 mod journal;
+mod in_use;
 mod line;
 mod model;
 mod refuse;

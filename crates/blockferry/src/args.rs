@@ -109,10 +109,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Record a generation now, without waiting for the image to settle
-    Publish {
-        /// STORE/NAME
-        image: String,
-    },
+    Publish(PublishArgs),
     /// Say what would travel, and send nothing
     Plan {
         /// STORE/NAME
@@ -305,6 +302,21 @@ pub(crate) enum ImageCommand {
         /// STORE/NAME
         image: String,
     },
+}
+
+/// `publish`
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// STORE/NAME
+    pub(crate) image: String,
+    /// What changed since the current generation: a file of START LENGTH [STATE] lines, or a dirty
+    /// bitmap of qemu as nbd+unix:///EXPORT?socket=PATH&bitmap=NAME. Only that is read, if the map
+    /// shows that it begins at the current generation
+    #[arg(long, value_name = "MAP", value_hint = ValueHint::FilePath)]
+    pub(crate) changed: Option<String>,
+    /// Number of the generation at which the map begins, if the map itself doesn't say it
+    #[arg(long, value_name = "GENERATION", requires = "changed")]
+    pub(crate) since: Option<u64>,
 }
 
 /// `push`

@@ -48,7 +48,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Peer(command) => commands::peer::run(app, command),
         Command::Status => commands::status::run(app),
         Command::Image(command) => commands::image::run(app, command),
-        Command::Publish { image } => commands::publish::run(app, image),
+        Command::Publish(args) => commands::publish::run(app, args),
         Command::Plan { image, peer } => commands::plan::run(app, image, peer),
         Command::Push(args) => commands::push::run(app, args),
         Command::Backlog { peer } => commands::backlog::run(app, peer),

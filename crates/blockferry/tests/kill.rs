@@ -268,7 +268,7 @@ impl Trial {
         std::fs::write(&coming, bytes).unwrap();
         std::fs::rename(coming, sender.image()).unwrap();
         let socket = sender.socket();
-        let request = Request::Publish { image: IMAGE.into() };
+        let request = Request::Publish { image: IMAGE.into(), changed: None, since: None };
         if self.numbers.below(2) == 0 {
             self.publishing = Some(thread::spawn(move || ask(&socket, &request)));
         }

@@ -151,6 +151,9 @@ const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
 
 // ---- work ----
 
+/// Images of one store that a report of the backlog asks the kernel about: who has them open.
+pub const DEFERRED_SHOWN_MAX: usize = 64;
+
 /// Threads that read and compress packs, for all transfers together.
 pub const WORKERS_MAX: usize = 8;
 /// Blocking jobs of stores at the same time (scan, verify); transfers have their own slots.

@@ -41,7 +41,11 @@ pub enum InUse {
     /// It is recorded, or replaced, when the writer is gone.
     #[default]
     Defer,
-    /// It is not recorded again until it is touched once more or published by hand.
+    /// It is recorded as it is at one instant, at most once in the time of `settle`, while the
+    /// writer goes on; where there are no reflinks as by `Defer`. It is replaced when the writer
+    /// is gone.
+    Snapshot,
+    /// It is left alone until it is touched once more or published by hand.
     Never,
 }
 

@@ -242,6 +242,14 @@ pub enum Error {
         /// `store/name`.
         image: String,
     },
+    /// Somebody has the image open for writing.
+    #[error("image {image} is open for writing by {holder}")]
+    HeldOpen {
+        /// `store/name`.
+        image: String,
+        /// Who.
+        holder: blockferry_store::disk::Holder,
+    },
     /// A local change on a mirror: it doesn't travel.
     #[error("{image} is in a mirror here: its local changes don't travel")]
     Mirror {
@@ -311,6 +319,7 @@ impl Error {
             Self::Refused { code, .. } => code,
             Self::Diverged { .. } => "DIVERGED",
             Self::Busy { .. } => "BUSY",
+            Self::HeldOpen { .. } => "IN_USE",
             Self::Mirror { .. } => "MIRROR",
             Self::BadReceipt { .. } => "BAD_SIGNATURE",
             Self::WaitedTooLong { .. } => "TIMED_OUT",

@@ -20,6 +20,7 @@ use crate::budget;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
 use crate::peer::Peer;
+use crate::recording;
 use crate::reports;
 use crate::requests::{Spec, done, generation, spec};
 use crate::stores::{self, OpenStore, Stopping};
@@ -66,18 +67,34 @@ async fn watched<T>(
     }
 }
 
-/// Records a generation now.
-pub(crate) async fn publish(core: &Arc<Core>, what: &Spec, client: &mut Client) -> Result<Answer> {
+/// Records a generation now; `changed` and `since` are the map of changes that a person named.
+pub(crate) async fn publish(
+    core: &Arc<Core>,
+    what: &Spec,
+    changed: Option<String>,
+    since: Option<u64>,
+    client: &mut Client,
+) -> Result<Answer> {
     let (store, image) = (what.store.clone(), what.image.clone());
     let name = store.full_name(&image);
     if store.config.role == Role::Mirror {
         return Err(Error::Mirror { image: name });
     }
+    let told = match (changed, since) {
+        (Some(changed), since) => {
+            Some(blocking("reading a map", move || recording::told(&changed, since)).await?)
+        }
+        (None, Some(_)) => {
+            let what = "since says where a map of changes begins; there is none".to_owned();
+            return Err(Error::Control { what });
+        }
+        (None, None) => None,
+    };
     let started = Instant::now();
     let meter = Arc::new(Meter::default());
     let job = {
         let (core, store, meter) = (core.clone(), store.clone(), meter.clone());
-        tokio::spawn(async move { stores::record(&core, &store, &image, meter).await })
+        tokio::spawn(async move { stores::record(&core, &store, &image, told, meter).await })
     };
     let recorded = match watched(job, &meter, "scan", &name, client).await {
         Err(Error::Store(StoreError::SourceMissing(_) | StoreError::NotFound(_))) => {
@@ -95,6 +112,7 @@ pub(crate) async fn publish(core: &Arc<Core>, what: &Spec, client: &mut Client) 
         generation: generation.number,
         root: generation.root.to_string(),
         size_bytes: generation.size_bytes,
+        discover: if new { reports::discovered(generation) } else { "unchanged" }.to_owned(),
         bytes_read: if new { generation.bytes_read } else { 0 },
         dirty_bytes: if new { generation.dirty_bytes } else { 0 },
         seconds: started.elapsed().as_secs_f64(),

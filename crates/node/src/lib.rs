@@ -37,6 +37,7 @@ mod peer;
 mod planning;
 pub mod rates;
 mod receiving;
+mod recording;
 mod reports;
 mod requests;
 mod sending;

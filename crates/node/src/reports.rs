@@ -7,8 +7,8 @@ use blockferry_store::{CommitMode, Discover, Generation, LookState};
 
 use crate::api::{
     BacklogItem, BacklogReport, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImageState,
-    NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Schema, StatusReport, StoreRow,
-    WaitReason,
+    NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Role, Schema, StatusReport,
+    StoreRow, WaitReason,
 };
 use crate::backlog::{Item, Reason};
 use crate::core::{Core, key, lock};
@@ -18,6 +18,7 @@ use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::recording::{self, Deferred};
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
@@ -206,7 +207,7 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
     }
 }
 
-/// `backlog`.
+/// `backlog`. Blocking.
 pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
     let items = lock(&core.backlog).items();
     let wanted = items.into_iter().filter(|item| peer.is_none_or(|id| item.key.peer == id));
@@ -217,8 +218,39 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         bytes: item.bytes,
         eta: eta(core, &item).map(rfc3339),
         reason: wait_reason(item.reason),
+        holder: None,
     });
-    BacklogReport { schema: Schema, items: items.collect() }
+    let mut items: Vec<BacklogItem> = items.collect();
+    for store in core.all_stores().iter().filter(|s| s.config.role == Role::Writer) {
+        let sharers = core.sharers(&store.config.name);
+        let peers = sharers.iter().filter(|p| peer.is_none_or(|id| p.id == id));
+        let peers: Vec<String> = peers.map(|p| p.name()).collect();
+        if !peers.is_empty() {
+            recording::deferred(store).iter().for_each(|d| defer(&mut items, store, d, &peers));
+        }
+    }
+    BacklogReport { schema: Schema, items }
+}
+
+/// Adds what waits here for whoever writes it: no generation of it exists that a peer could lack.
+fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, peers: &[String]) {
+    let (store, image) = (store.config.name.to_string(), deferred.image.to_string());
+    for peer in peers {
+        let same = |i: &&mut BacklogItem| i.peer == *peer && i.store == store && i.image == image;
+        match items.iter_mut().find(same) {
+            // An earlier generation is still to go: that is what is waited for first.
+            Some(item) => item.holder.clone_from(&deferred.holder),
+            None => items.push(BacklogItem {
+                store: store.clone(),
+                image: image.clone(),
+                peer: peer.clone(),
+                bytes: 0,
+                eta: None,
+                reason: WaitReason::InUse,
+                holder: deferred.holder.clone(),
+            }),
+        }
+    }
 }
 
 /// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
@@ -250,13 +282,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             size_bytes: g.size_bytes,
             author: author(core, &g.author),
             recorded: rfc3339(g.recorded_unix_ms),
-            discover: match g.discover {
-                Discover::Scan => "scan",
-                Discover::Extents => "extents",
-                Discover::Metadata => "metadata",
-                Discover::Received => "received",
-            }
-            .to_owned(),
+            discover: discovered(&g).to_owned(),
             bytes_read: g.bytes_read,
             dirty_bytes: g.dirty_bytes,
             wire_bytes: g.wire_bytes,
@@ -266,6 +292,17 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
     });
     let generations = rows.collect();
     Ok(HistoryReport { schema: Schema, image: store.full_name(image), generations })
+}
+
+/// How a generation was found, in the words of the contract.
+pub(crate) fn discovered(generation: &Generation) -> &'static str {
+    match generation.discover {
+        Discover::Scan => "scan",
+        Discover::Extents => "extents",
+        Discover::Map => "map",
+        Discover::Metadata => "metadata",
+        Discover::Received => "received",
+    }
 }
 
 fn author(core: &Core, id: &NodeId) -> String {

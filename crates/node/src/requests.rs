@@ -68,23 +68,17 @@ pub(crate) async fn handle(
         }
         Request::ImageLs { store } => image_ls(core, store).await,
         Request::ImageShow { image } => image_show(core, &image).await,
-        Request::ImageHistory { image } => {
-            let spec = spec(core, &image)?;
-            let to = core.clone();
-            let report = move || reports::history(&to, &spec.store, &spec.image);
-            done(&blocking("a report", report).await?)
+        Request::ImageHistory { image } => history(core, &image).await,
+        Request::Publish { image, changed, since } => {
+            jobs::publish(core, &spec(core, &image)?, changed, since, client).await
         }
-        Request::Publish { image } => jobs::publish(core, &spec(core, &image)?, client).await,
         Request::Plan { image, peer } => {
             planning::plan(core, spec(core, &image)?, peer.as_deref()).await
         }
         Request::Push { image, peers, wait, .. } => {
             jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
         }
-        Request::Backlog { peer } => {
-            let peer = peer.map(|text| core.find_peer(&text)).transpose()?;
-            done(&reports::backlog(core, peer.map(|p| p.id)))
-        }
+        Request::Backlog { peer } => backlog(core, peer).await,
         Request::Ready { image, require } => {
             done(&jobs::ready(core, &spec(core, &image)?, &require).await?)
         }
@@ -109,6 +103,20 @@ pub(crate) async fn handle(
             events(core, follow, since_seconds, client).await
         }
     }
+}
+
+async fn history(core: &Arc<Core>, image: &str) -> Result<Answer> {
+    let spec = spec(core, image)?;
+    let to = core.clone();
+    let report = move || reports::history(&to, &spec.store, &spec.image);
+    done(&blocking("a report", report).await?)
+}
+
+async fn backlog(core: &Arc<Core>, peer: Option<String>) -> Result<Answer> {
+    let peer = peer.map(|text| core.find_peer(&text)).transpose()?;
+    let to = core.clone();
+    let report = move || Ok(reports::backlog(&to, peer.map(|p| p.id)));
+    done(&blocking("a report", report).await?)
 }
 
 /// An error as the client reads it, with advice that fits.

@@ -2,8 +2,9 @@
 //!
 //! Pure: what the store saw and the time go in, names that are due come out. A file is due when its
 //! times are old enough, or (clocks may be wrong, files may be dated in the future) when we have
-//! seen them unchanged for that long. A file that could not be recorded is put in quarantine with
-//! a growing backoff: one bad file holds up nobody.
+//! seen them unchanged for that long. Where files are recorded while somebody writes them, one that
+//! never is quiet is due when it was last recorded, or tried, that long ago. A file that could not
+//! be recorded is put in quarantine with a growing backoff: one bad file holds up nobody.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ struct Entry {
     quiet_since_unix_ms: i64,
     /// When we first saw these times.
     unchanged_since: Instant,
+    /// When we first saw that it changed, or tried to record it last.
+    waiting_since: Instant,
     failures: u32,
     not_before: Option<Instant>,
     recording: bool,
@@ -38,13 +41,21 @@ struct Entry {
 #[derive(Debug)]
 pub struct Settle {
     quiet: Duration,
+    /// A file waits no longer than this, quiet or not.
+    longest: Option<Duration>,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Settle {
     /// Files are due when nothing has touched them for `quiet`.
     pub fn new(quiet: Duration) -> Self {
-        Self { quiet, entries: BTreeMap::new() }
+        Self { quiet, longest: None, entries: BTreeMap::new() }
+    }
+
+    /// Files that never are quiet are due, too, after this time.
+    #[must_use]
+    pub fn at_the_latest_after(self, longest: Duration) -> Self {
+        Self { longest: Some(longest), ..self }
     }
 
     /// Takes all changed files of the store; what it knew beside them is unchanged again.
@@ -57,6 +68,7 @@ impl Settle {
                 other => Entry {
                     quiet_since_unix_ms: file.quiet_since_unix_ms,
                     unchanged_since: now,
+                    waiting_since: other.as_ref().map_or(now, |e| e.waiting_since),
                     failures: 0,
                     not_before: None,
                     recording: other.is_some_and(|e| e.recording),
@@ -69,8 +81,9 @@ impl Settle {
 
     /// The next file to record, if one is due; it counts as being recorded from now on.
     pub fn poll_due(&mut self, now: Instant, now_unix_ms: i64) -> Option<String> {
-        let quiet = self.quiet;
-        let due = |e: &Entry| !e.recording && wait_of(e, quiet, now, now_unix_ms).is_zero();
+        let (quiet, longest) = (self.quiet, self.longest);
+        let wait = |e: &Entry| wait_of(e, quiet, longest, now, now_unix_ms);
+        let due = |e: &Entry| !e.recording && wait(e).is_zero();
         let (name, entry) = self.entries.iter_mut().find(|(_, e)| due(e))?;
         entry.recording = true;
         Some(name.clone())
@@ -79,7 +92,7 @@ impl Settle {
     /// How long until a file may be due.
     pub fn next_wake(&self, now: Instant, now_unix_ms: i64) -> Option<Duration> {
         let waiting = self.entries.values().filter(|e| !e.recording);
-        waiting.map(|e| wait_of(e, self.quiet, now, now_unix_ms)).min()
+        waiting.map(|e| wait_of(e, self.quiet, self.longest, now, now_unix_ms)).min()
     }
 
     /// A file was recorded or turned out to be unchanged.
@@ -92,6 +105,7 @@ impl Settle {
     pub fn handle_failed(&mut self, name: &str, code: &str, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         entry.recording = false;
+        entry.waiting_since = now;
         entry.failures = entry.failures.saturating_add(1);
         let doublings = entry.failures.saturating_sub(1).min(16);
         let wait = RETRY_FIRST.saturating_mul(1 << doublings).min(RETRY_LONGEST);
@@ -116,7 +130,13 @@ impl Settle {
     }
 }
 
-fn wait_of(entry: &Entry, quiet: Duration, now: Instant, now_unix_ms: i64) -> Duration {
+fn wait_of(
+    entry: &Entry,
+    quiet: Duration,
+    longest: Option<Duration>,
+    now: Instant,
+    now_unix_ms: i64,
+) -> Duration {
     let by_watch = quiet.saturating_sub(now.saturating_duration_since(entry.unchanged_since));
     let age_ms = now_unix_ms.saturating_sub(entry.quiet_since_unix_ms);
     let by_date = match u64::try_from(age_ms) {
@@ -124,7 +144,9 @@ fn wait_of(entry: &Entry, quiet: Duration, now: Instant, now_unix_ms: i64) -> Du
         Err(_) => quiet, // dated in the future: says nothing
     };
     let retry = entry.not_before.map(|t| t.saturating_duration_since(now)).unwrap_or_default();
-    by_watch.min(by_date).max(retry)
+    let waited = now.saturating_duration_since(entry.waiting_since);
+    let at_the_latest = longest.map_or(Duration::MAX, |longest| longest.saturating_sub(waited));
+    by_watch.min(by_date).min(at_the_latest).max(retry)
 }
 
 #[cfg(test)]
@@ -157,6 +179,36 @@ mod tests {
             settle.handle_seen(&seen("a", unix), now);
             assert_eq!(settle.poll_due(now, unix), None);
         }
+    }
+
+    #[test]
+    fn where_snapshots_are_taken_a_busy_file_is_due_once_in_that_time() {
+        let mut settle = Settle::new(QUIET).at_the_latest_after(QUIET);
+        let (t0, mut recorded) = (Instant::now(), Vec::new());
+        for step in 0..=100_u32 {
+            let (now, unix) = (t0 + Duration::from_secs(1) * step, i64::from(step) * 1000);
+            settle.handle_seen(&seen("a", unix), now);
+            if settle.poll_due(now, unix).is_some() {
+                recorded.push(step);
+                settle.handle_recorded("a");
+            }
+        }
+        assert_eq!(recorded, [30, 61, 92], "seen changed a second after it was recorded");
+    }
+
+    #[test]
+    fn a_busy_file_that_fails_waits_as_long_again() {
+        let mut settle = Settle::new(QUIET).at_the_latest_after(QUIET);
+        let (t0, mut tried) = (Instant::now(), Vec::new());
+        for step in 0..=100_u32 {
+            let (now, unix) = (t0 + Duration::from_secs(1) * step, i64::from(step) * 1000);
+            settle.handle_seen(&seen("a", unix), now);
+            if settle.poll_due(now, unix).is_some() {
+                tried.push(step);
+                settle.handle_failed("a", "IO_ERROR", now);
+            }
+        }
+        assert_eq!(tried, [30, 60, 90]);
     }
 
     #[test]

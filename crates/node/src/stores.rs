@@ -14,7 +14,7 @@ use blockferry_delta::{ImageName, StoreId, StoreKey};
 use blockferry_store::disk::RealDisk;
 use blockferry_store::{
     CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
-    RecoveryReport, Store, StoreIdentity,
+    RecoveryReport, Store, StoreIdentity, Told,
 };
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -27,6 +27,7 @@ use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
+use crate::recording::{self, Telling};
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
 
@@ -93,12 +94,16 @@ pub(crate) fn open(
         }
     };
     ledger.note_store(&config.name, Some(store.identity().id))?;
+    let mut settle = Settle::new(config.settle);
+    if recording::snapshots(config.in_use, store.commit_mode()) {
+        settle = settle.at_the_latest_after(config.settle);
+    }
     let open = OpenStore {
         config: config.clone(),
         configured,
         store: Arc::new(store),
         names,
-        settle: Mutex::new(Settle::new(config.settle)),
+        settle: Mutex::new(settle),
         seen: Mutex::default(),
         activity: Mutex::default(),
         told: Mutex::default(),
@@ -152,6 +157,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
         free_min_bytes,
         hold_base: config.hold_base,
+        snapshot: config.in_use == InUse::Snapshot,
         keep_generations: config.keep_generations,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
@@ -196,11 +202,21 @@ impl OpenStore {
         lock(&self.seen).get(name).copied()
     }
 
-    /// Changed or new files that are no generation yet.
+    /// Files that are no generation yet.
     pub(crate) fn unrecorded(&self) -> Vec<ImageName> {
+        self.seen_as(&[LookState::New])
+    }
+
+    /// Files that the last look saw in one of these states.
+    pub(crate) fn seen_as(&self, states: &[LookState]) -> Vec<ImageName> {
         let seen = lock(&self.seen);
-        let new = seen.iter().filter(|(_, state)| **state == LookState::New);
-        new.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
+        let these = seen.iter().filter(|(_, state)| states.contains(state));
+        these.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
+    }
+
+    /// Whether images are recorded that somebody keeps open for writing.
+    pub(crate) fn snapshots(&self) -> bool {
+        recording::snapshots(self.config.in_use, self.store.commit_mode())
     }
 
     /// Ends the store's task.
@@ -235,6 +251,7 @@ impl OpenStore {
 
 /// Takes a store into service: its heads and receipts go to the backlog. Blocking.
 pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
+    recording::announce(core, store);
     for generation in store.store.images()? {
         for (peer, number, root) in store.store.receipts(&generation.image)? {
             let key = key(peer, &store.config.name, &generation.image);
@@ -343,7 +360,7 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         lock(&store.settle).handle_recorded(name);
         return;
     };
-    let result = record(core, store, &image, Arc::new(())).await;
+    let result = record(core, store, &image, None, Arc::new(())).await;
     let now = Instant::now();
     let mut settle = lock(&store.settle);
     let Err(error) = result else {
@@ -363,11 +380,13 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
     }
 }
 
-/// Records the current content of an image as a generation, if it is a new one.
+/// Records the current content of an image as a generation, if it is a new one; `told` is what a
+/// person says has changed.
 pub(crate) async fn record(
     core: &Arc<Core>,
     store: &Arc<OpenStore>,
     image: &ImageName,
+    told: Option<Told>,
     progress: Arc<dyn Progress + Send + Sync>,
 ) -> Result<Recorded> {
     let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
@@ -376,9 +395,11 @@ pub(crate) async fn record(
     blocking("recording", move || {
         let _held = (permit, doing);
         let author = core.config.identity.id();
-        let stopping = Stopping { core: &core, inner: progress.as_ref() };
+        let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
         let relied = !store.store.extents_are_off()?;
-        let recorded = store.store.record(&image, author, now_unix_ms(), &stopping)?;
+        let of = &store.store;
+        let recorded = of.record_told(&image, author, now_unix_ms(), told.as_ref(), &telling);
+        let recorded = recorded.map_err(|error| recording::with_holder(&store, error))?;
         if relied && store.store.extents_are_off()? {
             let text = "the file system's extents missed a change: images are read whole now";
             let note = Note::error("EXTENTS_MISSED", text.to_owned());

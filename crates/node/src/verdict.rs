@@ -74,6 +74,7 @@ pub fn setback_of(error: &Error) -> Setback {
             | StoreError::InUse(_)
             | StoreError::Busy(_),
         ) => Setback::Retry(Reason::InUse),
+        Error::HeldOpen { .. } => Setback::Retry(Reason::InUse),
         Error::Diverged { .. } => Setback::Diverged,
         _ => Setback::Retry(Reason::Failing),
     }

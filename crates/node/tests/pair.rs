@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use blockferry_delta::StoreName;
 use blockferry_node::api::{
     AdminError, Answer, BacklogReport, Client, Event, HistoryReport, ImagesReport, Invitation,
     Joined, PeerState, PlanReport, PublishReport, PushDone, ReadyReport, Request, Require, Role,
     StatusReport, StoresReport, VerifyDone, WaitReason,
 };
-use blockferry_node::config::{Config, PeerConfig, Setting};
+use blockferry_node::config::{Commit, Config, InUse, PeerConfig, Setting, StoreConfig};
 use blockferry_node::{Identity, Node};
 use blockferry_wire::Compression;
 use serde::de::DeserializeOwned;
@@ -104,7 +105,7 @@ impl Running {
     }
 
     fn publish(&self, image: &str) -> PublishReport {
-        self.ask(&Request::Publish { image: format!("vdisks/{image}") })
+        self.ask(&Request::Publish { image: format!("vdisks/{image}"), changed: None, since: None })
     }
 
     fn wait(&self, image: &str) -> ReadyReport {
@@ -278,7 +279,11 @@ fn a_member_joins_a_further_store() {
     until("connected", || hub.status().peers[0].connected);
     let images = hub.add_store_at("golden", "golden");
     std::fs::write(images.join("disk.img"), vec![7; 300_000]).expect("written");
-    let golden = |image: &str| Request::Publish { image: format!("golden/{image}") };
+    let golden = |image: &str| Request::Publish {
+        image: format!("golden/{image}"),
+        changed: None,
+        since: None,
+    };
     let _: PublishReport = hub.ask(&golden("disk.img"));
     let there = branch.join(&hub.invite_to("golden", Role::Mirror));
     let _: ReadyReport = hub.ask(&Request::Wait {
@@ -341,7 +346,14 @@ fn a_mirror_relays_nothing_of_its_own() {
     std::fs::write(images.join("a.img"), noise(1, 300_000)).expect("written");
     hub.publish("a.img");
     hub.wait("a.img");
-    assert_eq!(mirror.refused(&Request::Publish { image: "vdisks/a.img".into() }), "MIRROR");
+    assert_eq!(
+        mirror.refused(&Request::Publish {
+            image: "vdisks/a.img".into(),
+            changed: None,
+            since: None
+        }),
+        "MIRROR"
+    );
     edit(&copies.join("a.img"), 0, b"not for others");
     until("it is told", || mirror.events().iter().any(|e| e.code == "LOCAL_CHANGE"));
     edit(&images.join("a.img"), 0, b"for others");
@@ -353,6 +365,102 @@ fn a_mirror_relays_nothing_of_its_own() {
     until("it waits for the operator", || reason() == Some(WaitReason::InUse));
     let kept = std::fs::read(copies.join("a.img")).expect("read");
     assert!(kept.starts_with(b"not for others"), "nothing is overwritten");
+}
+
+#[test]
+fn an_image_in_use_waits_and_whoever_holds_it_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let images = dir.path().join("disks");
+    std::fs::create_dir(&images).expect("a directory");
+    let mut config = config(&dir.path().join("a"), "a", 0);
+    let name = StoreName::new("vdisks").expect("a name");
+    let mut store = StoreConfig::new(name, images.clone(), Role::Writer);
+    // Without reflinks there are no snapshots: it is put off.
+    (store.in_use, store.commit) = (InUse::Snapshot, Commit::Copy);
+    store.settle = Duration::from_millis(200);
+    config.stores.push(store);
+    let (a, b) = (start(config), node(dir.path(), "b"));
+    let copies = b.join(&a.invite(Role::Writer));
+    let told = |code: &str| a.events().into_iter().find(|e| e.code == code);
+    assert!(told("SNAPSHOT_UNSUPPORTED").is_some_and(|e| e.message.contains("reflinks")));
+
+    std::fs::write(images.join("disk.img"), noise(1, 300_000)).expect("written");
+    until("the image arrives", || equal(&images, &copies, "disk.img"));
+    let mut file = std::fs::OpenOptions::new();
+    let file = file.append(true).open(images.join("disk.img")).expect("opened");
+    edit(&images.join("disk.img"), 0, b"edited here");
+    let image = "vdisks/disk.img".to_owned();
+    let publish = Request::Publish { image: image.clone(), changed: None, since: None };
+    let refused = a.try_ask::<PublishReport>(&publish).expect_err("somebody has it open");
+    let me = format!("(pid {})", std::process::id());
+    assert_eq!(refused.code, "IN_USE");
+    assert!(refused.message.contains(&me), "{}", refused.message);
+    until("an event says so", || told("IN_USE").is_some_and(|e| e.message.contains(&me)));
+    let backlog = || a.ask::<BacklogReport>(&Request::Backlog { peer: None }).items;
+    until("the backlog says so", || !backlog().is_empty());
+    let item = backlog().remove(0);
+    assert_eq!((item.image.as_str(), item.peer.as_str()), ("disk.img", "b"));
+    assert_eq!((item.reason, item.bytes), (WaitReason::InUse, 0));
+    assert!(item.holder.as_ref().is_some_and(|h| h.ends_with(&me)), "{item:?}");
+    drop(file);
+    assert_eq!(a.publish("disk.img").generation, 2);
+    assert!(a.wait("disk.img").ready && backlog().is_empty());
+    assert!(equal(&images, &copies, "disk.img"));
+}
+
+#[test]
+fn a_map_of_changes_is_used_refused_or_passed_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(&dir.path().join("a"), "a", 0);
+    config.settle = Duration::from_secs(3600);
+    let a = start(config);
+    let images = a.add_store();
+    let disk = images.join("disk.img");
+    std::fs::write(&disk, noise(1, 9 << 20)).expect("written");
+    let publish = |changed: &str, since| {
+        let changed = Some(changed.to_owned());
+        let image = "vdisks/disk.img".to_owned();
+        a.try_ask::<PublishReport>(&Request::Publish { image, changed, since })
+    };
+    let first = a.publish("disk.img");
+    assert_eq!((first.generation, first.discover.as_str()), (1, "scan"));
+    edit(&disk, 5 << 20, b"edited here");
+    let map = dir.path().join("map");
+    let map = map.to_str().expect("a plain path");
+    std::fs::write(
+        map,
+        format!(
+            "0 {0} same\n{0} 4096 data\n{1} {2} same\n",
+            5 << 20,
+            (5 << 20) + 4096,
+            (4 << 20) - 4096
+        ),
+    )
+    .expect("written");
+    assert_eq!(publish(map, None).expect_err("no base").code, "BAD_MAP");
+    assert_eq!(publish(map, Some(2)).expect_err("a later base").code, "BAD_MAP");
+    assert_eq!(publish("map", Some(1)).expect_err("relative").code, "BAD_MAP");
+    let second = publish(map, Some(1)).expect("it fits");
+    assert!(["map", "extents"].contains(&second.discover.as_str()), "{second:?}");
+    assert!(second.bytes_read < 8 << 20, "{second:?}");
+    assert_eq!(second.root, blake3::hash(&std::fs::read(&disk).expect("read")).to_hex().as_str());
+    let unchanged = a.publish("disk.img");
+    assert_eq!((unchanged.recorded, unchanged.discover.as_str()), (false, "unchanged"));
+    let history: HistoryReport = a.ask(&Request::ImageHistory { image: "vdisks/disk.img".into() });
+    assert_eq!(history.generations[0].discover, second.discover);
+    assert_eq!(history.generations[0].bytes_read, second.bytes_read);
+
+    edit(&disk, 5 << 20, b"edited again");
+    std::fs::write(images.join("disk.img.changed"), "0 1\n").expect("written");
+    let third = a.publish("disk.img");
+    assert_eq!(third.generation, 3);
+    if third.discover == "scan" {
+        until("an event says why", || a.events().iter().any(|e| e.code == "MAP_UNUSED"));
+    }
+    let report: ImagesReport = a.ask(&Request::ImageLs { store: None });
+    assert_eq!(report.images.len(), 1, "a map is no image: {report:?}");
+    let alone = Request::Publish { image: "vdisks/disk.img".into(), changed: None, since: Some(1) };
+    assert_eq!(a.refused(&alone), "CONTROL_BAD_REQUEST");
 }
 
 #[test]

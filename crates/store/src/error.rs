@@ -127,6 +127,12 @@ pub enum Error {
         /// Root that came out.
         found: Root,
     },
+    /// A map of changes that a person gave is malformed or of another content.
+    #[error("the map of changes can't be used: {0}")]
+    BadMap(String),
+    /// The name is that of a map beside an image, not of an image.
+    #[error("{0} is a map of changes beside an image, not an image")]
+    MapName(ImageName),
     /// A cancel was asked for.
     #[error("cancelled")]
     Cancelled,
@@ -164,6 +170,8 @@ impl Error {
             Self::BadPart(_) => "BAD_MANIFEST",
             Self::BlockMismatch { .. } => "CHUNK_MISMATCH",
             Self::RootMismatch { .. } => "ROOT_MISMATCH",
+            Self::BadMap(_) => "BAD_MAP",
+            Self::MapName(_) => "BAD_NAME",
             Self::Cancelled => "CANCELLED",
         }
     }

@@ -1,12 +1,19 @@
 //! The freeze station: makes sure that what is scanned stands still. Where reflinks work a clone
 //! is scanned; elsewhere the file itself, guarded: nobody may have it open for writing, and its
-//! inode, size and times must be the same before and after.
+//! inode, size and times must be the same before and after. A store may ask for snapshots: then
+//! an image that somebody keeps open for writing is frozen as it is at one instant, by the clone.
+
+use std::time::Duration;
 
 use blockferry_delta::{IMAGE_BYTES_MAX, ImageName};
 
+use crate::catalog::Checkpoint;
 use crate::disk::{Disk, DiskFile, Kind, Lease, Meta, Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
+
+/// Longer than file times stand still between two writes (a tick of the slowest kernels).
+const TICK: Duration = Duration::from_millis(20);
 
 /// A file that stands still, or whose changes will be noticed.
 #[derive(Debug)]
@@ -17,16 +24,34 @@ pub(crate) struct Frozen {
     pub(crate) stat: Stat,
     /// Attributes of the image's file: a clone has its own.
     pub(crate) meta: Meta,
+    /// `stat` is of what was frozen: nobody wrote between the two, nor will unseen from now on.
+    pub(crate) settled: bool,
+    /// Somebody keeps it open for writing: only the clone goes on holding what was frozen.
+    pub(crate) written: bool,
     is_clone: bool,
 }
 
-/// Freezes image `name`.
-pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<Frozen> {
+/// Freezes image `name`; with `snapshot` also one that somebody has open for writing, where there
+/// are clones.
+pub(crate) fn freeze(
+    disk: &dyn Disk,
+    name: &ImageName,
+    clones: bool,
+    snapshot: bool,
+) -> Result<Frozen> {
     let live = name.as_str();
-    let stat = regular(disk, name)?;
+    let mut stat = regular(disk, name)?;
     let file = open_live(disk, name)?;
-    if file.writer_free().during("ask for a lease on", live)? == Lease::Held {
+    let written = file.writer_free().during("ask for a lease on", live)? == Lease::Held;
+    if written && !(snapshot && clones) {
         return Err(Error::InUse(name.clone()));
+    }
+    let mut settled = true;
+    if written {
+        // A write within the same tick as the last one shows in no file time.
+        std::thread::sleep(TICK);
+        settled = unchanged(disk, name, &stat).is_ok();
+        stat = regular(disk, name)?;
     }
     let mut meta = file.meta().during("read attributes of", live)?;
     meta.mtime_ns = stat.mtime_ns;
@@ -35,16 +60,28 @@ pub(crate) fn freeze(disk: &dyn Disk, name: &ImageName, clones: bool) -> Result<
         disk.remove_file(&path).during("remove", &path)?;
         if disk.clone_file(live, &path).during("clone", live)? {
             let file = disk.open(&path, Open::Read).during("open", &path)?;
-            let frozen = Frozen { file, path, stat, meta, is_clone: true };
+            let mut frozen = Frozen { file, path, stat, meta, settled, written, is_clone: true };
             // A writer that slipped in before the clone would be recorded under the wrong times.
             if let Err(error) = unchanged(disk, name, &frozen.stat) {
-                frozen.thaw(disk)?;
-                return Err(error);
+                if !snapshot || !matches!(error, Error::ChangedWhileReading(_)) {
+                    frozen.thaw(disk)?;
+                    return Err(error);
+                }
+                (frozen.settled, frozen.written) = (false, true);
+            }
+            if frozen.written {
+                // The image may be longer or shorter by now: what counts is what was cloned.
+                let cloned = frozen.file.stat().during("look at", &frozen.path)?;
+                frozen.stat.size_bytes = cloned.size_bytes;
             }
             return Ok(frozen);
         }
     }
-    Ok(Frozen { file, path: live.to_owned(), stat, meta, is_clone: false })
+    if written {
+        return Err(Error::InUse(name.clone()));
+    }
+    let path = live.to_owned();
+    Ok(Frozen { file, path, stat, meta, settled, written, is_clone: false })
 }
 
 impl Frozen {
@@ -57,6 +94,11 @@ impl Frozen {
             return Err(Error::ChangedWhileReading(name.clone()));
         }
         unchanged(disk, name, &self.stat)
+    }
+
+    /// What proves later that the image's file still is what was frozen, if anything can.
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        self.settled.then(|| Checkpoint::of(&self.stat))
     }
 
     /// Is it a clone, which nobody else can write to?

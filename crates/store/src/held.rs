@@ -7,7 +7,7 @@ use blockferry_delta::{ImageName, Root};
 use crate::catalog::{Checkpoint, Held, ImageRecord};
 use crate::disk::{DiskFile, Kind, Open};
 use crate::error::{IoContext, Result};
-use crate::freeze::Frozen;
+use crate::freeze::{Frozen, open_live};
 use crate::layout::{BASE, base_path};
 use crate::store::{HoldBase, Store};
 
@@ -46,14 +46,10 @@ impl Store {
         now_unix_ms: i64,
     ) -> Result<Option<Held>> {
         let path = base_path(name);
-        let wanted = frozen.is_clone()
-            && match self.options.hold_base {
-                HoldBase::Always => true,
-                HoldBase::Never => false,
-                HoldBase::Auto => !self.is_busy(name, now_unix_ms)?,
-            }
-            && !self.extents_are_off()?;
-        if !wanted || frozen.file.placement().during("map", &frozen.path)?.is_none() {
+        // An image that somebody goes on writing can only be sent from its clone.
+        let wanted =
+            frozen.is_clone() && (frozen.written || self.serves(name, frozen, now_unix_ms)?);
+        if !wanted {
             self.disk.remove_file(&path).during("remove", &path)?;
             return Ok(None);
         }
@@ -61,6 +57,34 @@ impl Store {
         let stat = self.disk.stat(&path).during("look at", &path)?;
         let root = (*root.as_bytes()).into();
         Ok(stat.map(|stat| Held { root, checkpoint: Checkpoint::of(&stat) }))
+    }
+
+    /// Is the clone worth its room as what the next change is compared with?
+    fn serves(&self, name: &ImageName, frozen: &Frozen, now_unix_ms: i64) -> Result<bool> {
+        let wanted = match self.options.hold_base {
+            HoldBase::Always => true,
+            HoldBase::Never => false,
+            HoldBase::Auto => !self.is_busy(name, now_unix_ms)?,
+        };
+        Ok(wanted
+            && !self.extents_are_off()?
+            && frozen.file.placement().during("map", &frozen.path)?.is_some())
+    }
+
+    /// Opens a file that holds what was recorded of an image as `root`: the held clone, to which
+    /// nobody writes, or the image's own file if it is untouched since.
+    pub(crate) fn content(
+        &self,
+        image: &ImageRecord,
+        root: &Root,
+    ) -> Result<Option<Box<dyn DiskFile>>> {
+        if let Some(held) = self.held(image, root)? {
+            return Ok(Some(held));
+        }
+        let live = image.name.as_str();
+        let file = open_live(self.disk.as_ref(), &image.name)?;
+        let stat = file.stat().during("look at", live)?;
+        Ok((image.checkpoint == Some(Checkpoint::of(&stat))).then_some(file))
     }
 
     /// Is the image written all day?
@@ -97,11 +121,26 @@ impl Store {
     }
 
     pub(crate) fn turn_extents_off(&self) -> Result<()> {
+        self.set_mark(EXTENTS_OFF)
+    }
+
+    /// Did a map of changes miss one in this store?
+    pub fn maps_are_off(&self) -> Result<bool> {
+        Ok(self.catalog.read()?.mark(MAPS_OFF)? != 0)
+    }
+
+    pub(crate) fn turn_maps_off(&self) -> Result<()> {
+        self.set_mark(MAPS_OFF)
+    }
+
+    fn set_mark(&self, key: &str) -> Result<()> {
         let write = self.catalog.write()?;
-        write.put_mark(EXTENTS_OFF, 1)?;
+        write.put_mark(key, 1)?;
         write.commit()
     }
 }
 
 /// Key in the catalog: extents missed a change here.
 const EXTENTS_OFF: &str = "extents_off";
+/// Key in the catalog: a map of changes missed one here.
+const MAPS_OFF: &str = "maps_off";

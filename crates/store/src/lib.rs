@@ -8,6 +8,7 @@
 mod assemble;
 mod bases;
 mod catalog;
+mod changed;
 mod claim;
 mod commit;
 mod discover;
@@ -31,6 +32,7 @@ mod store;
 mod verify;
 
 pub use catalog::{Discover, Generation};
+pub use changed::{Changed, MAP_BYTES_MAX, NbdBitmap, Told};
 pub use commit::Received;
 pub use error::{Error, Result};
 pub use layout::StoreIdentity;

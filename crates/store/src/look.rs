@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use blockferry_delta::ImageName;
 
 use crate::catalog::Checkpoint;
+use crate::changed::is_sidecar;
 use crate::disk::Kind;
 use crate::error::{IoContext, Result};
 use crate::layout::PRIVATE;
@@ -62,6 +63,9 @@ impl Store {
                 }
             };
             let checkpoint = known.remove(&name);
+            if checkpoint.is_none() && is_sidecar(&text) {
+                continue;
+            }
             looks.extend(self.look_at(&name, checkpoint)?);
         }
         let missing = known.into_keys().map(|name| Look {

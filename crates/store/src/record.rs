@@ -4,12 +4,23 @@
 use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
+use crate::changed::{Told, check_name};
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
 use crate::layout::STAGING;
 use crate::scan::Progress;
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
+
+/// What is known when an image is frozen.
+pub(crate) struct Before<'a> {
+    /// The image, if it was ever recorded.
+    pub(crate) image: Option<ImageRecord>,
+    /// Its current generation.
+    pub(crate) current: Option<Generation>,
+    /// What a person says has changed since.
+    pub(crate) told: Option<&'a Told>,
+}
 
 /// What [`Store::record`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +52,30 @@ impl Store {
         now_unix_ms: i64,
         progress: &dyn Progress,
     ) -> Result<Recorded> {
+        self.record_told(name, author, now_unix_ms, None, progress)
+    }
+
+    /// As [`Store::record`], with a map of what changed since the current generation.
+    ///
+    /// # Errors
+    /// Also [`Error::BadMap`], if the map is malformed or of another content.
+    pub fn record_told(
+        &self,
+        name: &ImageName,
+        author: NodeId,
+        now_unix_ms: i64,
+        told: Option<&Told>,
+        progress: &dyn Progress,
+    ) -> Result<Recorded> {
         self.check_marker()?;
         // A commit that waits for recovery would look like a local change.
         self.check_health()?;
         let _claim = self.claim(name)?;
         let image = self.catalog.read()?.image(name)?;
         let current = self.current_of(image.as_ref())?;
+        if current.is_none() {
+            check_name(name)?;
+        }
         let stat = regular(self.disk.as_ref(), name)?;
         if let (Some(current), Some(image)) = (&current, &image)
             && image.checkpoint == Some(Checkpoint::of(&stat))
@@ -56,20 +85,19 @@ impl Store {
         if stat.size_bytes == 0 {
             return Err(Error::Empty(name.clone()));
         }
-        let mut frozen = freeze(self.disk.as_ref(), name, self.clones())?;
-        let outcome =
-            self.record_frozen(name, &mut frozen, image, current, author, now_unix_ms, progress);
+        let snapshot = self.options.snapshot;
+        let mut frozen = freeze(self.disk.as_ref(), name, self.clones(), snapshot)?;
+        let before = Before { image, current, told };
+        let outcome = self.record_frozen(name, &mut frozen, before, author, now_unix_ms, progress);
         frozen.thaw(self.disk.as_ref())?;
         outcome
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one value from each station before")]
     fn record_frozen(
         &self,
         name: &ImageName,
         frozen: &mut Frozen,
-        image: Option<ImageRecord>,
-        current: Option<Generation>,
+        before: Before<'_>,
         author: NodeId,
         now_unix_ms: i64,
         progress: &dyn Progress,
@@ -77,8 +105,8 @@ impl Store {
         let started_ms = (self.options.monotonic_ms)();
         let path = format!("{STAGING}/{name}.spool");
         let mut spool = Spool::new(path);
-        let (scanned, discover) =
-            self.discover(frozen, image.as_ref(), current.as_ref(), &mut spool, progress)?;
+        let (scanned, discover) = self.discover(frozen, &before, &mut spool, progress)?;
+        let Before { image, current, .. } = before;
         frozen.confirm(self.disk.as_ref(), name)?;
         let same_root = current.as_ref().is_some_and(|c| c.root == scanned.root);
         let generation = Generation {
@@ -98,6 +126,7 @@ impl Store {
             millis: (self.options.monotonic_ms)().saturating_sub(started_ms),
             allocated_zero: scanned.allocated_zero,
         };
+        let checkpoint = frozen.checkpoint();
         let held = self.hold(name, frozen, &scanned.root, now_unix_ms)?;
         let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
         let write = self.catalog.write()?;
@@ -105,12 +134,10 @@ impl Store {
         write.put_held(image.id, held.as_ref())?;
         let recorded = match unchanged {
             Some(current) => {
-                let checkpoint = Some(Checkpoint::of(&frozen.stat));
                 write.put_image(&ImageRecord { checkpoint, ..image })?;
                 Recorded::Unchanged(current)
             }
             None => {
-                let checkpoint = Some(Checkpoint::of(&frozen.stat));
                 self.put_current(&write, image, &generation, checkpoint, &Entries::Spool(&spool))?;
                 Recorded::New(generation)
             }

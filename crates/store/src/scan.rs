@@ -31,6 +31,10 @@ pub trait Progress: Sync {
     fn cancelled(&self) -> bool {
         false
     }
+
+    /// Something happened that people should know of, and that is no error: its stable code, and
+    /// what it was.
+    fn event(&self, _code: &'static str, _text: &str) {}
 }
 
 impl Progress for () {

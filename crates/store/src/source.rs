@@ -9,10 +9,9 @@ use blockferry_delta::{
     block_len, page_count, verify_block,
 };
 
-use crate::catalog::{CatalogRead, Checkpoint};
+use crate::catalog::CatalogRead;
 use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, IoContext, Result};
-use crate::freeze::open_live;
 use crate::store::{MapOf, Store};
 
 /// Segment maps kept at hand; pages are asked for in order.
@@ -43,17 +42,14 @@ impl std::fmt::Debug for SourceMap {
 
 impl Store {
     /// Opens the generation of `name` with `root` for reading. It must be the current one, and
-    /// the file still be what was recorded.
+    /// the file still be what was recorded, or a clone of it be held.
     pub fn source(self: &Arc<Self>, name: &ImageName, root: Root) -> Result<Source> {
         let read = self.catalog.read()?;
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let of = MapOf::find(&read, &image, &root)?.filter(|of| of.number == of.current);
         let of = of.ok_or_else(|| Error::NoGeneration { image: name.clone(), root })?;
-        let file = open_live(self.disk.as_ref(), name)?;
-        let stat = file.stat().during("look at", name.as_str())?;
-        if image.checkpoint != Some(Checkpoint::of(&stat)) {
-            return Err(Error::Torn { image: name.clone(), block: 0 });
-        }
+        let file = self.content(&image, &root)?;
+        let file = file.ok_or_else(|| Error::Torn { image: name.clone(), block: 0 })?;
         let map = SourceMap { read, of, cache: Mutex::default() };
         Ok(Source { store: Arc::clone(self), name: name.clone(), file, map })
     }

@@ -9,7 +9,7 @@ use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segme
 
 use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
 use crate::claim::{Claim, Claims};
-use crate::disk::{Disk, probe_clone};
+use crate::disk::{Disk, Holder, Lease, Open, probe_clone};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{self, PRIVATE, StoreIdentity};
 use crate::recover::RecoveryReport;
@@ -55,6 +55,9 @@ pub struct Options {
     pub keep_spare: bool,
     /// When to hold a clone of what was recorded last.
     pub hold_base: HoldBase,
+    /// Record an image that somebody keeps open for writing as it is at one instant (where
+    /// reflinks work), instead of waiting until it is closed.
+    pub snapshot: bool,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -69,6 +72,7 @@ impl Default for Options {
             keep_generations: 5,
             keep_spare: true,
             hold_base: HoldBase::Auto,
+            snapshot: false,
             monotonic_ms: process_ms,
         }
     }
@@ -191,6 +195,18 @@ impl Store {
     pub fn receipts(&self, name: &ImageName) -> Result<Vec<(NodeId, u64, Root)>> {
         let read = self.catalog.read()?;
         read.image(name)?.map_or(Ok(Vec::new()), |image| read.receipts(image.id))
+    }
+
+    /// Does somebody have an image open for writing? `false` also where it can't be told.
+    pub fn is_written(&self, name: &ImageName) -> Result<bool> {
+        let file = self.disk.open(name.as_str(), Open::Read).during("open", name.as_str())?;
+        let lease = file.writer_free().during("ask for a lease on", name.as_str())?;
+        Ok(lease == Lease::Held)
+    }
+
+    /// Who has an image open for writing, as far as it can be told; only for people.
+    pub fn writer_of(&self, name: &ImageName) -> Option<Holder> {
+        self.disk.writer_of(name.as_str())
     }
 
     /// A directory without its marker is an unmounted disk, not an empty store.

@@ -13,7 +13,10 @@ pub(crate) fn run(app: &App, peer: Option<String>) -> Result<Exit, Failure> {
                 item.peer.clone(),
                 format!("{}/{}", item.store, item.image),
                 size(item.bytes),
-                word(&item.reason),
+                match &item.holder {
+                    Some(holder) => format!("{}: {holder}", word(&item.reason)),
+                    None => word(&item.reason),
+                },
                 or_dash(item.eta.as_ref()),
             ]
         };

@@ -1,14 +1,30 @@
 //! `publish`: record a generation now.
 
 use super::{App, nothing_between};
+use crate::args::PublishArgs;
 use crate::failure::Failure;
 use crate::output::{seconds, size};
 use blockferry_node::api::{Exit, PublishReport, Request};
 
-pub(crate) fn run(app: &App, image: String) -> Result<Exit, Failure> {
-    let report: PublishReport = app.job(&Request::Publish { image }, nothing_between)?;
+pub(crate) fn run(app: &App, args: PublishArgs) -> Result<Exit, Failure> {
+    let PublishArgs { image, changed, since } = args;
+    let changed = changed.map(absolute);
+    let request = Request::Publish { image, changed, since };
+    let report: PublishReport = app.job(&request, nothing_between)?;
     app.out.either(&report, || text(&report))?;
     Ok(Exit::Done)
+}
+
+/// The service reads the map, and it has another working directory. Addresses stay as they are.
+fn absolute(map: String) -> String {
+    if map.starts_with("nbd") && map.contains("://") {
+        return map;
+    }
+    match std::path::absolute(&map) {
+        Ok(path) => path.to_str().map_or(map, str::to_owned),
+        // An empty path, say: the service refuses it.
+        Err(_) => map,
+    }
 }
 
 fn text(report: &PublishReport) -> String {

@@ -201,6 +201,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     store.settle = settings.settle;
     store.in_use = match settings.in_use {
         InUseChoice::Defer => InUse::Defer,
+        InUseChoice::Snapshot => InUse::Snapshot,
         InUseChoice::Never => InUse::Never,
     };
     store.hold_base = match settings.hold_base {

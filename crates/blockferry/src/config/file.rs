@@ -79,7 +79,9 @@ pub(crate) struct StoreSection {
     /// An image must be quiet this long before a generation is recorded. Default: 30s.
     pub(crate) settle: Option<Period>,
     /// What to do with an image that somebody has open for writing. defer: wait until it is
-    /// closed. never: don't ask, take it if it held still while it was read. Default: defer.
+    /// closed. snapshot: publish it as it is at one instant (crash-consistent), at most once in the
+    /// time of settle, while the writer goes on; where there are no reflinks: defer. never: leave it
+    /// alone until it is touched again or published by hand. Default: defer.
     pub(crate) in_use: Option<InUseChoice>,
     /// How a received generation is made current. clone: by reflink. journal: where little changes
     /// and nobody has the image open, into its own file, else as copy. copy: a whole new file, built
@@ -197,7 +199,7 @@ choices! {
     /// What this node does in a store.
     RoleChoice { Writer = "writer", Mirror = "mirror" }
     /// What to do with an image that somebody writes.
-    InUseChoice { Defer = "defer", Never = "never" }
+    InUseChoice { Defer = "defer", Snapshot = "snapshot", Never = "never" }
     /// How a received generation is made current.
     CommitChoice { Auto = "auto", Clone = "clone", Journal = "journal", Copy = "copy" }
     HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }

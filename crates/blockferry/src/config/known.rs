@@ -25,9 +25,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("stores.*.warm", "warm receiving"),
 ];
 
-/// Values that are documented but come with later versions.
-const LATER_VALUES: &[(&str, &str)] = &[("stores.*.in_use", "snapshot")];
-
 /// Variables that are ours but are no keys.
 const OTHER_VARIABLES: &[&str] = &["BLOCKFERRY_CONFIG"];
 
@@ -132,14 +129,6 @@ pub(crate) fn unknown_key(key: &[String], parent: &Shape) -> Complaint {
 
 /// Reads one value on its own, as if it were all there is in the file.
 pub(crate) fn check_value(key: &[String], value: &toml::Value) -> Result<(), Complaint> {
-    let later = LATER_VALUES
-        .iter()
-        .any(|(pattern, later)| matches(pattern, key) && value.as_str() == Some(later));
-    if later {
-        let version = env!("CARGO_PKG_VERSION");
-        let message = format!("{} = {value} is not in this version ({version})", dotted(key));
-        return Err(Complaint { message, help: Some("CHANGELOG.md says when it comes".into()) });
-    }
     let alone = nest(key, value.clone());
     ConfigFile::deserialize(alone).map(drop).map_err(|error| Complaint {
         message: format!("{}: {}", dotted(key), error.message()),
@@ -281,12 +270,6 @@ mod tests {
         for (pattern, _) in LATER_KEYS {
             let found = key(pattern).iter().try_fold(&shape, |shape, part| shape.child(part));
             assert!(found.is_none(), "{pattern} exists");
-        }
-        for (pattern, value) in LATER_VALUES {
-            let found = key(pattern).iter().try_fold(&shape, |shape, part| shape.child(part));
-            assert!(found.is_some(), "{pattern} must exist");
-            let nested = nest(&key(pattern), toml::Value::String((*value).into()));
-            assert!(ConfigFile::deserialize(nested).is_err(), "{pattern} = {value} exists");
         }
     }
 

@@ -161,7 +161,6 @@ fn later_keys_and_values_are_refused_by_name() {
         "[promote]\nrequire = \"all\"\n",
         "[limits]\nmemory = \"1 GiB\"\n",
         "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n",
-        "[stores.a]\npath = \"/a\"\nin_use = \"snapshot\"\n",
     ] {
         assert!(finding(text).contains("is not in this version"), "{}", finding(text));
     }

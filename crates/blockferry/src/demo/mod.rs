@@ -168,7 +168,10 @@ impl Demo<'_> {
     }
 
     fn publish(&self, alpha: &Member) -> Result<PublishReport, Failure> {
-        self.ask(alpha, &Request::Publish { image: format!("{STORE}/{NAME}") })
+        self.ask(
+            alpha,
+            &Request::Publish { image: format!("{STORE}/{NAME}"), changed: None, since: None },
+        )
     }
 
     fn ticket(&self, alpha: &Member) -> Result<String, Failure> {

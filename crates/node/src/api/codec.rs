@@ -161,7 +161,12 @@ mod tests {
 
     #[test]
     fn every_cut_and_every_flipped_bit_of_a_request_is_handled() {
-        let line = encode_line(&Request::Publish { image: "vdisks/win11.vhdx".into() }).unwrap();
+        let line = encode_line(&Request::Publish {
+            image: "vdisks/win11.vhdx".into(),
+            changed: None,
+            since: None,
+        })
+        .unwrap();
         for length in 0..line.len() - 1 {
             assert!(parse_request(&line[..length]).is_err());
         }

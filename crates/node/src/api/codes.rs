@@ -90,6 +90,11 @@ const ROWS: &[CodeRow] = &[
     row("BAD_FRAME", Exit::Failed, REPORT),
     row("BAD_MANIFEST", Exit::Failed, REPORT),
     row(
+        "BAD_MAP",
+        Exit::Usage,
+        "make the map again from the current generation, or publish without it",
+    ),
+    row(
         "BAD_NAME",
         Exit::Usage,
         "names are 1 to 128 of A-Z a-z 0-9 . _ - and start with no . or -",

@@ -141,7 +141,7 @@ pub struct GenerationRow {
     pub author: String,
     /// When this node recorded it, RFC 3339.
     pub recorded: String,
-    /// How what changed was found: `scan`, `metadata`, `received`.
+    /// How what changed was found: `scan`, `extents`, `map`, `metadata`, `received`.
     pub discover: String,
     /// Image bytes read to find it.
     pub bytes_read: u64,
@@ -170,6 +170,9 @@ pub struct PublishReport {
     pub root: String,
     /// Size of the image.
     pub size_bytes: u64,
+    /// How what changed was found: as in the history, or `unchanged`.
+    #[serde(default)]
+    pub discover: String,
     /// Image bytes read.
     pub bytes_read: u64,
     /// Bytes of the pages that differ from the generation before.
@@ -260,8 +263,13 @@ pub struct BacklogItem {
     pub bytes: u64,
     /// When it would be there, RFC 3339; `null` when no rate is known.
     pub eta: Option<String>,
-    /// Why it waits.
+    /// Why it waits. `in_use` with 0 bytes: it changed here and can't be recorded while somebody
+    /// has it open for writing.
     pub reason: WaitReason,
+    /// Who has it open for writing here, with the process's number, where that is in the way and
+    /// can be told.
+    #[serde(default)]
+    pub holder: Option<String>,
 }
 
 /// `ready`, `wait`.

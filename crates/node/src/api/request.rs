@@ -150,6 +150,13 @@ pub enum Request {
     Publish {
         /// Which image.
         image: String,
+        /// A map of what changed: an absolute path, or the address of a dirty bitmap,
+        /// `nbd+unix:///EXPORT?socket=PATH&bitmap=NAME`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changed: Option<String>,
+        /// Number of the generation at which the map begins; absent: the map says it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     /// What would travel; sends nothing. Progress; done: `PlanReport`.
     Plan {
@@ -280,7 +287,7 @@ mod tests {
         for text in [
             r#"{"cmd":"promote","image":"a/b"}"#,
             r#"{"cmd":"status","watch":true}"#,
-            r#"{"cmd":"publish","image":"a/b","changed":"x"}"#,
+            r#"{"cmd":"publish","image":"a/b","unheard":"x"}"#,
             r#"{"image":"a/b"}"#,
             r#"{"cmd":"invite","store":"a","ttl_seconds":-1}"#,
             r#"{"cmd":"pause","peers":"a"}"#,

@@ -26,6 +26,9 @@ pub enum Discover {
     /// Only what the filesystem says may have changed was read and hashed.
     #[n(3)]
     Extents,
+    /// Only what a map from outside says has changed was read and hashed.
+    #[n(4)]
+    Map,
 }
 
 /// One frozen content of an image.

@@ -18,6 +18,7 @@ mod bulk;
 pub mod conformance;
 mod copy;
 mod fiemap;
+mod holder;
 mod path;
 mod real;
 mod real_file;
@@ -31,6 +32,7 @@ use std::io;
 pub use aligned::{ALIGN_BYTES, AlignedBuf};
 pub use backend::CatalogBackend;
 pub use blockferry_delta::Meta;
+pub use holder::Holder;
 pub use real::RealDisk;
 pub use sim::{CrashPlan, Keep, OpKind, PowerGone, SimDisk, Snapshot};
 pub use sys::set_idle_io_priority;
@@ -206,6 +208,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Copies extents of (offset, length) in bytes into the existing file `to`, to the same
     /// offsets. `UnexpectedEof` when `from` is too short.
     fn copy_extents(&self, from: &str, to: &str, extents: &[(u64, u64)]) -> io::Result<()>;
+
+    /// Somebody who has a file open for writing, as far as it can be told.
+    fn writer_of(&self, _path: &str) -> Option<Holder> {
+        None
+    }
 
     /// Opens, creating it when absent, a file for redb, locked for as long as the backend lives.
     /// `WouldBlock` when another has it.

@@ -22,7 +22,9 @@ use rustix::io::Errno;
 
 use super::path::{check, check_dir, split};
 use super::real_file::{RealFile, file_kind, stat_of};
-use super::{CatalogBackend, DirEntry, Disk, DiskFile, Kind, Open, RenameHow, Space, Stat, copy};
+use super::{
+    CatalogBackend, DirEntry, Disk, DiskFile, Holder, Kind, Open, RenameHow, Space, Stat, copy,
+};
 
 /// Mode of the files made here, whatever the umask.
 const FILE_MODE: u32 = 0o600;
@@ -302,6 +304,11 @@ impl Disk for RealDisk {
         let source = self.file(from, Open::Read)?;
         let target = self.file(to, Open::ReadWrite)?;
         copy::extents(&source, &target, extents)
+    }
+
+    fn writer_of(&self, path: &str) -> Option<Holder> {
+        let stat = self.stat(path).ok()??;
+        super::holder::writer_of(stat.device, stat.inode)
     }
 
     fn backend(&self, path: &str) -> io::Result<CatalogBackend> {

@@ -106,7 +106,7 @@ impl Store {
         let image = self.catalog.read()?.image(name)?.filter(|i| i.checkpoint.is_none());
         let current = self.current_of(image.as_ref())?;
         let (Some(image), Some(current)) = (image, current) else { return Ok(false) };
-        let frozen = match freeze(self.disk.as_ref(), name, self.clones()) {
+        let frozen = match freeze(self.disk.as_ref(), name, self.clones(), false) {
             // Whatever is there, it is nothing to be proved.
             Err(Error::Io { op, path, source }) => return Err(Error::Io { op, path, source }),
             Err(_) => return Ok(false),

@@ -10,9 +10,6 @@ use super::{Outcome, Scan, tally};
 use crate::disk::AlignedBuf;
 use crate::error::Result;
 
-/// Blocks taken to be unchanged that are read all the same, and proved.
-const SAMPLED_BLOCKS: u64 = 16;
-
 impl Scan<'_> {
     /// Looks at a segment where it may differ from what is known.
     pub(super) fn partial(
@@ -109,17 +106,23 @@ impl Scan<'_> {
             .collect()
     }
 
-    /// Reads some of the blocks that are taken to be unchanged. `false`: one of them isn't what is
-    /// known, so nothing of what the extents said can be trusted. `seed` chooses the blocks.
-    pub(crate) fn sample_is_clean(&self, differing: &[(u64, u64)], seed: u64) -> Result<bool> {
-        let Some(known) = &self.known else { return Ok(true) };
+    /// Reads some of the blocks that are taken to be unchanged: `blocks` are looked at, chosen by
+    /// `seed`; the bytes read. `None`: one of them isn't what is known, so nothing of what was said
+    /// can be trusted.
+    pub(crate) fn sample(
+        &self,
+        differing: &[(u64, u64)],
+        seed: u64,
+        blocks: u64,
+    ) -> Result<Option<u64>> {
+        let Some(known) = &self.known else { return Ok(Some(0)) };
         if !hashed_alike(self.size_bytes, known.size_bytes) {
-            return Ok(true);
+            return Ok(Some(0));
         }
         let size = self.size_bytes.min(known.size_bytes);
         let mut buf = AlignedBuf::with_capacity(BLOCK_BYTES);
-        let mut state = seed | 1;
-        for _ in 0..SAMPLED_BLOCKS.min(block_count(size)) {
+        let (mut state, mut bytes_read) = (seed | 1, 0);
+        for _ in 0..blocks.min(block_count(size)) {
             // xorshift64: which blocks are looked at must vary, nothing more.
             state ^= state << 13;
             state ^= state >> 7;
@@ -132,17 +135,16 @@ impl Scan<'_> {
                 continue;
             }
             let segment = (block / SEGMENT_BLOCKS as u64) as u32;
-            let map = known.read.map(known.image, segment)?;
-            let row = map.filter(|m| !m.is_zero()).and_then(|m| {
-                m.row(segment, (block % SEGMENT_BLOCKS as u64) as usize, self.size_bytes)
-            });
-            let Some(row) = row else { continue };
+            let Some(map) = known.read.map(known.image, segment)? else { continue };
+            let within = (block % SEGMENT_BLOCKS as u64) as usize;
+            let Some(row) = map.row(segment, within, self.size_bytes) else { continue };
             self.read(&mut buf, offset, bytes)?;
+            bytes_read += bytes as u64;
             if !verify_block(block, &buf, self.size_bytes, &row.hash) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(true)
+        Ok(Some(bytes_read))
     }
 }
 
