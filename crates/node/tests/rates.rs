@@ -195,7 +195,8 @@ fn scene(megabytes: usize, change: impl FnOnce(&mut Config)) -> Scene {
     let mut noise = vec![0; megabytes * 1_000_000];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     std::fs::write(images.join("x.img"), noise).expect("written");
-    let _: PublishReport = a.ask(&Request::Publish { image: "vdisks/x.img".into() });
+    let _: PublishReport =
+        a.ask(&Request::Publish { image: "vdisks/x.img".into(), changed: None, since: None });
     let images = [images, joined.path.into()];
     Scene { a, b, relay, config: hub, images, _dir: dir }
 }
