@@ -295,6 +295,9 @@ impl Drive {
 
     /// Tells the peer's chooser what the pack took and what the connection has carried.
     fn measure(&self, cost: Option<PackCost>) {
+        if self.core.compression_for(&self.peer) != Setting::Auto {
+            return;
+        }
         let limit = self.core.limit.verdict(&Scope::from(&self.key)).rate.bits_per_second();
         let carried = meter::carried(&self.link.connection).map(|carried| {
             let rtt = self.link.connection.rtt().as_secs_f64();

@@ -457,6 +457,38 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_counts_what_it_carries() {
+        runtime().block_on(async {
+            let (hub, branch) =
+                (Identity::generate().expect("a"), Identity::generate().expect("b"));
+            let trust = Arc::new(Trust::default());
+            trust.admit(branch.id());
+            let server = bound(&hub, trust);
+            let client = bound(&branch, Arc::new(Trust::default()));
+            let accepted = accept_one(&server);
+            let at = server.local_addresses()[0];
+            let link = client.dial(at, hub.id(), Purpose::Session).await.expect("dialled");
+            let there = accepted.await.expect("ran").expect("accepted").expect("no retry");
+            let before = crate::meter::carried(&link.connection).expect("metered");
+            let (mut stream, _back) = link.connection.open_bi().await.expect("opened");
+            let reader = tokio::spawn(async move {
+                let (_forth, mut stream) = there.connection.accept_bi().await.expect("opened");
+                let read = stream.read_to_end(2 << 20).await.expect("read").len();
+                (read, there)
+            });
+            stream.write_all(&vec![7; 1 << 20]).await.expect("written");
+            stream.finish().expect("open");
+            stream.stopped().await.expect("all was confirmed");
+            let (read, _there) = reader.await.expect("ran");
+            let after = crate::meter::carried(&link.connection).expect("metered");
+            assert_eq!(read, 1 << 20);
+            assert!(after.bytes - before.bytes >= 1 << 20, "{after:?}");
+            assert!(after.held_bytes <= after.bytes && after.window_bytes > 0, "{after:?}");
+            assert!(after.held_bytes > 0, "the first window is smaller than that: {after:?}");
+        });
+    }
+
+    #[test]
     fn what_a_peer_says_is_safe_to_print() {
         assert_eq!(printable(b"a\x1b[2J\n"), "a\\u{1b}[2J\\n");
     }

@@ -530,6 +530,15 @@ fn plan_push_verify_and_bad_requests() {
     assert!(pushed.in_sync, "{pushed:?}");
     let plan: PlanReport = a.ask(&Request::Plan { image: image(), peer: Some("b".into()) });
     assert_eq!((plan.base, plan.send_bytes), (Some(1), 0), "{plan:?}");
+    let set = |value: &str| Request::PeerSet {
+        peer: "b".into(),
+        key: "compression".into(),
+        value: value.into(),
+    };
+    let _: serde_json::Value = a.ask(&set("none"));
+    assert_eq!(a.refused(&set("best")), "CONTROL_BAD_REQUEST");
+    let managed = std::fs::read_to_string(a.dir.join("state/managed.toml")).expect("there");
+    assert!(managed.contains("compression = \"none\""), "{managed}");
     let verified: VerifyDone = b.ask(&Request::Verify { image: None });
     assert!(verified.ok && verified.images == 1 && verified.bytes >= 1_000_000, "{verified:?}");
     let times = std::fs::metadata(copies.join("x.img")).expect("there").modified().expect("time");
