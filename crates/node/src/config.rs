@@ -145,6 +145,8 @@ pub struct Config {
     pub store_free_min: FreeMin,
     /// Quiet time for stores that are added at run time.
     pub settle: Duration,
+    /// A transfer that may not send any more is held open this long.
+    pub hold: Duration,
     /// zstd level of what travels, 0 (none) to 19.
     pub compression_level: i32,
     /// Seed of what is random without being secret (jitter).
@@ -169,6 +171,7 @@ impl Config {
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
+            hold: budget::HOLD_MAX,
             compression_level: 3,
             seed: u64::from(std::process::id()),
         }

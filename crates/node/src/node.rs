@@ -69,7 +69,7 @@ impl Node {
             ledger,
             events,
             transport,
-            limit: Arc::new(Limit::new(rates)),
+            limit: Arc::new(Limit::new(rates, config.hold)),
             workers: Workers::start(config.compression_level)?,
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
