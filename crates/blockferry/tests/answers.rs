@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use blockferry_node::api::{LineBuffer, REQUEST_BYTES_MAX, Request, parse_request};
+use blockferry_node::api::{Affected, LineBuffer, REQUEST_BYTES_MAX, Request, parse_request};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -235,4 +235,48 @@ fn hostile_text_cannot_steer_the_terminal() {
     let (_, stdout, _) = done(&report).run(&["status"]);
     assert!(!stdout.contains('\u{1b}') && !stdout.contains('\u{7}'), "{stdout:?}");
     assert!(stdout.contains("evil"));
+}
+
+#[test]
+fn orders_ask_for_what_was_meant() {
+    let report = json!({
+        "schema": "v1",
+        "orders": [{ "order": "pause", "peer": "branch-07", "store": "vdisks", "image": null,
+            "bits_per_second": null, "since": "2026-11-22T08:00:00.000Z",
+            "until": "2026-11-22T10:00:00.000Z" }],
+        "rates": [{ "peer": "branch-07", "rate_limit_bits_per_second": 0,
+            "limited_by": "paused by command", "until": "2026-11-22T10:00:00.000Z",
+            "schedule": null }],
+    });
+    let service = done(&report);
+    let (status, stdout, stderr) =
+        service.run(&["pause", "--peer", "branch-07", "--store", "vdisks", "--for", "2h"]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert!(
+        stdout.contains("pause  vdisks  branch-07  -     2026-11-22T10:00:00.000Z"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("branch-07  pause  paused by command"), "{stdout}");
+    let affected = Affected {
+        peer: Some("branch-07".into()),
+        store: Some("vdisks".into()),
+        image: None,
+        for_seconds: Some(7200),
+    };
+    assert_eq!(service.requests.recv().unwrap(), Request::Pause(affected));
+    service.run(&["boost", "--store", "vdisks", "--image", "a.img"]);
+    let Request::Boost(affected) = service.requests.recv().unwrap() else { panic!("no boost") };
+    assert_eq!(affected.image.as_deref(), Some("vdisks/a.img"));
+    service.run(&["limit", "set", "--peer", "b", "2 MB/s", "--for", "1h"]);
+    let asked = Request::LimitSet {
+        peer: Some("b".into()),
+        bits_per_second: 16_000_000,
+        for_seconds: Some(3600),
+    };
+    assert_eq!(service.requests.recv().unwrap(), asked);
+    service.run(&["limit", "clear"]);
+    assert_eq!(service.requests.recv().unwrap(), Request::LimitClear { peer: None });
+    let (status, _, stderr) = service.run(&["limit", "set", "unlimited"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("limit clear"), "{stderr}");
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 26] = [
     "demo",
     "init",
     "serve",
@@ -29,6 +29,11 @@ const COMMANDS: [&str; 21] = [
     "ready",
     "wait",
     "verify",
+    "pause",
+    "resume",
+    "boost",
+    "limit",
+    "schedule",
     "events",
     "config",
     "completions",
@@ -36,21 +41,8 @@ const COMMANDS: [&str; 21] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 13] = [
-    "promote",
-    "rollback",
-    "conflicts",
-    "resolve",
-    "pause",
-    "resume",
-    "boost",
-    "limit",
-    "schedule",
-    "doctor",
-    "netcheck",
-    "bundle",
-    "adopt",
-];
+const LATER: [&str; 8] =
+    ["promote", "rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,
@@ -256,7 +248,7 @@ fn bad_configuration_is_78_with_line_and_suggestion() {
 #[test]
 fn check_reports_everything_and_knows_later_keys() {
     let place = Place::new();
-    let text = "[schedules.night]\nzone = \"Europe/Oslo\"\n[admin]\nhttp = \"127.0.0.1:1\"\n\
+    let text = "[promote]\nrequire = \"all\"\n[admin]\nhttp = \"127.0.0.1:1\"\n\
                 [limits]\nsend = \"0 Mbit/s\"\n";
     let config = place.file("c.toml", text);
     let ran = place.run(&["config", "check", "--config", &config]);
@@ -328,7 +320,14 @@ fn the_sample_with_everything_switched_on_is_one_too() {
     let config = place.file("all.toml", &uncommented.join("\n"));
     let ran = place.run(&["config", "show", "--config", &config]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    for key in ["stores.vdisks.path", "peers.branch-07.id", "limits.send", "log.level"] {
+    for key in [
+        "stores.vdisks.path",
+        "peers.branch-07.id",
+        "peers.branch-07.schedule",
+        "schedules.branch-night.rule",
+        "limits.send",
+        "log.level",
+    ] {
         assert!(ran.stdout.contains(key), "{key}");
     }
 }
@@ -466,4 +465,95 @@ fn serve_without_a_node_says_init() {
         "{}",
         ran.stderr
     );
+}
+
+const OSLO: &str = r#"
+[schedules.branch-night]
+zone = "Europe/Oslo"
+default = "5 Mbit/s"
+[[schedules.branch-night.rule]]
+days = "Mon-Fri"
+from = "18:00"
+to = "07:00"
+rate = "200 Mbit/s"
+"#;
+
+#[test]
+fn schedules_are_tested_without_the_service() {
+    let place = Place::new();
+    let file = place.file("c.toml", OSLO);
+    let test = |args: &[&str]| {
+        let ran = place.run(&[&["--config", &file, "schedule", "test"], args].concat());
+        (ran.status, ran.stdout, ran.stderr)
+    };
+    let (status, text, _) = test(&["--at", "2026-11-23 12:00"]);
+    assert_eq!(status, 0);
+    assert!(
+        text.contains("branch-night  2026-11-23 12:00 Europe/Oslo  5 Mbit/s (default)"),
+        "{text}"
+    );
+    assert!(text.contains("2026-11-23 18:00 Europe/Oslo  200 Mbit/s (rule 1)"), "{text}");
+    let (_, json, _) = test(&["branch-night", "--at", "2026-03-29T00:59:00Z", "--json"]);
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let row = &report["schedules"][0];
+    assert_eq!((&report["schema"], &row["now"]["source"]), (&"v1".into(), &"default".into()));
+    assert_eq!(row["now"]["rate_limit_bits_per_second"], 5_000_000);
+    assert_eq!(row["next"]["rule"], 1);
+    // Monday 18:00 in Oslo, summer time by now.
+    assert_eq!(row["until"], "2026-03-30T16:00:00.000Z");
+    let (status, _, stderr) = test(&["--at", "soon"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("such as \"Mon 09:00\""), "{stderr}");
+    let (status, _, stderr) = test(&["branch-nigth"]);
+    assert_eq!(status, 5);
+    assert!(stderr.contains("SCHEDULE_UNKNOWN") && stderr.contains("did you mean"), "{stderr}");
+    let shown = place.run(&["--config", &file, "schedule", "show"]);
+    assert_eq!(shown.status, 0, "{}", shown.stderr);
+    assert!(
+        shown.stdout.contains("rule 1   200 Mbit/s on Mon-Fri 18:00-07:00"),
+        "{}",
+        shown.stdout
+    );
+}
+
+#[test]
+fn dfsr_weeks_become_configuration() {
+    let place = Place::new();
+    let (off, full) = ("0".repeat(96), "F".repeat(96));
+    let day = format!("{}{}", "0".repeat(32), "5".repeat(64));
+    let ran = place.run(&[
+        "schedule",
+        "import-dfsr",
+        "--name",
+        "night",
+        "--zone",
+        "Europe/Oslo",
+        &format!("Mon-Fri={day}"),
+        &format!("Sat,Sun={full}"),
+    ]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("# Mon 00:00-08:00 pause, 08:00-24:00 512 kbit/s"),
+        "{}",
+        ran.stdout
+    );
+    let file = place.file("c.toml", &ran.stdout);
+    let at = ["--config", &file, "schedule", "test", "night", "--at", "2026-11-27 23:59:59"];
+    let tested = place.run(&at);
+    assert!(tested.stdout.contains("512 kbit/s (dfsr)"), "{}{}", tested.stdout, tested.stderr);
+    assert!(
+        tested.stdout.contains("2026-11-28 00:00 Europe/Oslo  unlimited (dfsr)"),
+        "{}",
+        tested.stdout
+    );
+    let seven: Vec<&str> =
+        [&full, &off, &off, &off, &off, &off, &full].map(String::as_str).to_vec();
+    let ran = place.run(&[&["schedule", "import-dfsr", "--json"], &seven[..]].concat());
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["days"][6]["day"], "Sun");
+    assert_eq!(report["days"][6]["spans"][0]["rate"], "unlimited");
+    assert_eq!(report["days"][0]["spans"][0]["rate_limit_bits_per_second"], 0);
+    let ran = place.run(&["schedule", "import-dfsr", "0123"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("a day has 96"), "{}", ran.stderr);
 }

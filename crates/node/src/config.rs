@@ -154,6 +154,8 @@ pub struct Config {
     pub store_free_min: FreeMin,
     /// Quiet time for stores that are added at run time.
     pub settle: Duration,
+    /// A transfer that may not send any more is held open this long.
+    pub hold: Duration,
     /// How hard what travels is compressed, unless a peer has a setting of its own.
     pub compression: Setting,
     /// Seed of what is random without being secret (jitter).
@@ -178,6 +180,7 @@ impl Config {
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
+            hold: budget::HOLD_MAX,
             compression: Setting::Auto,
             seed: u64::from(std::process::id()),
         }

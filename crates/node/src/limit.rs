@@ -30,6 +30,8 @@ const OVERHEAD_BYTES_MAX: usize = 60;
 
 /// What is in force, and who waits for it.
 pub(crate) struct Limit {
+    /// A transfer that may not send is held open this long.
+    hold: Duration,
     state: Mutex<State>,
     /// Counts what came into force.
     changed: watch::Sender<u64>,
@@ -83,12 +85,13 @@ impl State {
 }
 
 impl Limit {
-    pub(crate) fn new(rates: Rates) -> Self {
+    pub(crate) fn new(rates: Rates, hold: Duration) -> Self {
         let rates = Arc::new(rates);
         let in_force = Arc::new(rates.at(now_unix_ms()));
         let (pacer, gates, meters) = Default::default();
         let state = State { rates, in_force, stale: true, pacer, gates, flows: 0, meters };
         Self {
+            hold,
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
@@ -259,7 +262,7 @@ impl Flow {
             }
             if let Some(hold) = self.hold {
                 let since = *held.get_or_insert_with(Instant::now);
-                let left = budget::HOLD_MAX.saturating_sub(since.elapsed());
+                let left = self.limit.hold.saturating_sub(since.elapsed());
                 if left.is_zero() {
                     return Err(Error::Held { paused: hold == Hold::Paused });
                 }

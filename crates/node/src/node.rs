@@ -70,7 +70,7 @@ impl Node {
             ledger,
             events,
             transport,
-            limit: Arc::new(Limit::new(rates)),
+            limit: Arc::new(Limit::new(rates, config.hold)),
             workers: Workers::start()?,
             encoded: Encoded::new(budget::ENCODED_BYTES),
             members: Mutex::new(members),

@@ -349,6 +349,28 @@ fn a_calendar_pauses_and_resumes_by_itself() {
 }
 
 #[test]
+fn a_transfer_that_is_held_for_long_gives_way_and_goes_on_where_it_was() {
+    let scene = scene(8, |hub| {
+        hub.send_limit_bits_per_second = Some(20_000_000);
+        hub.hold = Duration::from_millis(300);
+    });
+    scene.until_sent(4_500_000);
+    let _: OrdersReport = scene.a.ask(&Request::Pause(affected()));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(scene.a.reason(), Some(WaitReason::Paused));
+    let during = scene.measure(1.0);
+    assert!(during < 0.2, "{during} Mbit/s during a pause");
+    let _: OrdersReport = scene.a.ask(&Request::Resume(affected()));
+    scene.a.wait();
+    assert!(scene.arrived());
+    // What lay between the gate and the receiver's staging is lost with the stream: a pack or two.
+    let total = scene.relay.total();
+    assert!(total < 8_000_000 * 107 / 100 + 4_400_000, "{total} bytes for 8 MB");
+    let codes = scene.a.codes();
+    assert!(!codes.iter().any(|c| c == "PEER_UNREACHABLE" || c == "HELD"), "{codes:?}");
+}
+
+#[test]
 fn orders_survive_a_restart_and_end_by_themselves() {
     let mut scene = scene(2, |hub| hub.send_limit_bits_per_second = Some(2_000_000));
     let pause = Affected { peer: Some("b".into()), for_seconds: Some(6), ..affected() };

@@ -14,7 +14,10 @@ use blockferry_node::calendar::{
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::time::Duration;
 
+/// A service that doesn't answer by then is left out.
+const SERVICE_WAIT: Duration = Duration::from_secs(3);
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 pub(crate) fn run(app: &App, command: ScheduleCommand) -> Result<Exit, Failure> {
@@ -134,7 +137,8 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
     let chosen = chosen(&settings, name)?;
     let now = now_unix_ms();
     // Without a service there are no orders in force.
-    let orders: Option<OrdersReport> = app.ask(&Request::Orders {}).ok();
+    let brief = app.with_timeout(Some(app.timeout.unwrap_or(SERVICE_WAIT)));
+    let orders: Option<OrdersReport> = brief.ask(&Request::Orders {}).ok();
     let object = |named: &Named<'_>| {
         let mut row = row_json(*named, now);
         let (name, calendar) = *named;

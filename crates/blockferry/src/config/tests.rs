@@ -28,9 +28,14 @@ fn read(texts: &[&str], environment: &[(&str, &str)]) -> (Option<Settings>, Vec<
 
 /// The only finding, as `LINE:COLUMN message | help`.
 fn finding(text: &str) -> String {
+    let (_, findings) = read(&[text], &[]);
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    first_finding(text)
+}
+
+fn first_finding(text: &str) -> String {
     let (settings, findings) = read(&[text], &[]);
     assert!(settings.is_none(), "{text}");
-    assert_eq!(findings.len(), 1, "{findings:?}");
     let place = findings[0].place.to_string().replace(FILE, "");
     let help = findings[0].help.as_deref().unwrap_or("");
     format!("{} {} | {help}", place.trim_start_matches(':'), findings[0].message)
@@ -153,11 +158,116 @@ fn mistakes_are_named_where_they_are() {
     }
 }
 
+const NIGHT: &str = r#"
+[peers.branch-07]
+id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+schedule = "branch-night"
+send = "50 Mbit/s"
+[stores.vdisks]
+path = "/srv/vdisks"
+send = "100 Mbit/s"
+[limits]
+schedule = "branch-night"
+[schedules.branch-night]
+zone = "Europe/Oslo"
+default = "5 Mbit/s"
+[[schedules.branch-night.rule]]
+days = "Mon-Fri"
+from = "18:00"
+to = "07:00"
+rate = "200 Mbit/s"
+[[schedules.branch-night.rule]]
+dates = ["2026-12-24..2026-12-26"]
+rate = "pause"
+[[schedules.branch-night.rule]]
+once = ["2026-12-25 03:00..2026-12-25 03:30"]
+rate = "unlimited"
+"#;
+
+#[test]
+fn schedules_are_read() {
+    let (settings, findings) = read(&[NIGHT], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    let calendar = &settings.schedules["branch-night"];
+    let rate = |instant: &str| {
+        let at = instant.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        calendar.rate(at).to_string()
+    };
+    assert_eq!(rate("2026-11-23T12:00:00Z"), "5 Mbit/s");
+    assert_eq!(rate("2026-11-23T17:00:00Z"), "200 Mbit/s");
+    assert_eq!(rate("2026-12-24T17:00:00Z"), "pause");
+    assert_eq!(rate("2026-12-25T02:29:59Z"), "unlimited");
+    let peer = &settings.peers[0].send;
+    assert_eq!(peer.schedule.as_deref(), Some("branch-night"));
+    assert_eq!(peer.limit.bits_per_second(), Some(50_000_000));
+    assert_eq!(settings.stores[0].send.limit.bits_per_second(), Some(100_000_000));
+    assert_eq!(settings.send.schedule.as_deref(), Some("branch-night"));
+    // A later layer takes the place of the whole list.
+    let over = "[[schedules.branch-night.rule]]\nrate = \"pause\"\n";
+    let (settings, _) = read(&[NIGHT, over], &[]);
+    assert_eq!(settings.unwrap().schedules["branch-night"].rules.len(), 1);
+}
+
+#[test]
+fn mistakes_in_schedules_are_named_where_they_are() {
+    let zone = "[schedules.a]\nzone = \"UTC\"\n";
+    for (text, expected) in [
+        ("default = \"fast\"\n", "3:11 schedules.a.default: \"fast\" is not a rate"),
+        ("default = \"0 Mbit/s\"\n", "3:11 schedules.a.default: a rate of 0 stops everything"),
+        ("dfsr = \"fff\"\n", "3:8 schedules.a.dfsr: 3 digits: a day has 96"),
+        (
+            "rule = 3\n",
+            "3:8 schedules.a.rule must be a list of tables | write [[schedules.a.rule]]",
+        ),
+        ("[[schedules.a.rule]]\n", "3:1 rule 1 of schedules.a has no rate | add rate"),
+        (
+            "[[schedules.a.rule]]\nrate = \"pause\"\n[[schedules.a.rule]]\ndays = \"Mo\"\n",
+            "6:8 schedules.a.rule.days: \"Mo\" are no days such as",
+        ),
+        (
+            "[[schedules.a.rule]]\nrate = \"pause\"\n  form = \"18:00\"\n",
+            "5:3 unknown key schedules.a.rule.form | did you mean from?",
+        ),
+        (
+            "[[schedules.a.rule]]\nrate = \"pause\"\ndates = [\"2026-02-30\"]\n",
+            "5:9 schedules.a.rule.dates: \"2026-02-30\" is no date",
+        ),
+        (
+            "[[schedules.a.rule]]\nrate = \"pause\"\nto = \"7\"\n",
+            "5:6 schedules.a.rule.to: \"7\" is no time of day",
+        ),
+        (
+            "[[schedules.a.rule]]\nrate = \"pause\"\ndays = \"Mon\"\n\
+             once = [\"2026-01-01 00:00..2026-01-01 01:00\"]\n",
+            "3:1 rule 1 of schedules.a has once beside days",
+        ),
+        ("[limits]\nschedule = \"b\"\n", "4:12 there is no schedule b | did you mean a?"),
+    ] {
+        let text = format!("{zone}{text}");
+        let found = match text.as_str() {
+            // A rule with a mistake lacks it: the mistake comes first, what follows from it after.
+            text if text.contains("Mo\"") => first_finding(text),
+            text => finding(text),
+        };
+        assert!(found.starts_with(expected), "{text}: {found}");
+    }
+    for (text, expected) in [
+        ("[schedules.a]\ndefault = \"pause\"\n", "2:11 schedules.a has no zone | add zone"),
+        (
+            "[schedules.a]\nzone = \"Europe/Olso\"\n",
+            "2:8 \"Europe/Olso\" is no time zone | did you mean Europe/Oslo?",
+        ),
+        ("[limits]\nschedule = \"b\"\n", "2:12 there is no schedule b | write a section"),
+    ] {
+        assert!(finding(text).starts_with(expected), "{text}: {}", finding(text));
+    }
+}
+
 #[test]
 fn later_keys_and_values_are_refused_by_name() {
     for text in [
         "[admin]\nhttp = \"127.0.0.1:7780\"\n",
-        "[schedules.night]\nzone = \"Europe/Oslo\"\n",
         "[promote]\nrequire = \"all\"\n",
         "[limits]\nmemory = \"1 GiB\"\n",
         "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n",
