@@ -214,6 +214,6 @@ fn ends(link: &Link) -> [(Option<String>, SocketAddr); 2] {
 }
 
 /// A UDP port that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }

@@ -48,6 +48,9 @@ pub(crate) fn freeze(
     }
     let mut settled = true;
     if written {
+        // The clone waits for what is not on disk yet, and the writer for the clone: most of it
+        // goes there before.
+        file.sync().during("flush", live)?;
         // A write within the same tick as the last one shows in no file time.
         std::thread::sleep(TICK);
         settled = unchanged(disk, name, &stat).is_ok();
