@@ -26,16 +26,16 @@ const IMAGE_BYTES: u64 = 1 << 30;
 const DISK_BYTES: u64 = 6 << 30;
 /// Bytes a second that the writer wants to write.
 const SPEED: f64 = 200e6;
-const WRITE_BYTES: usize = 64 << 10;
+const WRITE_BYTES: usize = 256 << 10;
 /// The writer may make up for so much lost time, no more: who waits longer has lost speed.
 const MADE_UP_MAX: Duration = Duration::from_millis(100);
 /// How long it writes alone, and beside the service.
 const ALONE: Duration = Duration::from_secs(10);
-const BESIDE: Duration = Duration::from_secs(30);
-/// A generation in this time at most.
+const BESIDE: Duration = Duration::from_secs(60);
+/// A generation in this time at most; freezing too often is for the service to avoid.
 const SETTLE: &str = "2s";
 const KEPT: f64 = 0.95;
-const GENERATIONS_MIN: u64 = 3;
+const GENERATIONS_MIN: u64 = 2;
 /// Memory that is a disk.
 const MEMORY_DISK: &str = "/dev/shm";
 
