@@ -8,6 +8,7 @@
 mod bytes;
 mod change;
 mod edit;
+mod inuse;
 mod many;
 mod pair;
 mod ready;
@@ -33,7 +34,8 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 7] = ["scan", "look", "bytes", "room", "seconds", "change", "many"];
+const GROUPS: [&str; 8] =
+    ["scan", "look", "bytes", "room", "seconds", "inuse", "change", "many"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -157,6 +159,7 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "room" => room::run(setup, table),
             "change" => change::run(setup, table),
             "many" => many::run(setup, table),
+            "inuse" => inuse::run(setup, table),
             _ => seconds::run(setup, table),
         }
         .with_context(|| format!("group {group}"))?;
@@ -185,7 +188,7 @@ fn conditions(setup: &Setup) -> Vec<(String, String)> {
 /// The ends of the nodes' logs.
 fn last_words(work: &Path) -> String {
     let mut text = String::new();
-    for group in ["bytes", "room", "seconds", "change", "many"] {
+    for group in ["bytes", "room", "seconds", "inuse", "change", "many"] {
         for node in ["sender", "receiver"] {
             let path = work.join(group).join(node).join("serve.log");
             let Ok(log) = std::fs::read_to_string(&path) else { continue };

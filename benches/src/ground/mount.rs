@@ -12,7 +12,8 @@ pub(crate) fn missing() -> Option<&'static str> {
     if !is_root() {
         return Some("needs root for loop mounts");
     }
-    ["mkfs.ext4", "mount", "umount"].iter().any(|p| !has(p)).then_some("needs mkfs.ext4 and mount")
+    let programs = ["mkfs.ext4", "mkfs.xfs", "mount", "umount"];
+    programs.iter().any(|p| !has(p)).then_some("needs mkfs.ext4, mkfs.xfs and mount")
 }
 
 /// A mounted file system; unmounted when dropped.
@@ -88,6 +89,13 @@ impl Drop for Volume {
 pub(crate) fn make_ext4(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
     File::create_new(path)?.set_len(size_bytes)?;
     run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(path))?;
+    Ok(())
+}
+
+/// An empty XFS with reflinks of `size_bytes` in a new file.
+pub(crate) fn make_xfs(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
+    File::create_new(path)?.set_len(size_bytes)?;
+    run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(path))?;
     Ok(())
 }
 

@@ -160,6 +160,8 @@ fn usage_errors_are_two_lines_and_status_2() {
     let ran = Place::new().run(&["stauts"]);
     assert!(ran.stderr.contains("status"), "a suggestion: {}", ran.stderr);
     assert_eq!(Place::new().run(&[]).status, 2);
+    let ran = Place::new().run(&["publish", "a/b", "--since", "3"]);
+    assert!(ran.status == 2 && ran.stderr.contains("--changed"), "{}", ran.stderr);
 }
 
 #[test]

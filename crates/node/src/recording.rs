@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use blockferry_delta::ImageName;
 use blockferry_store::{
@@ -67,6 +68,10 @@ impl Progress for Telling<'_> {
 
     fn cancelled(&self) -> bool {
         self.core.is_stopping() || self.inner.cancelled()
+    }
+
+    fn frozen(&self, millis: u64) {
+        self.store.note_frozen(self.image, Duration::from_millis(millis));
     }
 
     fn event(&self, code: &'static str, text: &str) {

@@ -3,7 +3,8 @@
 //! Pure: what the store saw and the time go in, names that are due come out. A file is due when its
 //! times are old enough, or (clocks may be wrong, files may be dated in the future) when we have
 //! seen them unchanged for that long. Where files are recorded while somebody writes them, one that
-//! never is quiet is due when it was last recorded, or tried, that long ago. A file that could not
+//! never is quiet is due when it was last recorded, or tried, that long ago, and seldom enough that
+//! freezing it costs whoever writes little. A file that could not
 //! be recorded is put in quarantine with a growing backoff: one bad file holds up nobody.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 /// Longest wait after failures to record.
 const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
+/// A file that was frozen under its writer rests for so many times the time that took: freezing
+/// keeps a writer waiting for at most a fortieth of all time.
+const RESTS: u32 = 40;
 
 /// A changed or new file, as the store saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +48,15 @@ pub struct Settle {
     quiet: Duration,
     /// A file waits no longer than this, quiet or not.
     longest: Option<Duration>,
+    /// Files that were frozen under their writer, and until when they rest.
+    rests: BTreeMap<String, Instant>,
     entries: BTreeMap<String, Entry>,
 }
 
 impl Settle {
     /// Files are due when nothing has touched them for `quiet`.
     pub fn new(quiet: Duration) -> Self {
-        Self { quiet, longest: None, entries: BTreeMap::new() }
+        Self { quiet, longest: None, rests: BTreeMap::new(), entries: BTreeMap::new() }
     }
 
     /// Files that never are quiet are due, too, after this time.
@@ -60,6 +67,7 @@ impl Settle {
 
     /// Takes all changed files of the store; what it knew beside them is unchanged again.
     pub fn handle_seen(&mut self, seen: &[Seen], now: Instant) {
+        self.rests.retain(|_, until| *until > now);
         let mut before = std::mem::take(&mut self.entries);
         for file in seen {
             let entry = match before.remove(&file.name) {
@@ -81,18 +89,26 @@ impl Settle {
 
     /// The next file to record, if one is due; it counts as being recorded from now on.
     pub fn poll_due(&mut self, now: Instant, now_unix_ms: i64) -> Option<String> {
-        let (quiet, longest) = (self.quiet, self.longest);
-        let wait = |e: &Entry| wait_of(e, quiet, longest, now, now_unix_ms);
-        let due = |e: &Entry| !e.recording && wait(e).is_zero();
-        let (name, entry) = self.entries.iter_mut().find(|(_, e)| due(e))?;
+        let due = |(name, e): &(&String, &Entry)| {
+            !e.recording && self.wait_of(name, e, now, now_unix_ms).is_zero()
+        };
+        let name = self.entries.iter().find(due)?.0.clone();
+        let entry = self.entries.get_mut(&name)?;
         entry.recording = true;
-        Some(name.clone())
+        Some(name)
     }
 
     /// How long until a file may be due.
     pub fn next_wake(&self, now: Instant, now_unix_ms: i64) -> Option<Duration> {
-        let waiting = self.entries.values().filter(|e| !e.recording);
-        waiting.map(|e| wait_of(e, self.quiet, self.longest, now, now_unix_ms)).min()
+        let waiting = self.entries.iter().filter(|(_, e)| !e.recording);
+        waiting.map(|(name, e)| self.wait_of(name, e, now, now_unix_ms)).min()
+    }
+
+    /// A file was frozen under its writer, who had to wait so long.
+    pub fn handle_frozen(&mut self, name: &str, took: Duration, now: Instant) {
+        if let Some(until) = now.checked_add(took.saturating_mul(RESTS)) {
+            self.rests.insert(name.to_owned(), until);
+        }
     }
 
     /// A file was recorded or turned out to be unchanged.
@@ -124,29 +140,29 @@ impl Settle {
         news
     }
 
+    /// How long until a file is due.
+    fn wait_of(&self, name: &str, entry: &Entry, now: Instant, now_unix_ms: i64) -> Duration {
+        let quiet = self.quiet;
+        let by_watch = quiet.saturating_sub(now.saturating_duration_since(entry.unchanged_since));
+        let age_ms = now_unix_ms.saturating_sub(entry.quiet_since_unix_ms);
+        let by_date = match u64::try_from(age_ms) {
+            Ok(age) => quiet.saturating_sub(Duration::from_millis(age)),
+            Err(_) => quiet, // dated in the future: says nothing
+        };
+        let left = |until: Option<&Instant>| {
+            until.map(|t| t.saturating_duration_since(now)).unwrap_or_default()
+        };
+        let waited = now.saturating_duration_since(entry.waiting_since);
+        let at_the_latest = self.longest.map_or(Duration::MAX, |longest| {
+            longest.saturating_sub(waited).max(left(self.rests.get(name)))
+        });
+        by_watch.min(by_date).min(at_the_latest).max(left(entry.not_before.as_ref()))
+    }
+
     /// Whether the file is changed and waits, and why it failed the last time.
     pub fn pending(&self, name: &str) -> Option<Option<&str>> {
         self.entries.get(name).map(|e| e.last_code.as_deref())
     }
-}
-
-fn wait_of(
-    entry: &Entry,
-    quiet: Duration,
-    longest: Option<Duration>,
-    now: Instant,
-    now_unix_ms: i64,
-) -> Duration {
-    let by_watch = quiet.saturating_sub(now.saturating_duration_since(entry.unchanged_since));
-    let age_ms = now_unix_ms.saturating_sub(entry.quiet_since_unix_ms);
-    let by_date = match u64::try_from(age_ms) {
-        Ok(age) => quiet.saturating_sub(Duration::from_millis(age)),
-        Err(_) => quiet, // dated in the future: says nothing
-    };
-    let retry = entry.not_before.map(|t| t.saturating_duration_since(now)).unwrap_or_default();
-    let waited = now.saturating_duration_since(entry.waiting_since);
-    let at_the_latest = longest.map_or(Duration::MAX, |longest| longest.saturating_sub(waited));
-    by_watch.min(by_date).min(at_the_latest).max(retry)
 }
 
 #[cfg(test)]
@@ -194,6 +210,26 @@ mod tests {
             }
         }
         assert_eq!(recorded, [30, 61, 92], "seen changed a second after it was recorded");
+    }
+
+    #[test]
+    fn a_busy_file_that_is_slow_to_freeze_is_frozen_seldom() {
+        let second = Duration::from_secs(1);
+        let mut settle = Settle::new(second * 2).at_the_latest_after(second * 2);
+        let (t0, mut recorded) = (Instant::now(), Vec::new());
+        for step in 0..=100_u32 {
+            let (now, unix) = (t0 + second * step, i64::from(step) * 1000);
+            settle.handle_seen(&seen("a", unix), now);
+            if settle.poll_due(now, unix).is_some() {
+                recorded.push(step);
+                settle.handle_frozen("a", Duration::from_millis(600), now);
+                settle.handle_recorded("a");
+            }
+        }
+        assert_eq!(recorded, [2, 26, 50, 74, 98], "24 s of rest for 0.6 s");
+        let now = t0 + second * 99;
+        settle.handle_seen(&seen("a", 99_000), now);
+        assert_eq!(settle.poll_due(now + second * 2, 101_000).as_deref(), Some("a"), "quiet");
     }
 
     #[test]

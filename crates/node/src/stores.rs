@@ -214,6 +214,11 @@ impl OpenStore {
         these.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
     }
 
+    /// An image was frozen under its writer, who had to wait so long.
+    pub(crate) fn note_frozen(&self, image: &ImageName, took: Duration) {
+        lock(&self.settle).handle_frozen(image.as_str(), took, Instant::now());
+    }
+
     /// Whether images are recorded that somebody keeps open for writing.
     pub(crate) fn snapshots(&self) -> bool {
         recording::snapshots(self.config.in_use, self.store.commit_mode())

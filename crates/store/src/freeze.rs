@@ -11,6 +11,7 @@ use crate::catalog::Checkpoint;
 use crate::disk::{Disk, DiskFile, Kind, Lease, Meta, Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
+use crate::store::Options;
 
 /// Longer than file times stand still between two writes (a tick of the slowest kernels).
 const TICK: Duration = Duration::from_millis(20);
@@ -28,17 +29,20 @@ pub(crate) struct Frozen {
     pub(crate) settled: bool,
     /// Somebody keeps it open for writing: only the clone goes on holding what was frozen.
     pub(crate) written: bool,
+    /// How long the clone took, in milliseconds: whoever writes had to wait.
+    pub(crate) clone_millis: u64,
     is_clone: bool,
 }
 
-/// Freezes image `name`; with `snapshot` also one that somebody has open for writing, where there
-/// are clones.
+/// Freezes image `name`; where the options say so and there are clones, also one that somebody has
+/// open for writing.
 pub(crate) fn freeze(
     disk: &dyn Disk,
     name: &ImageName,
     clones: bool,
-    snapshot: bool,
+    options: &Options,
 ) -> Result<Frozen> {
+    let (snapshot, clock) = (options.snapshot, options.monotonic_ms);
     let live = name.as_str();
     let mut stat = regular(disk, name)?;
     let file = open_live(disk, name)?;
@@ -48,6 +52,9 @@ pub(crate) fn freeze(
     }
     let mut settled = true;
     if written {
+        // The clone waits for what is not on disk yet, and the writer for the clone: most of it
+        // goes there before.
+        file.sync().during("flush", live)?;
         // A write within the same tick as the last one shows in no file time.
         std::thread::sleep(TICK);
         settled = unchanged(disk, name, &stat).is_ok();
@@ -58,9 +65,13 @@ pub(crate) fn freeze(
     if clones && stat.size_bytes > 0 {
         let path = format!("{STAGING}/{name}.frozen");
         disk.remove_file(&path).during("remove", &path)?;
+        let asked_ms = clock();
         if disk.clone_file(live, &path).during("clone", live)? {
+            let clone_millis = clock().saturating_sub(asked_ms);
             let file = disk.open(&path, Open::Read).during("open", &path)?;
-            let mut frozen = Frozen { file, path, stat, meta, settled, written, is_clone: true };
+            let is_clone = true;
+            let mut frozen =
+                Frozen { file, path, stat, meta, settled, written, clone_millis, is_clone };
             // A writer that slipped in before the clone would be recorded under the wrong times.
             if let Err(error) = unchanged(disk, name, &frozen.stat) {
                 if !snapshot || !matches!(error, Error::ChangedWhileReading(_)) {
@@ -81,7 +92,8 @@ pub(crate) fn freeze(
         return Err(Error::InUse(name.clone()));
     }
     let path = live.to_owned();
-    Ok(Frozen { file, path, stat, meta, settled, written, is_clone: false })
+    let (clone_millis, is_clone) = (0, false);
+    Ok(Frozen { file, path, stat, meta, settled, written, clone_millis, is_clone })
 }
 
 impl Frozen {

@@ -85,8 +85,10 @@ impl Store {
         if stat.size_bytes == 0 {
             return Err(Error::Empty(name.clone()));
         }
-        let snapshot = self.options.snapshot;
-        let mut frozen = freeze(self.disk.as_ref(), name, self.clones(), snapshot)?;
+        let mut frozen = freeze(self.disk.as_ref(), name, self.clones(), &self.options)?;
+        if frozen.written {
+            progress.frozen(frozen.clone_millis);
+        }
         let before = Before { image, current, told };
         let outcome = self.record_frozen(name, &mut frozen, before, author, now_unix_ms, progress);
         frozen.thaw(self.disk.as_ref())?;

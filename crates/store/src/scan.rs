@@ -32,6 +32,10 @@ pub trait Progress: Sync {
         false
     }
 
+    /// A file that somebody has open for writing was cloned, which kept the writer waiting for at
+    /// most so many milliseconds.
+    fn frozen(&self, _millis: u64) {}
+
     /// Something happened that people should know of, and that is no error: its stable code, and
     /// what it was.
     fn event(&self, _code: &'static str, _text: &str) {}

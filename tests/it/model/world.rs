@@ -155,7 +155,8 @@ impl World {
             Ok(carried) => {
                 assert!(!in_the_way, "{}: a local change was overwritten", self.trail);
                 let here = carried.base == Some(root_of(&offered.bytes));
-                assert!(readable || here, "{}: unreadable and sent", self.trail);
+                let held = self.side(at).private("base").contains(&name.to_string());
+                assert!(readable || here || held, "{}: unreadable and sent", self.trail);
                 self.received(1 - at, name, offered.bytes);
             }
         }

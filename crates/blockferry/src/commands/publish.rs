@@ -40,3 +40,18 @@ fn text(report: &PublishReport) -> String {
         seconds(report.seconds),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_absolute_and_addresses_stay() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(absolute("map".into()), here.join("map").to_str().unwrap());
+        assert_eq!(absolute("/a/map".into()), "/a/map");
+        for map in ["nbd+unix:///x?socket=/s&bitmap=b", "nbd://host/x"] {
+            assert_eq!(absolute(map.into()), map);
+        }
+    }
+}

@@ -66,7 +66,7 @@ path = "/srv/vdisks"
 role = "mirror"
 include = ["*.vhdx"]
 settle = "2m"
-in_use = "never"
+in_use = "snapshot"
 commit = "copy"
 keep_generations = 9
 [peers.branch-07]
@@ -87,7 +87,7 @@ store_free_min = "10%"
     let store = &settings.stores[0];
     assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
-    assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("never", "copy"));
+    assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])

@@ -17,7 +17,16 @@ struct Side {
 }
 
 fn side(seed: u64) -> Side {
+    side_on(SimDisk::new(seed, 1 << 30))
+}
+
+fn side_without_clones(seed: u64) -> Side {
     let disk = SimDisk::new(seed, 1 << 30);
+    disk.set_supports_clone(false);
+    side_on(disk)
+}
+
+fn side_on(disk: SimDisk) -> Side {
     let identity = StoreIdentity {
         name: StoreName::new("vdisks").expect("a name"),
         id: StoreId::from_bytes([1; 16]),
@@ -209,7 +218,7 @@ fn a_receiver_without_room_says_what_it_needs_before_the_first_byte() {
 
 #[test]
 fn a_source_that_moves_ends_the_transfer_and_harms_nobody() {
-    let (a, b) = (side(1), side(2));
+    let (a, b) = (side_without_clones(1), side(2));
     put(&a, 0, &noise(1, 1 << 20));
     record(&a);
     a.disk.set_clock_ns(a.disk.clock_ns() + 1_000_000_000);
@@ -218,6 +227,17 @@ fn a_source_that_moves_ends_the_transfer_and_harms_nobody() {
     assert!(matches!(ended.sent, SendOutcome::FailedHere(_)), "{:?}", ended.sent);
     assert!(matches!(ended.received, RecvOutcome::Cancelled { .. }), "{:?}", ended.received);
     assert!(b.store.current(&image()).expect("read").is_none());
+}
+
+#[test]
+fn a_source_whose_clone_is_held_may_move() {
+    let (a, b) = (side(1), side(2));
+    put(&a, 0, &noise(1, 1 << 20));
+    record(&a);
+    a.disk.set_clock_ns(a.disk.clock_ns() + 1_000_000_000);
+    put(&a, 0, b"moved");
+    assert!(matches!(copy(&a, &b).received, RecvOutcome::Committed(_)));
+    assert_eq!(read(&b), noise(1, 1 << 20), "what was recorded is what came");
 }
 
 #[test]
