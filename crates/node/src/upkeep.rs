@@ -2,13 +2,14 @@
 //! an image that is being worked on is left alone, and a failure costs time later, nothing else.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use blockferry_delta::ImageName;
 use blockferry_store::CommitMode;
 use tracing::{debug, warn};
 
 use crate::core::{Core, blocking};
-use crate::stores::OpenStore;
+use crate::stores::{OpenStore, Stopping};
 
 /// Removes what recovery put aside to be removed.
 pub(crate) async fn after_open(store: &Arc<OpenStore>) {
@@ -18,6 +19,23 @@ pub(crate) async fn after_open(store: &Arc<OpenStore>) {
         Ok(files) => debug!(store = %name, files, "tidied"),
         Err(error) => warn!(store = %name, code = error.code(), %error, "not tidied"),
     }
+}
+
+/// Makes look-ups in the chunk index cheap, before the first chunks of a transfer are looked up if
+/// it can be. A store that receives nothing needs none of it.
+pub(crate) fn before_receiving(core: &Arc<Core>, store: &Arc<OpenStore>) {
+    let (core, store) = (core.clone(), store.clone());
+    tokio::spawn(async move {
+        let (name, started) = (store.config.name.clone(), Instant::now());
+        let prepared = blocking("preparing the chunk index", move || {
+            Ok(store.store.prepare_index(&Stopping { core: &core, inner: &() })?)
+        });
+        match prepared.await {
+            Ok(false) => {}
+            Ok(true) => debug!(store = %name, took = ?started.elapsed(), "chunk index prepared"),
+            Err(error) => warn!(store = %name, code = error.code(), %error, "look-ups are slow"),
+        }
+    });
 }
 
 /// Brings the spare of an image up to date, so that its next update needn't.
