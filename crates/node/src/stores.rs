@@ -151,6 +151,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
         free_min_bytes,
         hold_base: config.hold_base,
+        warm: config.warm,
         keep_generations: config.keep_generations,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()

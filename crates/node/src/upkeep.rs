@@ -38,8 +38,12 @@ pub(crate) fn before_receiving(core: &Arc<Core>, store: &Arc<OpenStore>) {
     });
 }
 
-/// Brings the spare of an image up to date, so that its next update needn't.
+/// Reads what was received into the page cache, where the store is told to, and brings the spare of
+/// the image up to date, so that its next update needn't.
 pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: ImageName) {
+    if store.config.warm {
+        warm(core, store, image.clone());
+    }
     if store.store.commit_mode() != CommitMode::Copy {
         return;
     }
@@ -59,6 +63,20 @@ pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: Imag
             Err(error) => {
                 warn!(image = name, code = error.code(), %error, "the spare is not up to date");
             }
+        }
+    });
+}
+
+fn warm(core: &Arc<Core>, store: &Arc<OpenStore>, image: ImageName) {
+    let (core, store) = (core.clone(), store.clone());
+    tokio::spawn(async move {
+        let name = store.full_name(&image);
+        let warmed = blocking("warming an image", move || {
+            Ok(store.store.warm(&image, &Stopping { core: &core, inner: &() })?)
+        });
+        match warmed.await {
+            Ok(bytes) => debug!(image = name, bytes, "warmed"),
+            Err(error) => warn!(image = name, code = error.code(), %error, "not warmed"),
         }
     });
 }

@@ -29,6 +29,7 @@ mod spool;
 mod staging;
 mod store;
 mod verify;
+mod warm;
 
 pub use catalog::{Discover, Generation};
 pub use commit::Received;

@@ -19,7 +19,7 @@ use blockferry_delta::{
 use crate::assemble::BlockBuild;
 use crate::catalog::{CatalogRead, Generation, ImageRecord};
 use crate::claim::Claim;
-use crate::disk::DiskFile;
+use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, IoContext, Result};
 use crate::spool::Spool;
 use crate::store::{MapOf, Store};
@@ -315,9 +315,8 @@ impl Staging {
     /// Did an earlier attempt complete this block?
     fn is_there(&mut self, changed: &ChangedBlock) -> Result<bool> {
         let size = self.generation.size_bytes;
-        let mut bytes = vec![0; block_len(changed.index, size)];
-        let offset = changed.index * BLOCK_BYTES as u64;
-        self.file.read_exact_at(&mut bytes, offset).during("read", &self.path)?;
+        let len = block_len(changed.index, size);
+        let bytes = read_block(self.file.as_ref(), &self.path, changed.index, len)?;
         let there = verify_block(changed.index, &bytes, size, &changed.hash);
         if there {
             let row = BlockRow::of(self.store.chunker.keys(), changed.index, &bytes, size);
@@ -350,12 +349,20 @@ impl Staging {
 }
 
 fn load(file: &dyn DiskFile, path: &str, build: &mut BlockBuild) -> Result<()> {
-    let mut base = Vec::new();
-    if build.keeps_pages() {
-        base.resize(build.len(), 0);
-        let offset = build.index() * BLOCK_BYTES as u64;
-        file.read_exact_at(&mut base, offset).during("read", path)?;
-    }
+    let base = match build.keeps_pages() {
+        true => read_block(file, path, build.index(), build.len())?.to_vec(),
+        false => Vec::new(),
+    };
     build.load(base);
     Ok(())
+}
+
+fn read_block(file: &dyn DiskFile, path: &str, block: u64, bytes: usize) -> Result<AlignedBuf> {
+    let mut buf = AlignedBuf::with_capacity(bytes);
+    let read = file.read_bulk_at(&mut buf, block * BLOCK_BYTES as u64, bytes);
+    if read.during("read", path)? == bytes {
+        return Ok(buf);
+    }
+    let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    Err(Error::Io { op: "read", path: path.to_owned(), source: short })
 }

@@ -52,6 +52,8 @@ pub struct Options {
     pub keep_spare: bool,
     /// When to hold a clone of what was recorded last.
     pub hold_base: HoldBase,
+    /// Leave what is received in the page cache, and let [`Store::warm`] read the rest into it.
+    pub warm: bool,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -66,6 +68,7 @@ impl Default for Options {
             keep_generations: 5,
             keep_spare: true,
             hold_base: HoldBase::Auto,
+            warm: false,
             monotonic_ms: process_ms,
         }
     }

@@ -210,6 +210,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
         CommitChoice::Clone => Commit::Clone,
         CommitChoice::Copy => Commit::Copy,
     };
+    store.warm = settings.warm;
     store.keep_generations = settings.keep_generations;
     store
 }

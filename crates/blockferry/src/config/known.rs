@@ -24,7 +24,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("promote", "promotion"),
     ("schedules", "calendars"),
     ("stores.*.sets", "image sets"),
-    ("stores.*.warm", "warm receiving"),
 ];
 
 /// Values that are documented but come with later versions.

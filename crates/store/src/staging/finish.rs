@@ -152,6 +152,9 @@ impl Staging {
         let outcome = self.file.set_meta(&self.generation.meta);
         outcome.during("set attributes of", &self.path)?;
         self.store.synced(self.file.sync(), &self.path)?;
+        if !self.store.options.warm {
+            self.file.forget().during("forget", &self.path)?;
+        }
         self.spool.persist(self.store.disk.as_ref()).inspect_err(|_| self.store.degrade())?;
         self.store.synced(self.store.disk.sync_dir(STAGING), STAGING)
     }
