@@ -126,7 +126,9 @@ impl Store {
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
         };
+        store.catalog.defer_index(true);
         let report = store.recover()?;
+        store.catalog.defer_index(false);
         Ok((store, report))
     }
 

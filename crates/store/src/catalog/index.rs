@@ -10,6 +10,7 @@ mod look_up;
 mod rows;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use blockferry_delta::Chunk;
@@ -26,6 +27,9 @@ use rows::Row;
 /// Changes that wait in the catalog at most before they go into the rows: 4 MiB of memory. With many
 /// millions of chunks nearly every row is written then. Unit tests want to see it happen.
 const WAITING_MAX: usize = if cfg!(test) { 1 << 13 } else { 1 << 17 };
+/// Entries that wait and are kept in memory at most. Only a recovery leaves more, and those can't be
+/// found until they are in their rows.
+const ENTRIES_KEPT: usize = 2 * WAITING_MAX;
 /// Changes in one value of the catalog: not quite 64 KiB, which redb would give 128.
 const VALUE_CHANGES: usize = 4000;
 /// Changes that one transaction keeps in memory at most.
@@ -105,6 +109,8 @@ pub(super) struct Memory {
     /// Absent or not whole: every look-up reads.
     filter: RwLock<Option<Arc<Filter>>>,
     waiting: Mutex<Waiting>,
+    /// However many changes wait, they go on waiting.
+    deferring: AtomicBool,
 }
 
 /// What waits to go into the rows.
@@ -127,6 +133,11 @@ impl Memory {
 
     fn set_filter(&self, filter: Option<Arc<Filter>>) {
         *self.filter.write().unwrap_or_else(PoisonError::into_inner) = filter;
+    }
+
+    /// Lets all changes wait, or no longer.
+    pub(super) fn set_deferring(&self, deferring: bool) {
+        self.deferring.store(deferring, Ordering::Relaxed);
     }
 
     /// Is there no filter, or one that more was added to than it was made for?
@@ -162,7 +173,9 @@ impl Memory {
         waiting.changes += written.waiting.len();
         for change in &written.waiting {
             if !change.is_gone() {
-                waiting.entries.insert(change.id, change.place());
+                if waiting.entries.len() < ENTRIES_KEPT {
+                    waiting.entries.insert(change.id, change.place());
+                }
             } else if waiting.entries.get(&change.id) == Some(&change.place()) {
                 waiting.entries.remove(&change.id);
             }
@@ -180,38 +193,19 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Writes changes, which are no longer few: into the rows, with all that wait.
-    pub(super) fn merge(
-        &mut self,
-        transaction: &WriteTransaction,
-        changes: Vec<Change>,
-    ) -> Result<()> {
-        let mut all = Vec::new();
-        {
-            let mut table = transaction.open_table(CHUNKS_NEW)?;
-            for row in table.iter()? {
-                decode_changes(row?.1.value(), &mut all);
-            }
-            table.retain(|_, _| false)?;
-        }
-        all.extend(changes);
-        self.emptied = true;
-        self.waiting.clear();
-        into_rows(transaction, all)
-    }
-
-    /// Writes the last changes of a transaction: they wait, unless too many do already.
-    pub(super) fn finish(
+    /// Writes changes: they wait, unless too many do already.
+    pub(super) fn write(
         &mut self,
         transaction: &WriteTransaction,
         memory: &Memory,
-        changes: Vec<Change>,
+        changes: &[Change],
     ) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
-        let waiting = if self.emptied { 0 } else { memory.waiting().changes };
-        if waiting + changes.len() > WAITING_MAX {
+        let before = if self.emptied { 0 } else { memory.waiting().changes };
+        let waiting = before + self.waiting.len() + changes.len();
+        if waiting > WAITING_MAX && !memory.deferring.load(Ordering::Relaxed) {
             return self.merge(transaction, changes);
         }
         let mut table = transaction.open_table(CHUNKS_NEW)?;
@@ -220,8 +214,24 @@ impl Written {
             let bytes: Vec<u8> = part.iter().flat_map(|change| change.encode()).collect();
             table.insert(serial, bytes.as_slice())?;
         }
-        self.waiting = changes;
+        self.waiting.extend_from_slice(changes);
         Ok(())
+    }
+
+    /// Puts changes into the rows, with all that wait.
+    fn merge(&mut self, transaction: &WriteTransaction, changes: &[Change]) -> Result<()> {
+        let mut all = Vec::new();
+        {
+            let mut table = transaction.open_table(CHUNKS_NEW)?;
+            for row in table.iter()? {
+                decode_changes(row?.1.value(), &mut all);
+            }
+            table.retain(|_, _| false)?;
+        }
+        all.extend_from_slice(changes);
+        self.emptied = true;
+        self.waiting.clear();
+        into_rows(transaction, all)
     }
 }
 

@@ -167,6 +167,12 @@ impl Catalog {
         write.commit()
     }
 
+    /// Lets what commits change in the chunk index wait, however much it is, or no longer: nobody can
+    /// use the store before recovery is over.
+    pub(crate) fn defer_index(&self, deferring: bool) {
+        self.index.set_deferring(deferring);
+    }
+
     /// Bytes of memory that the chunk index takes, and whether its filter is ready.
     pub(crate) fn index_memory(&self) -> (u64, bool) {
         (self.index.bytes(), self.index.is_filtered())
@@ -364,7 +370,7 @@ impl CatalogWrite {
     /// Makes it all durable.
     pub(crate) fn commit(self) -> Result<()> {
         let Pending { changes, mut written } = self.pending.into_inner();
-        written.finish(&self.transaction, &self.index, changes)?;
+        written.write(&self.transaction, &self.index, &changes)?;
         self.transaction.commit()?;
         self.index.take(&written);
         Ok(())
@@ -380,7 +386,7 @@ impl CatalogWrite {
             return Ok(());
         }
         let changes = std::mem::take(&mut pending.changes);
-        pending.written.merge(&self.transaction, changes)
+        pending.written.write(&self.transaction, &self.index, &changes)
     }
 
     /// A number no image has had.

@@ -146,6 +146,15 @@ fn a_small_commit_waits_and_a_large_one_takes_all_along() {
     let (buckets, waiting, entries) = rows(&catalog);
     assert_eq!((waiting, entries), (0, (WAITING_MAX + VALUE_CHANGES) as u64 + 101));
     assert!(buckets > 11_000, "{buckets} rows");
+    // Recovery has no time for rows.
+    catalog.defer_index(true);
+    put(&mut rng, 3, ENTRIES_KEPT as u64 + 100);
+    catalog.defer_index(false);
+    let values = (ENTRIES_KEPT + 100).div_ceil(VALUE_CHANGES);
+    assert_eq!(rows(&catalog), (buckets, values, entries));
+    assert_eq!(catalog.index.waiting().entries.len(), ENTRIES_KEPT);
+    put(&mut rng, 3, 0);
+    assert_eq!(rows(&catalog), (buckets, 0, entries), "all that waited came and went");
     // What is written again as it was changes nothing.
     let lists = catalog.read().expect("reads").cuts(1, 1).expect("reads");
     let write = catalog.write().expect("writes");
