@@ -3,8 +3,8 @@
 //! `instructions` counts the same work, which doesn't.
 //!
 //! The chunk index is measured with 1 M entries, made anew each time (some seconds), and with 20 M
-//! when `BLOCKFERRY_BENCH_INDEX_DIR` names a directory: they are made there once (ten minutes or
-//! more, 2 GB) and found again by later runs. A filter that leaves the index out makes neither:
+//! when `BLOCKFERRY_BENCH_INDEX_DIR` names a directory: they are made there once (minutes, 1 GB) and
+//! found again by later runs. A filter that leaves the index out makes neither:
 //! `BLOCKFERRY_BENCH_INDEX_DIR=/var/tmp/index just bench index`.
 
 mod inputs;
@@ -123,7 +123,9 @@ fn index_of(c: &mut Criterion, name: &str, chunks: u32, dir: &PathBuf) {
         let index = made.get_or_init(|| {
             note(&format!("index of {name} entries below {}", dir.display()));
             std::fs::create_dir_all(dir).expect("a directory for the index");
-            RefCell::new(Index::kept(dir, chunks).expect("makes or opens the index"))
+            let index = Index::kept(dir, chunks).expect("makes or opens the index");
+            index.prepare().expect("fills the filter");
+            RefCell::new(index)
         });
         index.borrow_mut()
     };
@@ -168,7 +170,7 @@ fn index_of(c: &mut Criterion, name: &str, chunks: u32, dir: &PathBuf) {
 fn commit(c: &mut Criterion) {
     let scratch = scratch();
     let pair = || {
-        let disk = |name| inputs::real_disk(&scratch.path().join(name)).expect("a directory");
+        let disk = |name| inputs::index::real_disk(&scratch.path().join(name)).expect("a directory");
         Pair::new([disk("sender"), disk("receiver")], COMMIT_BYTES).expect("two stores")
     };
     let made = OnceCell::new();

@@ -4,6 +4,7 @@
 //! Blockferry on the same workloads over the same links.
 
 mod baseline;
+mod chunk_index;
 mod compare;
 mod cuts;
 mod figures;
@@ -34,6 +35,8 @@ fn main() -> anyhow::Result<ExitCode> {
         // What `compare` runs at the ends of a link.
         Some("end") => compare::end()?,
         Some("stream") => compare::stream(&args)?,
+        // What `figures` kills.
+        Some("index-end") => figures::index_end(&args)?,
         Some("figures") => return figures::run(&args),
         Some("compare") => return compare::run(&args),
         Some("cuts") => cuts::run(&args)?,

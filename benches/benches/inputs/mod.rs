@@ -2,45 +2,23 @@
 //! kinds of benches (`wall` and `instructions`), measure the same work at different sizes. Only the
 //! public surface of the crates is used: what is measured is what a caller can have.
 
+// What `figures` makes and measures, too.
+#[path = "../../src/chunk_index.rs"]
 pub(crate) mod index;
 pub(crate) mod pair;
 
-use std::path::Path;
-use std::sync::Arc;
-
 use blockferry_delta::{
     BLOCK_BYTES, BlockHash, BlockRow, Keys, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent,
-    SEGMENT_BLOCKS, SegmentMap, StoreId, StoreKey, StoreName,
+    SEGMENT_BLOCKS, SegmentMap, StoreKey,
 };
-use blockferry_store::disk::{Disk, Open, RealDisk};
-use blockferry_store::{CommitMode, Error, Options, Store, StoreIdentity};
 use blockferry_wire::Compression;
+
+pub(crate) use index::{Rng, options, put, store};
 
 /// Pages in a pack of full size (`limits::PACK_PAGES_MAX`).
 pub(crate) const PACK_PAGES: usize = blockferry_wire::limits::PACK_PAGES_MAX;
 /// zstd level a node packs with unless told otherwise.
 pub(crate) const PACK_LEVEL: Compression = Compression::Zstd(3);
-
-/// Numbers from a seed (splitmix64).
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.0)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.draw() % end
-    }
-}
-
-/// One step of splitmix64: unrelated numbers for neighbouring ones.
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
 
 /// The keys of the store that all benches use.
 pub(crate) fn keys() -> Keys {
@@ -138,38 +116,4 @@ pub(crate) fn pack_input(pages: usize) -> (Vec<PageExtent>, Vec<u8>) {
         .map(|n| PageExtent { first: (2 * n * run) as u64, count: run as u32 })
         .collect();
     (extents, image(pages / run * BLOCK_BYTES))
-}
-
-/// The disk below a directory that is made if it isn't there.
-pub(crate) fn real_disk(dir: &Path) -> anyhow::Result<Arc<dyn Disk>> {
-    std::fs::create_dir_all(dir)?;
-    Ok(Arc::new(RealDisk::open(dir)?))
-}
-
-/// The store on `disk`, made if there is none. Copy mode, so that figures of machines with and
-/// without reflinks can be compared.
-pub(crate) fn store(disk: &Arc<dyn Disk>, keep_spare: bool) -> anyhow::Result<Arc<Store>> {
-    let options = Options {
-        commit: Some(CommitMode::Copy),
-        scan_threads: 1,
-        keep_generations: 2,
-        keep_spare,
-        ..Options::default()
-    };
-    match Store::open(Arc::clone(disk), &options) {
-        Ok((store, _)) => return Ok(Arc::new(store)),
-        Err(Error::StoreMissing) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let identity = StoreIdentity {
-        name: StoreName::new("bench")?,
-        id: StoreId::from_bytes([1; 16]),
-        key: StoreKey::from_bytes([2; 32]),
-    };
-    Ok(Arc::new(Store::create(Arc::clone(disk), identity, &options)?))
-}
-
-/// A file of these bytes.
-pub(crate) fn put(disk: &dyn Disk, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    Ok(disk.open(path, Open::Create)?.write_at(bytes, 0)?)
 }

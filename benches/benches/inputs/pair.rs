@@ -7,7 +7,7 @@ use blockferry_delta::{ImageName, NodeId, PAGE_BYTES, PageExtent, RecipePart};
 use blockferry_store::disk::{Disk, Meta, Open};
 use blockferry_store::{Generation, Received, Sealed, StageRequest, Staging, Store};
 
-use super::{Rng, image, put, store};
+use super::{Rng, image, options, put, store};
 
 /// Two stores.
 pub(crate) struct Pair {
@@ -34,8 +34,8 @@ impl Pair {
     pub(crate) fn new(disks: [Arc<dyn Disk>; 2], image_bytes: usize) -> anyhow::Result<Self> {
         let [disk, receiving] = disks;
         let mut pair = Self {
-            sender: store(&disk, true)?,
-            receiver: store(&receiving, true)?,
+            sender: store(&disk, &options(true))?,
+            receiver: store(&receiving, &options(true))?,
             disk,
             image: image(image_bytes),
             rng: Rng(8),

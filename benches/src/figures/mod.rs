@@ -8,6 +8,7 @@
 mod bytes;
 mod change;
 mod edit;
+mod index;
 mod inuse;
 mod many;
 mod pair;
@@ -34,8 +35,10 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 8] =
-    ["scan", "look", "bytes", "room", "seconds", "inuse", "change", "many"];
+const GROUPS: [&str; 9] =
+    ["scan", "look", "index", "bytes", "room", "seconds", "inuse", "change", "many"];
+/// Those that need no images.
+const IMAGELESS: [&str; 2] = ["look", "index"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -80,6 +83,16 @@ impl Options {
     fn wants(&self, group: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == group)
     }
+
+    /// Where the images are, if a group is measured that needs them.
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        let needed = GROUPS.iter().any(|group| self.wants(group) && !IMAGELESS.contains(group));
+        match &self.images {
+            Some(images) => images.canonicalize().context("--images"),
+            None if needed => bail!("--images DIR: where g1.raw to g3.raw are"),
+            None => Ok(PathBuf::new()),
+        }
+    }
 }
 
 /// What every group needs.
@@ -105,14 +118,15 @@ impl Setup {
     }
 }
 
+/// What the group `index` measures.
+pub(crate) use index::serve as index_end;
+
 /// Measures, prints the table, and fails when a row misses its bound.
 pub(crate) fn run(args: &[String]) -> anyhow::Result<ExitCode> {
     let options = Options::parse(args)?;
-    let directory =
-        options.images.as_deref().context("--images DIR: where g1.raw to g3.raw are")?;
-    let directory = directory.canonicalize().context("--images")?;
+    let directory = options.directory()?;
     let images = ["g1.raw", "g2.raw", "g3.raw"].map(|name| directory.join(name));
-    for image in &images {
+    for image in images.iter().filter(|_| options.images.is_some()) {
         ensure!(image.is_file(), "no {}", image.display());
     }
     let parent = options.work.clone().unwrap_or_else(std::env::temp_dir);
@@ -155,6 +169,7 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
         match *group {
             "scan" => scan::record(setup, table),
             "look" => scan::look(setup, table),
+            "index" => index::run(setup, table),
             "bytes" => bytes::run(setup, table),
             "room" => room::run(setup, table),
             "change" => change::run(setup, table),

@@ -15,6 +15,8 @@ pub(crate) enum Amount {
     Speed(f64),
     /// One thing as a multiple of another.
     Times(f64),
+    /// A part of 1.
+    Share(f64),
 }
 
 impl Amount {
@@ -28,7 +30,8 @@ impl Amount {
             Amount::Bytes(value)
             | Amount::Seconds(value)
             | Amount::Speed(value)
-            | Amount::Times(value) => value,
+            | Amount::Times(value)
+            | Amount::Share(value) => value,
         }
     }
 
@@ -38,6 +41,7 @@ impl Amount {
             Amount::Seconds(_) => "seconds",
             Amount::Speed(_) => "bytes_per_second",
             Amount::Times(_) => "times",
+            Amount::Share(_) => "share",
         }
     }
 }
@@ -52,6 +56,7 @@ impl fmt::Display for Amount {
             Amount::Seconds(seconds) => write!(f, "{seconds:.2} s"),
             Amount::Speed(speed) => write!(f, "{:.2} GB/s", speed / 1e9),
             Amount::Times(times) => write!(f, "{times:.2} x"),
+            Amount::Share(share) => write!(f, "{:.3} %", share * 100.0),
         }
     }
 }
@@ -259,6 +264,7 @@ mod tests {
             (Amount::Seconds(2.0), "2.00 s"),
             (Amount::Speed(3.25e9), "3.25 GB/s"),
             (Amount::Times(4.0), "4.00 x"),
+            (Amount::Share(0.001), "0.100 %"),
         ] {
             assert_eq!(amount.to_string(), text);
         }

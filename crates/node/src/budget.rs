@@ -14,7 +14,10 @@ const MIB: u64 = 1 << 20;
 /// What one node may keep resident, in bytes: the promise that the sum below keeps.
 pub const RESIDENT_BYTES_MAX: u64 = 300 * MIB;
 /// Cache of one store's catalog, in bytes.
-pub const STORE_CACHE_BYTES: u64 = 32 * MIB;
+pub const STORE_CACHE_BYTES: u64 = 24 * MIB;
+/// Memory of one store's chunk index, in bytes, with 2 million chunks (64 GiB of data). Each further
+/// million takes 2.7 MiB, up to 64 MiB.
+pub const STORE_INDEX_BYTES: u64 = 8 * MIB;
 /// Cache of the node's own database (tickets, events), in bytes.
 pub const LEDGER_CACHE_BYTES: u64 = 2 * MIB;
 /// Raw bytes of a pack.
@@ -61,6 +64,7 @@ pub const RECEIVE_BYTES: u64 =
 /// counted full each way: more only when peers stall on purpose.
 pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + STORE_CACHE_BYTES
+    + STORE_INDEX_BYTES
     + LEDGER_CACHE_BYTES
     + SCAN_BYTES
     + ENCODED_BYTES as u64

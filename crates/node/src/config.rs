@@ -79,6 +79,8 @@ pub struct StoreConfig {
     pub commit: Commit,
     /// When a base is held.
     pub hold_base: HoldBase,
+    /// Read what is received into the page cache.
+    pub warm: bool,
     /// Generations whose block maps are kept.
     pub keep_generations: u32,
     /// How fast it is sent, to all peers together.
@@ -98,6 +100,7 @@ impl StoreConfig {
             in_use: InUse::default(),
             commit: Commit::default(),
             hold_base: HoldBase::default(),
+            warm: false,
             keep_generations: 5,
             send: Allowance::default(),
         }

@@ -67,6 +67,7 @@ async fn try_receive(
             return Ok(());
         }
     };
+    upkeep::before_receiving(core, &admitted.store);
     let role = peer.role(&admitted.store.config.name);
     let store = admitted.store.store.clone();
     let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);

@@ -158,6 +158,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         free_min_bytes,
         hold_base: config.hold_base,
         snapshot: config.in_use == InUse::Snapshot,
+        warm: config.warm,
         keep_generations: config.keep_generations,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()

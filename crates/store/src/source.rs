@@ -91,7 +91,7 @@ impl Source {
     /// [`Error::Torn`] when the file no longer holds what was recorded.
     pub fn read(&self, extents: &[PageExtent]) -> Result<Vec<u8>> {
         let size = self.map.of.size_bytes;
-        let mut out = Vec::new();
+        let (mut out, mut last) = (Vec::new(), None::<Run>);
         self.prefetch(extents)?;
         for extent in extents {
             let end = extent.end().filter(|end| *end <= page_count(size) && extent.count > 0);
@@ -101,7 +101,13 @@ impl Source {
             let mut block = first_block;
             while block <= last_block {
                 let count = (last_block - block + 1).min(RUN_BLOCKS);
-                self.run(block, count, extent, &mut out)?;
+                // Extents in one block: it is read and proved once.
+                let run = match last.take() {
+                    Some(run) if run.holds(block, count) => run,
+                    _ => self.run(block, count)?,
+                };
+                run.append(extent, block, count, &mut out);
+                last = Some(run);
                 block += count;
             }
         }
@@ -110,18 +116,20 @@ impl Source {
 
     /// Scattered blocks are asked for all at once: one by one each would wait for the disk.
     fn prefetch(&self, extents: &[PageExtent]) -> Result<()> {
+        let (pages, block) = (page_count(self.map.of.size_bytes), BLOCK_BYTES as u64);
         let short = extents.iter().filter(|e| u64::from(e.count) < RUN_BLOCKS);
         for extent in short.filter(|_| extents.len() > 1) {
-            let start = extent.offset() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-            let bytes = u64::from(extent.count) * PAGE_BYTES as u64 + BLOCK_BYTES as u64;
-            let advice = self.file.prefetch(start, bytes);
+            let Some(end) = extent.end().filter(|end| *end <= pages) else { continue };
+            let start = extent.offset() / block * block;
+            let end = (end * PAGE_BYTES as u64).next_multiple_of(block);
+            let advice = self.file.prefetch(start, end - start);
             advice.during("prefetch", self.name.as_str())?;
         }
         Ok(())
     }
 
-    /// Reads and proves a run of blocks and appends what of `extent` lies in it.
-    fn run(&self, first: u64, count: u64, extent: &PageExtent, out: &mut Vec<u8>) -> Result<()> {
+    /// Reads and proves a run of blocks.
+    fn run(&self, first: u64, count: u64) -> Result<Run> {
         let size = self.map.of.size_bytes;
         let start = first * BLOCK_BYTES as u64;
         let end = (start + count * BLOCK_BYTES as u64).min(size);
@@ -139,10 +147,29 @@ impl Source {
                 return Err(torn(block));
             }
         }
-        let from = extent.offset().max(start);
-        let to =
-            extent.offset().saturating_add(u64::from(extent.count) * PAGE_BYTES as u64).min(end);
-        out.extend_from_slice(&buf[(from - start) as usize..(to - start) as usize]);
-        Ok(())
+        Ok(Run { first, count, buf })
+    }
+}
+
+/// Blocks that were read and proved.
+struct Run {
+    first: u64,
+    count: u64,
+    buf: AlignedBuf,
+}
+
+impl Run {
+    fn holds(&self, first: u64, count: u64) -> bool {
+        self.first <= first && first + count <= self.first + self.count
+    }
+
+    /// Appends what of `extent` lies in `count` blocks from `first` on.
+    fn append(&self, extent: &PageExtent, first: u64, count: u64, out: &mut Vec<u8>) {
+        let start = self.first * BLOCK_BYTES as u64;
+        let end = (first + count) * BLOCK_BYTES as u64;
+        let bytes = u64::from(extent.count) * PAGE_BYTES as u64;
+        let from = extent.offset().max(first * BLOCK_BYTES as u64);
+        let to = extent.offset().saturating_add(bytes).min(end).min(start + self.buf.len() as u64);
+        out.extend_from_slice(&self.buf[(from - start) as usize..(to - start) as usize]);
     }
 }

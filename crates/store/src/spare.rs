@@ -127,6 +127,7 @@ impl Store {
         self.bring_forward(&path, &image, spare.number)?;
         let file = self.disk.open(&path, Open::ReadWrite).during("open", &path)?;
         self.synced(file.sync(), &path)?;
+        file.forget().during("forget", &path)?;
         drop(file);
         let current = self.current_of(Some(&image))?;
         let stat = self.disk.stat(&path).during("look at", &path)?;

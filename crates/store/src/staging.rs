@@ -313,9 +313,8 @@ impl Staging {
     /// Did an earlier attempt complete this block?
     fn is_there(&mut self, changed: &ChangedBlock) -> Result<bool> {
         let size = self.generation.size_bytes;
-        let mut bytes = vec![0; block_len(changed.index, size)];
-        let offset = changed.index * BLOCK_BYTES as u64;
-        self.content.read_exact(&self.path, &mut bytes, offset)?;
+        let len = block_len(changed.index, size);
+        let bytes = self.content.read_block(&self.path, changed.index, len)?;
         let there = verify_block(changed.index, &bytes, size, &changed.hash);
         if there {
             let row = BlockRow::of(self.store.chunker.keys(), changed.index, &bytes, size);
@@ -348,12 +347,10 @@ impl Staging {
 }
 
 fn load(content: &Content, path: &str, build: &mut BlockBuild) -> Result<()> {
-    let mut base = Vec::new();
-    if build.keeps_pages() {
-        base.resize(build.len(), 0);
-        let offset = build.index() * BLOCK_BYTES as u64;
-        content.read_exact(path, &mut base, offset)?;
-    }
+    let base = match build.keeps_pages() {
+        true => content.read_block(path, build.index(), build.len())?,
+        false => Vec::new(),
+    };
     build.load(base);
     Ok(())
 }

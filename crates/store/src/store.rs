@@ -58,6 +58,8 @@ pub struct Options {
     /// Record an image that somebody keeps open for writing as it is at one instant (where
     /// reflinks work), instead of waiting until it is closed.
     pub snapshot: bool,
+    /// Leave what is received in the page cache, and let [`Store::warm`] read the rest into it.
+    pub warm: bool,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -73,6 +75,7 @@ impl Default for Options {
             keep_spare: true,
             hold_base: HoldBase::Auto,
             snapshot: false,
+            warm: false,
             monotonic_ms: process_ms,
         }
     }
@@ -130,7 +133,9 @@ impl Store {
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
         };
+        store.catalog.defer_index(true);
         let report = store.recover()?;
+        store.catalog.defer_index(false);
         Ok((store, report))
     }
 

@@ -215,6 +215,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
         CommitChoice::Journal => Commit::Journal,
         CommitChoice::Copy => Commit::Copy,
     };
+    store.warm = settings.warm;
     store.keep_generations = settings.keep_generations;
     store.send.clone_from(&settings.send);
     store

@@ -92,6 +92,10 @@ pub(crate) struct StoreSection {
     /// change is found without reading the whole image. It takes the room of what changes. auto: for
     /// images that rest between updates. Default: auto.
     pub(crate) hold_base: Option<HoldBaseChoice>,
+    /// Read a received image into the page cache when it is current, as far as half of the memory
+    /// reaches that is to be had: for stores that machines boot from at once. Otherwise transfers
+    /// leave the page cache as it was. Default: false.
+    pub(crate) warm: Option<bool>,
     /// How many generations the history of an image keeps. Default: 5.
     #[schemars(range(min = 1))]
     pub(crate) keep_generations: Option<u32>,

@@ -22,7 +22,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("peers.*.weight", "weights"),
     ("promote", "promotion"),
     ("stores.*.sets", "image sets"),
-    ("stores.*.warm", "warm receiving"),
 ];
 
 /// Variables that are ours but are no keys.

@@ -75,6 +75,7 @@ pub(crate) struct StoreSettings {
     pub(crate) in_use: InUseChoice,
     pub(crate) commit: CommitChoice,
     pub(crate) hold_base: HoldBaseChoice,
+    pub(crate) warm: bool,
     pub(crate) keep_generations: u32,
     pub(crate) send: Allowance,
 }
@@ -278,6 +279,8 @@ impl Reader<'_> {
         self.text(&at("commit"), commit.as_str().to_owned());
         let hold_base = raw.hold_base.unwrap_or(HoldBaseChoice::Auto);
         self.text(&at("hold_base"), hold_base.as_str().to_owned());
+        let warm = raw.warm.unwrap_or_default();
+        self.show(&at("warm"), toml::Value::Boolean(warm));
         let keep_generations = raw.keep_generations.unwrap_or(DEFAULT_KEEP_GENERATIONS);
         self.show(&at("keep_generations"), toml::Value::Integer(keep_generations.into()));
         if keep_generations == 0 {
@@ -299,6 +302,7 @@ impl Reader<'_> {
             in_use,
             commit,
             hold_base,
+            warm,
             keep_generations,
         })
     }

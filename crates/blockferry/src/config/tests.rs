@@ -68,6 +68,7 @@ include = ["*.vhdx"]
 settle = "2m"
 in_use = "snapshot"
 commit = "copy"
+warm = true
 keep_generations = 9
 [peers.branch-07]
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -88,6 +89,7 @@ store_free_min = "10%"
     assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
+    assert!(store.warm);
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])

@@ -4,10 +4,14 @@
 //!
 //! There is one writer at a time; a transaction is durable when [`CatalogWrite::commit`] returns.
 
+mod filter;
+mod index;
 mod records;
 
+use std::cell::RefCell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 
 use blockferry_delta::{Chunk, ChunkId, ImageName, NodeId, Root, SegmentMap};
 use redb::{
@@ -20,6 +24,7 @@ pub(crate) use records::{
 };
 pub use records::{Discover, Generation};
 
+use self::index::{Change, LookUp, Memory, Place, Written};
 use crate::disk::{CatalogBackend, Disk};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::CATALOG;
@@ -35,21 +40,30 @@ const MAP: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("map.v1
 /// (image, generation, segment): what the next generation replaced.
 const MAP_OLD: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("map_old.v1");
 const CUTS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("cuts.v1");
-const CHUNKS: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("chunks.v1");
+/// High bits of the chunk's id, to the entries that share them.
+const CHUNKS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("chunks.v2");
+/// Serial number, to changes of the index that aren't in its rows yet.
+const CHUNKS_NEW: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("chunks_new.v1");
 const PREPARED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("prepared.v1");
 const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1");
 const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
 const HELD: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("held.v1");
 /// How many there are.
-const TABLES: usize = 12;
+const TABLES: usize = 13;
 /// (image, peer) to (generation, root).
 const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
     TableDefinition::new("receipts.v1");
+
+/// The index as it was before it was packed; what was in it is indexed anew.
+const CHUNKS_FIRST: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("chunks.v1");
 
 /// An open catalog.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     database: Database,
+    index: Arc<Memory>,
+    /// Held by who prepares the index.
+    preparing: Mutex<()>,
 }
 
 impl Catalog {
@@ -75,8 +89,9 @@ impl Catalog {
                 DatabaseError::DatabaseAlreadyOpen => Error::StoreLocked,
                 other => Error::Catalog(Box::new(other.into())),
             })?;
-        let catalog = Self { database };
+        let catalog = Self { database, index: Arc::default(), preparing: Mutex::default() };
         catalog.check_format()?;
+        index::load(&catalog.read()?.transaction, &catalog.index)?;
         Ok(catalog)
     }
 
@@ -91,8 +106,12 @@ impl Catalog {
                 }
                 // Tables that came with a later version of the same format may be missing.
                 Some(_) if write.transaction.list_tables()?.count() >= TABLES => return Ok(()),
-                Some(_) => {}
-                None => drop(meta.insert("format", FORMAT)?),
+                Some(_) => drop(write.transaction.delete_table(CHUNKS_FIRST)?),
+                None => {
+                    meta.insert("format", FORMAT)?;
+                    drop(meta);
+                    index::begin(&write.transaction)?;
+                }
             }
         }
         write.touch_tables()?;
@@ -101,7 +120,8 @@ impl Catalog {
 
     /// Begins reading a consistent state.
     pub(crate) fn read(&self) -> Result<CatalogRead> {
-        Ok(CatalogRead { transaction: self.database.begin_read()? })
+        let index = Arc::clone(&self.index);
+        Ok(CatalogRead { transaction: self.database.begin_read()?, index })
     }
 
     /// Begins the one write transaction; waits for another to end.
@@ -109,7 +129,53 @@ impl Catalog {
         let mut transaction = self.database.begin_write()?;
         // Opening after a crash must not walk the whole file.
         transaction.set_quick_repair(true);
-        Ok(CatalogWrite { transaction })
+        let index = Arc::clone(&self.index);
+        Ok(CatalogWrite { transaction, index, pending: RefCell::default() })
+    }
+
+    /// Makes look-ups of chunks that nobody has cheap, if they aren't: fills a filter in memory from
+    /// the index, and the index from the chunk lists if it was lost. Until it returns they cost
+    /// reads. Returns whether there was anything to do; ends early when `stop` says so.
+    pub(crate) fn prepare_index(&self, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let Ok(_preparing) = self.preparing.try_lock() else { return Ok(false) };
+        if !self.index.wants_filter() {
+            return Ok(false);
+        }
+        if index::entries(&self.read()?.transaction)?.is_none() {
+            self.index_all()?;
+        }
+        // While the write transaction is open nobody commits: the filter is told of every change
+        // that isn't in the state it is filled from.
+        let write = self.write()?;
+        let read = self.read()?;
+        let entries = index::entries(&read.transaction)?.unwrap_or_default();
+        let filter = index::begin_filter(&self.index, entries);
+        drop(write);
+        index::fill_filter(&read.transaction, &self.index, &filter, stop)
+    }
+
+    /// Indexes all chunk lists.
+    fn index_all(&self) -> Result<()> {
+        let write = self.write()?;
+        index::begin(&write.transaction)?;
+        for row in write.transaction.open_table(CUTS)?.iter()? {
+            let (at, list) = row?;
+            let (image, segment) = at.value();
+            let chunks = decode_chunks(segment, list.value())?;
+            write.reindex(Place { image, segment }, &[], &chunks)?;
+        }
+        write.commit()
+    }
+
+    /// Lets what commits change in the chunk index wait, however much it is, or no longer: nobody can
+    /// use the store before recovery is over.
+    pub(crate) fn defer_index(&self, deferring: bool) {
+        self.index.set_deferring(deferring);
+    }
+
+    /// Bytes of memory that the chunk index takes, and whether its filter is ready.
+    pub(crate) fn index_memory(&self) -> (u64, bool) {
+        (self.index.bytes(), self.index.is_filtered())
     }
 }
 
@@ -183,6 +249,7 @@ macro_rules! reading {
 /// A consistent state of the catalog.
 pub(crate) struct CatalogRead {
     transaction: ReadTransaction,
+    index: Arc<Memory>,
 }
 
 impl CatalogRead {
@@ -252,18 +319,32 @@ impl CatalogRead {
         Ok(all)
     }
 
-    /// Where the index says a chunk is, for each of `ids`. Only a hint.
+    /// Where a chunk is, as far as the index knows, for each of `ids`. Only a hint.
     pub(crate) fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
-        let table = self.transaction.open_table(CHUNKS)?;
-        ids.iter()
-            .map(|id| Ok(table.get(id.0)?.map(|row| Location::from_bytes(&row.value()))))
-            .collect()
+        let mut look_up = LookUp::new(&self.transaction, &self.index)?;
+        let list = |place: Place| self.cuts(place.image, place.segment);
+        ids.iter().map(|id| look_up.find(*id, list)).collect()
+    }
+
+    /// Entries in the rows of the chunk index.
+    pub(crate) fn indexed_chunks(&self) -> Result<u64> {
+        Ok(index::entries(&self.transaction)?.unwrap_or_default())
     }
 }
 
 /// The write transaction. Dropped without [`CatalogWrite::commit`] it leaves no trace.
 pub(crate) struct CatalogWrite {
     transaction: WriteTransaction,
+    index: Arc<Memory>,
+    pending: RefCell<Pending>,
+}
+
+/// What a transaction has for the chunk index: written at once it would touch every row for each
+/// segment.
+#[derive(Debug, Default)]
+struct Pending {
+    changes: Vec<Change>,
+    written: Written,
 }
 
 impl CatalogWrite {
@@ -277,6 +358,7 @@ impl CatalogWrite {
         self.transaction.open_table(MAP_OLD)?;
         self.transaction.open_table(CUTS)?;
         self.transaction.open_table(CHUNKS)?;
+        self.transaction.open_table(CHUNKS_NEW)?;
         self.transaction.open_table(PREPARED)?;
         self.transaction.open_table(STAGED)?;
         self.transaction.open_table(SPARES)?;
@@ -287,7 +369,24 @@ impl CatalogWrite {
 
     /// Makes it all durable.
     pub(crate) fn commit(self) -> Result<()> {
-        Ok(self.transaction.commit()?)
+        let Pending { changes, mut written } = self.pending.into_inner();
+        written.write(&self.transaction, &self.index, &changes)?;
+        self.transaction.commit()?;
+        self.index.take(&written);
+        Ok(())
+    }
+
+    /// Brings the index up to date with a segment's chunk list.
+    fn reindex(&self, place: Place, before: &[Chunk], after: &[Chunk]) -> Result<()> {
+        let mut pending = self.pending.borrow_mut();
+        let known = pending.changes.len();
+        Change::between(place, before, after, &mut pending.changes);
+        self.index.note(&pending.changes[known..]);
+        if pending.changes.len() < index::CHANGES_MAX {
+            return Ok(());
+        }
+        let changes = std::mem::take(&mut pending.changes);
+        pending.written.write(&self.transaction, &self.index, &changes)
     }
 
     /// A number no image has had.
@@ -352,8 +451,6 @@ impl CatalogWrite {
         lists: impl IntoIterator<Item = Result<(u32, Vec<Chunk>)>>,
     ) -> Result<()> {
         let mut table = self.transaction.open_table(CUTS)?;
-        let mut index = self.transaction.open_table(CHUNKS)?;
-        let mut fresh: Vec<(u64, Location)> = Vec::new();
         for item in lists {
             let (segment, chunks) = item?;
             let before = if chunks.is_empty() {
@@ -361,21 +458,10 @@ impl CatalogWrite {
             } else {
                 table.insert((image, segment), encode_chunks(segment, &chunks).as_slice())?
             };
-            for chunk in before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))? {
-                let ours = Location { image, offset: chunk.offset, bytes: chunk.bytes };
-                let stale = index.get(chunk.id.0)?.is_some_and(|r| r.value() == ours.to_bytes());
-                if stale {
-                    index.remove(chunk.id.0)?;
-                }
-            }
-            fresh.extend(chunks.iter().map(|chunk| {
-                (chunk.id.0, Location { image, offset: chunk.offset, bytes: chunk.bytes })
-            }));
-            if fresh.len() >= INDEX_BATCH {
-                insert_sorted(&mut index, &mut fresh)?;
-            }
+            let before = before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()));
+            self.reindex(Place { image, segment }, &before?, &chunks)?;
         }
-        insert_sorted(&mut index, &mut fresh)
+        Ok(())
     }
 
     /// Marks a commit as begun.
@@ -436,20 +522,6 @@ impl CatalogWrite {
         table.insert((image, *peer.as_bytes()), (number, *root.as_bytes()))?;
         Ok(())
     }
-}
-
-/// Entries inserted into the chunk index at once; sorted, which halves redb's work and space.
-const INDEX_BATCH: usize = 1 << 18;
-
-fn insert_sorted(
-    index: &mut redb::Table<'_, u64, [u8; 16]>,
-    fresh: &mut Vec<(u64, Location)>,
-) -> Result<()> {
-    fresh.sort_unstable_by_key(|(id, _)| *id);
-    for (id, location) in fresh.drain(..) {
-        index.insert(id, location.to_bytes())?;
-    }
-    Ok(())
 }
 
 fn decode_map(record: &[u8]) -> Result<SegmentMap> {

@@ -1,5 +1,5 @@
 //! Records of the catalog: numbered CBOR maps for what is small, fixed little-endian records for
-//! chunk lists and index entries. Numbers are never used twice; unknown ones are skipped.
+//! chunk lists. Numbers are never used twice; unknown ones are skipped.
 
 use blockferry_delta::{
     Chunk, ChunkId, ImageName, Lineage, Meta, NodeId, PageExtent, Root, SEGMENT_BYTES,
@@ -390,26 +390,6 @@ pub(crate) struct Location {
     pub(crate) bytes: u32,
 }
 
-impl Location {
-    pub(crate) fn to_bytes(self) -> [u8; 16] {
-        let mut out = [0; 16];
-        out[..4].copy_from_slice(&self.image.to_le_bytes());
-        out[4..12].copy_from_slice(&self.offset.to_le_bytes());
-        out[12..].copy_from_slice(&self.bytes.to_le_bytes());
-        out
-    }
-
-    pub(crate) fn from_bytes(bytes: &[u8; 16]) -> Self {
-        let u32_at =
-            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 of 16 bytes"));
-        Self {
-            image: u32_at(0),
-            offset: u64::from(u32_at(4)) | u64::from(u32_at(8)) << 32,
-            bytes: u32_at(12),
-        }
-    }
-}
-
 /// Bytes of one chunk in a list: offset in the segment, length, id.
 const CHUNK_RECORD_BYTES: usize = 16;
 
@@ -478,8 +458,6 @@ mod tests {
     fn records_survive() {
         let made = generation();
         assert_eq!(Generation::decode(&made.image, &made.encode()).expect("decodes"), made);
-        let location = Location { image: 7, offset: 0x1234_5678_9ABC, bytes: 65_536 };
-        assert_eq!(Location::from_bytes(&location.to_bytes()), location);
         let chunks = [
             Chunk { offset: SEGMENT_BYTES + 5, bytes: 7, id: ChunkId(u64::MAX - 1) },
             Chunk { offset: 2 * SEGMENT_BYTES - 1, bytes: 70_000, id: ChunkId(2) },

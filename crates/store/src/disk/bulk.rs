@@ -1,9 +1,11 @@
-//! Bulk reads and writes that leave the page cache to those who need it.
+//! Bulk reads and writes that leave the page cache as it was: what was cached stays, what wasn't
+//! doesn't come.
 //!
 //! A read asks `cachestat` first. What is mostly cached is read from the cache; else a second
 //! descriptor with O_DIRECT reads it, else `RWF_DONTCACHE`, else a plain read whose pages are
-//! dropped afterwards. A write uses `RWF_DONTCACHE`, else it is written back in a window one
-//! request long and dropped. What the filesystem refuses once is not tried again on that file.
+//! dropped afterwards, where none was cached before. A write uses `RWF_DONTCACHE`, else it is
+//! written back in a window one request long and dropped. What is read ahead is dropped when it was
+//! read. What the filesystem refuses once is not tried again on that file.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
@@ -14,12 +16,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::ahead::Ahead;
 use super::real_file::RealFile;
 use super::sys;
 use super::{ALIGN_BYTES, AlignedBuf, DiskFile};
 
 /// `RWF_DONTCACHE`, Linux 6.14; rustix has no name for it yet.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+/// Bytes read at a time where it can't be told how much of more is cached; spans of this length
+/// that are cached in part are left as they are.
+const PIECE_BYTES: u64 = 16 << 10;
+/// Bytes read at a time to warm a file.
+const WARM_BYTES: usize = 256 << 10;
 
 /// What was learnt about one open file.
 #[derive(Debug, Default)]
@@ -27,6 +35,7 @@ pub(super) struct Bulk {
     direct: Mutex<Direct>,
     no_cachestat: AtomicBool,
     no_dontcache: AtomicBool,
+    ahead: Ahead,
     /// The span written last without `RWF_DONTCACHE`: on its way to disk, to be dropped next.
     window: Mutex<Option<(u64, u64)>>,
 }
@@ -78,7 +87,57 @@ impl Bulk {
             _ => self.read_passing(file, &mut buf.space()[..bytes], offset)?,
         };
         buf.set_len(done);
+        self.drop_ahead(file, offset, offset + bytes as u64);
         Ok(done)
+    }
+
+    /// Begins to read what isn't cached of a range.
+    pub(super) fn prefetch(&self, file: &RealFile, offset: u64, bytes: u64) -> io::Result<()> {
+        let Some(wanted) = NonZeroU64::new(bytes) else { return Ok(()) };
+        let (start, end) = pages(offset, bytes);
+        match self.is_cold(file, start, end) {
+            Some(true) => {
+                self.ahead.note(start, end);
+                Ok(rustix::fs::fadvise(file.fd(), offset, Some(wanted), Advice::WillNeed)?)
+            }
+            // Cached in part: the other parts are worth it.
+            None if bytes > PIECE_BYTES => {
+                let half = (bytes / 2).next_multiple_of(ALIGN_BYTES as u64);
+                self.prefetch(file, offset, half)?;
+                self.prefetch(file, offset + half, bytes - half)
+            }
+            Some(false) | None => Ok(()),
+        }
+    }
+
+    /// Drops what was read ahead between two offsets.
+    pub(super) fn drop_ahead(&self, file: &RealFile, start: u64, end: u64) {
+        let (start, end) = pages(start, end - start);
+        for (start, end) in self.ahead.take(start, end) {
+            // Only advice: a page that stays costs memory for a while.
+            let _ = drop_span(file.fd(), start, end);
+        }
+    }
+
+    /// Pages of a range that are cached; `None` when it can't be told.
+    pub(super) fn cached_pages(&self, file: &RealFile, offset: u64, bytes: u64) -> Option<u64> {
+        if self.no_cachestat.load(Ordering::Relaxed) {
+            return None;
+        }
+        let stat = sys::cachestat(file.fd(), offset, bytes);
+        self.no_cachestat.store(stat.is_err(), Ordering::Relaxed);
+        stat.ok().map(|stat| stat.cached)
+    }
+
+    /// Is nothing of a span of whole pages cached (`true`), or all of it? `None`: some of it.
+    fn is_cold(&self, file: &RealFile, start: u64, end: u64) -> Option<bool> {
+        let page_bytes = sys::page_bytes();
+        let cached = match self.cached_pages(file, start, end - start) {
+            Some(cached) => [cached > 0, cached * page_bytes >= end - start],
+            // An older kernel: the first and the last page stand for all.
+            None => [start, end - page_bytes].map(|page| is_at_hand(file, page)),
+        };
+        (cached[0] == cached[1]).then_some(!cached[0])
     }
 
     fn whereabouts(&self, file: &RealFile, offset: u64, bytes: usize) -> From {
@@ -157,9 +216,18 @@ impl Bulk {
                 done => return Ok(done?),
             }
         }
-        let done = fill(buf, |part, done| rustix::io::pread(file.fd(), part, offset + done))?;
-        drop_cached(file.fd(), offset, done as u64)?;
-        Ok(done)
+        fill(buf, |part, done| {
+            let (at, piece) = (offset + done, part.len().min(PIECE_BYTES as usize));
+            let (start, end) = pages(at, piece as u64);
+            let cold = self.is_cold(file, start, end) == Some(true);
+            let read = rustix::io::pread(file.fd(), &mut part[..piece], at)?;
+            if cold {
+                // Only advice.
+                let _ = drop_span(file.fd(), start, end);
+            }
+            Ok(read)
+        })
+        .map_err(io::Error::from)
     }
 
     pub(super) fn write(&self, file: &RealFile, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -177,9 +245,14 @@ impl Bulk {
             }
         }
         if done < buf.len() {
-            let offset = offset + done as u64;
+            let (offset, bytes) = (offset + done as u64, (buf.len() - done) as u64);
+            let (start, end) = pages(offset, bytes);
+            // What was cached before somebody reads.
+            let cold = self.is_cold(file, start, end) == Some(true);
             file.write_at(&buf[done..], offset)?;
-            self.push_out(file, offset, (buf.len() - done) as u64)?;
+            if cold {
+                self.push_out(file, offset, bytes)?;
+            }
         }
         Ok(())
     }
@@ -197,7 +270,7 @@ impl Bulk {
         if let Some((offset, bytes)) = window.replace((offset, bytes)) {
             // This report of an error is the only one: it must not be lost.
             sys::finish_writeback(file.fd(), offset, bytes).map_err(|error| file.fail(error))?;
-            drop_cached(file.fd(), offset, bytes)?;
+            drop_span(file.fd(), offset, offset + bytes)?;
         }
         Ok(())
     }
@@ -237,13 +310,49 @@ fn direct_fill(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize,
     Ok(done)
 }
 
-fn drop_cached(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
-    let Some(bytes) = NonZeroU64::new(bytes) else { return Ok(()) };
-    match rustix::fs::fadvise(fd, offset, Some(bytes), Advice::DontNeed) {
+/// The whole pages around a range: start and end in bytes.
+fn pages(offset: u64, bytes: u64) -> (u64, u64) {
+    let page_bytes = sys::page_bytes();
+    let end = offset.saturating_add(bytes);
+    (offset - offset % page_bytes, end.checked_next_multiple_of(page_bytes).unwrap_or(end))
+}
+
+/// Can a byte be read without waiting for the disk?
+fn is_at_hand(file: &RealFile, offset: u64) -> bool {
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    rustix::io::preadv2(file.fd(), &mut parts, offset, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
+}
+
+/// Reads a range into the page cache.
+pub(super) fn warm(file: &RealFile, offset: u64, bytes: u64) -> io::Result<()> {
+    let (mut scratch, end) = (vec![0; WARM_BYTES], offset.saturating_add(bytes));
+    let mut at = offset;
+    while at < end {
+        let piece = (end - at).min(WARM_BYTES as u64) as usize;
+        match file.read_at(&mut scratch[..piece], at)? {
+            0 => break,
+            read => at += read as u64,
+        }
+    }
+    Ok(())
+}
+
+/// Drops what is cached and on disk of a range; of all that follows, without a length.
+pub(super) fn drop_cached(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    bytes: Option<NonZeroU64>,
+) -> io::Result<()> {
+    match rustix::fs::fadvise(fd, offset, bytes, Advice::DontNeed) {
         // Only a hint.
         Ok(()) | Err(Errno::NOSYS | Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn drop_span(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
+    NonZeroU64::new(end - start).map_or(Ok(()), |bytes| drop_cached(fd, start, Some(bytes)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

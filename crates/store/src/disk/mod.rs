@@ -11,6 +11,7 @@
 //! A sync that failed is never retried: what it should have saved may be lost while the next
 //! sync reports success.
 
+mod ahead;
 mod aligned;
 mod backend;
 mod bulk;
@@ -200,6 +201,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Room on the filesystem.
     fn space(&self) -> io::Result<Space>;
 
+    /// Bytes of memory that the page cache can have without hurting anybody much.
+    fn available_memory(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
     /// Makes `to`, a new file, share all of `from`'s storage. `false`, and no `to`, when the
     /// filesystem can't, and also for an empty `from`: cloning nothing proves nothing and lies on
     /// some filesystems.
@@ -246,9 +252,27 @@ pub trait DiskFile: Send + Sync + Debug {
     /// isn't doesn't fill it. Fastest with `offset` a multiple of [`ALIGN_BYTES`].
     fn read_bulk_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize>;
 
-    /// Says that a range will be read soon, so that reading may begin now. Only advice.
+    /// Says that a range will be read soon by [`DiskFile::read_bulk_at`], so that reading may begin
+    /// now. What that brings into the page cache leaves it when it was read, or with this handle.
+    /// Only advice.
     fn prefetch(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Reads a range into the page cache.
+    fn warm(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Drops from the page cache what of the file is on disk. For files that are read by nobody
+    /// else; after a sync, that is all of it. Only advice.
+    fn forget(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How much of a range is in the page cache, in bytes; `None` when it can't be told.
+    fn cached_bytes(&self, _offset: u64, _bytes: u64) -> io::Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Writes all of `buf`.

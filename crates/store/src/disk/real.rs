@@ -281,6 +281,10 @@ impl Disk for RealDisk {
         })
     }
 
+    fn available_memory(&self) -> io::Result<u64> {
+        super::sys::available_memory_bytes()
+    }
+
     fn clone_file(&self, from: &str, to: &str) -> io::Result<bool> {
         let (source, stat) = self.open_file(from, Open::Read)?;
         if stat.size_bytes == 0 {

@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::bulk::Bulk;
+use super::bulk::{self, Bulk};
 use super::real::{FileId, OwnOpens, Root};
 use super::sys::{self, LeaseKind};
 use super::{AlignedBuf, DiskFile, Kind, Lease, Meta, MetaOutcome, Placed, Stat};
@@ -266,8 +266,19 @@ impl DiskFile for RealFile {
     }
 
     fn prefetch(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        let bytes = std::num::NonZeroU64::new(bytes);
-        Ok(rustix::fs::fadvise(&self.fd, offset, bytes, rustix::fs::Advice::WillNeed)?)
+        self.bulk.prefetch(self, offset, bytes)
+    }
+
+    fn warm(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        bulk::warm(self, offset, bytes)
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        bulk::drop_cached(self.fd(), 0, None)
+    }
+
+    fn cached_bytes(&self, offset: u64, bytes: u64) -> io::Result<Option<u64>> {
+        Ok(self.bulk.cached_pages(self, offset, bytes).map(|pages| pages * sys::page_bytes()))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -408,6 +419,7 @@ impl DiskFile for RealFile {
 
 impl Drop for RealFile {
     fn drop(&mut self) {
+        self.bulk.drop_ahead(self, 0, u64::MAX);
         let mut opens = self.root.opens();
         if let Some(own) = opens.get_mut(&self.id) {
             own.all -= 1;

@@ -56,6 +56,39 @@ pub(super) fn page_bytes() -> u64 {
     u64::try_from(bytes).unwrap_or(4096)
 }
 
+/// Memory that could be had without swapping, in bytes: `MemAvailable` of `/proc/meminfo`.
+pub(super) fn available_memory_bytes() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Layout of the kernel's `struct file_clone_range`.
+#[repr(C)]
+struct FileCloneRange {
+    source: i64,
+    source_offset: u64,
+    bytes: u64,
+    target_offset: u64,
+}
+
+/// `FICLONERANGE`: makes a range of `target` share the storage of the same range of `source`.
+/// `bytes` isn't 0, which the kernel takes for "to the end".
+pub(super) fn clone_range(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    offset: u64,
+    bytes: u64,
+) -> io::Result<()> {
+    let source = i64::from(source.as_raw_fd());
+    let range = FileCloneRange { source, source_offset: offset, bytes, target_offset: offset };
+    // SAFETY: the structure has the kernel's layout and outlives the call, which only reads it.
+    let code =
+        unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, std::ptr::from_ref(&range)) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Starts writing a range back, without waiting.
 pub(super) fn start_writeback(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<()> {
     sync_range(file, offset, bytes, libc::SYNC_FILE_RANGE_WRITE)

@@ -15,7 +15,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::freeze::freeze;
 use crate::layout::STAGING;
 use crate::spool::Spool;
-use crate::store::{MapOf, Store};
+use crate::store::{MapOf, Options, Store};
 
 /// What became of a journal that was prepared.
 #[derive(Debug)]
@@ -106,7 +106,8 @@ impl Store {
         let image = self.catalog.read()?.image(name)?.filter(|i| i.checkpoint.is_none());
         let current = self.current_of(image.as_ref())?;
         let (Some(image), Some(current)) = (image, current) else { return Ok(false) };
-        let frozen = match freeze(self.disk.as_ref(), name, self.clones(), false) {
+        let options = Options { snapshot: false, ..self.options.clone() };
+        let frozen = match freeze(self.disk.as_ref(), name, self.clones(), &options) {
             // Whatever is there, it is nothing to be proved.
             Err(Error::Io { op, path, source }) => return Err(Error::Io { op, path, source }),
             Err(_) => return Ok(false),

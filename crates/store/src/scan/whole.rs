@@ -6,7 +6,7 @@ use blockferry_delta::{
 
 use super::{Outcome, Scan, tally};
 use crate::disk::AlignedBuf;
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 
 impl Scan<'_> {
     /// Reads a segment, hashes it, and cuts chunks if it changed.
@@ -40,8 +40,10 @@ impl Scan<'_> {
     fn read_ahead(&self, offset: u64, buf: &mut AlignedBuf) -> Result<()> {
         let have = buf.len();
         let more = (self.size_bytes - offset - have as u64).min(LOOKAHEAD_BYTES as u64) as usize;
+        let mut ahead = AlignedBuf::with_capacity(more);
+        self.read(&mut ahead, offset + have as u64, more)?;
         buf.set_len(have + more);
-        let ahead = &mut buf.filled_mut()[have..];
-        self.file.read_exact_at(ahead, offset + have as u64).during("read", self.path)
+        buf.filled_mut()[have..].copy_from_slice(&ahead);
+        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! What a staging builds: a whole new file, or a journal of what changes in the image's own. Both
 //! are read as the new content.
 
+use blockferry_delta::BLOCK_BYTES;
+
 use crate::disk::{AlignedBuf, DiskFile};
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::journal::{Journal, Redo};
 
 /// The content being built.
@@ -74,15 +76,17 @@ impl Content {
         .during("prefetch", path)
     }
 
-    pub(super) fn read_exact(&self, path: &str, buf: &mut [u8], offset: u64) -> Result<()> {
-        match self {
-            Self::Whole { file, .. } => file.read_exact_at(buf, offset).during("read", path),
-            Self::Journal(journal) => {
-                let done = journal.read(buf, offset)?;
-                buf[done..].fill(0);
-                Ok(())
-            }
+    /// Reads a block of `bytes`. What a journal says nothing of, beyond the image as it is, is zero.
+    pub(super) fn read_block(&self, path: &str, block: u64, bytes: usize) -> Result<Vec<u8>> {
+        let mut read = self.read_bulk(path, block * BLOCK_BYTES as u64, bytes)?;
+        if matches!(self, Self::Journal(_)) {
+            read.resize(bytes, 0);
         }
+        if read.len() == bytes {
+            return Ok(read);
+        }
+        let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        Err(Error::Io { op: "read", path: path.to_owned(), source })
     }
 
     /// Reads `bytes` at most, from an aligned offset; less at the end of the content.

@@ -155,7 +155,11 @@ impl Staging {
             outcome.during("set attributes of", &self.path)?;
             file.tight_cow(false);
         }
-        self.store.synced(self.content.file().sync(), &self.path)?;
+        let file = self.content.file();
+        self.store.synced(file.sync(), &self.path)?;
+        if !self.store.options.warm {
+            file.forget().during("forget", &self.path)?;
+        }
         self.spool.persist(self.store.disk.as_ref()).inspect_err(|_| self.store.degrade())?;
         self.store.synced(self.store.disk.sync_dir(STAGING), STAGING)
     }
