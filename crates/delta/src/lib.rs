@@ -11,6 +11,7 @@
 mod block;
 mod chunk;
 mod cut;
+mod dictionary;
 mod digest;
 mod ids;
 mod lineage;
@@ -26,6 +27,7 @@ mod walk;
 pub use block::{BlockRow, block_hash, verify_block};
 pub use chunk::{Chunk, ChunkParams, Chunker};
 pub use cut::{LOOKAHEAD_BYTES, hard_cuts, is_tail_cut};
+pub use dictionary::{Neighbour, dictionary};
 pub use digest::{chunk_segment, digest_segment};
 pub use ids::{BlockHash, ChunkId, IdError, NodeId, Root, StoreId, StoreKey};
 pub use lineage::{LINEAGE_WRITERS_MAX, Lineage, LineageError, Order};
