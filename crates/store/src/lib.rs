@@ -10,6 +10,7 @@ mod bases;
 mod catalog;
 mod claim;
 mod commit;
+mod dictionary;
 mod discover;
 pub mod disk;
 mod error;
@@ -31,6 +32,7 @@ mod verify;
 
 pub use catalog::{Discover, Generation};
 pub use commit::Received;
+pub use dictionary::Dictionaries;
 pub use error::{Error, Result};
 pub use layout::StoreIdentity;
 pub use look::{Look, LookState};

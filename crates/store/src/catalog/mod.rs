@@ -16,7 +16,8 @@ use redb::{
 };
 
 pub(crate) use records::{
-    Checkpoint, Held, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks, encode_chunks,
+    Checkpoint, Held, HeldBefore, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks,
+    decode_places, encode_chunks, encode_places,
 };
 pub use records::{Discover, Generation};
 
@@ -35,13 +36,15 @@ const MAP: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("map.v1
 /// (image, generation, segment): what the next generation replaced.
 const MAP_OLD: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("map_old.v1");
 const CUTS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("cuts.v1");
+/// (image, segment): places of chunks in the generation before that the change of a segment took.
+const PLACES_OLD: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("places_old.v1");
 const CHUNKS: TableDefinition<'_, u64, [u8; 16]> = TableDefinition::new("chunks.v1");
 const PREPARED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("prepared.v1");
 const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1");
 const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
 const HELD: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("held.v1");
 /// How many there are.
-const TABLES: usize = 12;
+const TABLES: usize = 13;
 /// (image, peer) to (generation, root).
 const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
     TableDefinition::new("receipts.v1");
@@ -229,6 +232,38 @@ impl CatalogRead {
         Ok(None)
     }
 
+    /// Was a segment of generation `number` replaced by one of the generations up to `until`?
+    pub(crate) fn is_replaced(
+        &self,
+        image: u32,
+        number: u64,
+        until: u64,
+        segment: u32,
+    ) -> Result<bool> {
+        let table = self.transaction.open_table(MAP_OLD)?;
+        for generation in number..until {
+            if table.get((image, generation, segment))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where chunks were in the generation before, as far as they are there no more or elsewhere,
+    /// too; at most `most`.
+    pub(crate) fn old_places(&self, image: u32, most: usize) -> Result<Vec<(ChunkId, u64)>> {
+        let table = self.transaction.open_table(PLACES_OLD)?;
+        let mut all = Vec::new();
+        for row in table.range((image, 0)..=(image, u32::MAX))? {
+            all.extend(decode_places(row?.1.value())?);
+            if all.len() >= most {
+                all.truncate(most);
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// What was prepared and not yet made current.
     pub(crate) fn prepared(&self) -> Result<Vec<(u32, Prepared)>> {
         let table = self.transaction.open_table(PREPARED)?;
@@ -276,6 +311,7 @@ impl CatalogWrite {
         self.transaction.open_table(MAP)?;
         self.transaction.open_table(MAP_OLD)?;
         self.transaction.open_table(CUTS)?;
+        self.transaction.open_table(PLACES_OLD)?;
         self.transaction.open_table(CHUNKS)?;
         self.transaction.open_table(PREPARED)?;
         self.transaction.open_table(STAGED)?;
@@ -345,11 +381,32 @@ impl CatalogWrite {
         Ok(())
     }
 
-    /// Replaces chunk lists and brings the chunk index up to date with them.
+    /// Forgets where chunks were before.
+    pub(crate) fn drop_old_places(&self, image: u32) -> Result<()> {
+        let mut table = self.transaction.open_table(PLACES_OLD)?;
+        table.retain_in((image, 0)..=(image, u32::MAX), |_, _| false)?;
+        Ok(())
+    }
+
+    /// Remembers where chunks were before a segment changed.
+    pub(crate) fn put_old_places(
+        &self,
+        image: u32,
+        segment: u32,
+        places: &[(ChunkId, u64)],
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(PLACES_OLD)?;
+        table.insert((image, segment), encode_places(places).as_slice())?;
+        Ok(())
+    }
+
+    /// Replaces chunk lists and brings the chunk index up to date with them. Places of chunks that
+    /// the lists or the index lose are appended to `former`.
     pub(crate) fn put_cuts(
         &self,
         image: u32,
         lists: impl IntoIterator<Item = Result<(u32, Vec<Chunk>)>>,
+        former: &mut Vec<(ChunkId, u64)>,
     ) -> Result<()> {
         let mut table = self.transaction.open_table(CUTS)?;
         let mut index = self.transaction.open_table(CHUNKS)?;
@@ -362,6 +419,7 @@ impl CatalogWrite {
                 table.insert((image, segment), encode_chunks(segment, &chunks).as_slice())?
             };
             for chunk in before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))? {
+                former.push((chunk.id, chunk.offset));
                 let ours = Location { image, offset: chunk.offset, bytes: chunk.bytes };
                 let stale = index.get(chunk.id.0)?.is_some_and(|r| r.value() == ours.to_bytes());
                 if stale {
@@ -372,10 +430,10 @@ impl CatalogWrite {
                 (chunk.id.0, Location { image, offset: chunk.offset, bytes: chunk.bytes })
             }));
             if fresh.len() >= INDEX_BATCH {
-                insert_sorted(&mut index, &mut fresh)?;
+                insert_sorted(&mut index, &mut fresh, former)?;
             }
         }
-        insert_sorted(&mut index, &mut fresh)
+        insert_sorted(&mut index, &mut fresh, former)
     }
 
     /// Marks a commit as begun.
@@ -444,10 +502,15 @@ const INDEX_BATCH: usize = 1 << 18;
 fn insert_sorted(
     index: &mut redb::Table<'_, u64, [u8; 16]>,
     fresh: &mut Vec<(u64, Location)>,
+    former: &mut Vec<(ChunkId, u64)>,
 ) -> Result<()> {
     fresh.sort_unstable_by_key(|(id, _)| *id);
     for (id, location) in fresh.drain(..) {
-        index.insert(id, location.to_bytes())?;
+        let before = index.insert(id, location.to_bytes())?;
+        let before = before.map(|row| Location::from_bytes(&row.value()));
+        if let Some(before) = before.filter(|before| before.image == location.image) {
+            former.push((ChunkId(id), before.offset));
+        }
     }
     Ok(())
 }

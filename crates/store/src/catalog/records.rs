@@ -353,6 +353,19 @@ pub(crate) struct Held {
     pub(crate) root: ByteArray<32>,
     #[n(1)]
     pub(crate) checkpoint: Checkpoint,
+    /// The clone that was held before, of another content.
+    #[n(2)]
+    pub(crate) before: Option<HeldBefore>,
+}
+
+/// A clone of the content recorded before the last.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct HeldBefore {
+    #[n(0)]
+    pub(crate) root: ByteArray<32>,
+    #[n(1)]
+    pub(crate) checkpoint: Checkpoint,
 }
 
 macro_rules! cbor_record {
@@ -402,6 +415,27 @@ impl Location {
             bytes: u32_at(12),
         }
     }
+}
+
+/// Bytes of one former place of a chunk: id, offset.
+const PLACE_RECORD_BYTES: usize = 16;
+
+/// Former places of chunks: for each its id (u64) and its offset in the image (u64).
+pub(crate) fn encode_places(places: &[(ChunkId, u64)]) -> Vec<u8> {
+    places.iter().flat_map(|(id, at)| [id.0.to_le_bytes(), at.to_le_bytes()]).flatten().collect()
+}
+
+/// Parses former places.
+pub(crate) fn decode_places(record: &[u8]) -> Result<impl Iterator<Item = (ChunkId, u64)>> {
+    let (rows, rest) = record.as_chunks::<PLACE_RECORD_BYTES>();
+    if !rest.is_empty() {
+        return Err(Error::Corrupt { what: "a list of places", detail: "odd length".to_owned() });
+    }
+    Ok(rows.iter().map(|row| {
+        let (id, at) = row.split_first_chunk::<8>().expect("8 of 16 bytes");
+        let at = at.try_into().expect("the other 8");
+        (ChunkId(u64::from_le_bytes(*id)), u64::from_le_bytes(at))
+    }))
 }
 
 /// Bytes of one chunk in a list: offset in the segment, length, id.
@@ -479,6 +513,8 @@ mod tests {
             Chunk { offset: 2 * SEGMENT_BYTES - 1, bytes: 70_000, id: ChunkId(2) },
         ];
         assert_eq!(decode_chunks(1, &encode_chunks(1, &chunks)).expect("decodes"), chunks);
+        let places = [(ChunkId(u64::MAX - 1), 5), (ChunkId(2), u64::MAX)];
+        assert!(decode_places(&encode_places(&places)).expect("decodes").eq(places));
     }
 
     #[test]
@@ -488,5 +524,6 @@ mod tests {
         let survived = (0..bytes.len()).filter(|n| Generation::decode(&name, &bytes[..*n]).is_ok());
         assert_eq!(survived.count(), 0);
         assert!(decode_chunks(0, &[0; 17]).is_err());
+        assert!(decode_places(&[0; 17]).is_err());
     }
 }
