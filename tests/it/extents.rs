@@ -1,7 +1,7 @@
 //! Discovery by extents: whatever a user does to a file, the generation recorded is what the file
 //! holds, and the blocks that weren't touched are not read.
 
-mod loops;
+pub(crate) mod loops;
 
 use blockferry_store::{CommitMode, Discover, Recorded};
 use blockferry_tests::{Edit, Rng, SIZES, Shape, Side, across, image_name};

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod dictionary;
 mod disk;
 mod extents;
 mod line;

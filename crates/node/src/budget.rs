@@ -30,6 +30,11 @@ pub const RECEIVES_MAX: usize = 4;
 /// Transfers at the same time with one peer, each way. Its second one may not take the node's last
 /// slot: a slow peer holds back nobody.
 pub const TRANSFERS_PER_PEER: usize = 2;
+/// Bytes of a dictionary.
+pub const DICTIONARY_BYTES_MAX: u64 = blockferry_wire::limits::DICTIONARY_BYTES_MAX as u64;
+/// Dictionaries in memory at the same time, for all transfers together, both ways. Each serves one
+/// pack for as long as it is packed or unpacked.
+pub const DICTIONARIES_MAX: usize = 4;
 /// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
 /// are 128 rows of about 64 bytes; chunks 4,096 rows of 20 bytes).
 pub const PLAN_BYTES: u64 = 2 * MIB;
@@ -60,6 +65,7 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + SCAN_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
+    + DICTIONARIES_MAX as u64 * DICTIONARY_BYTES_MAX
     + 2 * SEND_WINDOW_BYTES
     + 2 * RECEIVE_WINDOW_BYTES;
 

@@ -62,6 +62,7 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
     let base_number = history.iter().find(|g| Some(g.root) == base).map(|g| g.number);
     let mut cursor = store.recipe(image, generation.root, base)?;
     let source = store.source(image, generation.root)?;
+    let dictionaries = base.map_or(Ok(None), |base| store.dictionaries(image, base))?;
     let mut packer = Packer::new(core.config.compression_level)?;
     let (mut send, mut zero, mut sampled, mut packed) = (0_u64, 0_u64, 0_u64, 0_u64);
     while let Some(part) = cursor.next_part()? {
@@ -78,9 +79,10 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
             if sampled >= SAMPLE_BYTES_MAX {
                 break;
             }
-            let pages = source.read(&pack)?;
-            sampled += pages.len() as u64;
-            packed += packer.pack(part.number, pack, pages)?.bytes.len() as u64;
+            let held = dictionaries.as_ref();
+            let pack = crate::exchange::packed(&mut packer, &source, held, part.number, pack)?;
+            sampled += u64::from(pack.raw_bytes);
+            packed += pack.bytes.len() as u64;
         }
     }
     let estimate = if sampled > 0 { scale(send, packed, sampled) } else { 0 };

@@ -135,8 +135,8 @@ fn a_pack_that_nobody_asked_for_closes_the_connection() {
         let extents = vec![blockferry_delta::PageExtent { first: 0, count: 1 }];
         let bytes = vec![0; 4096];
         let raw_bytes = 4096;
-        say(&mut send, Pack { part: 0, extents, encoding: Encoding::Stored, raw_bytes, bytes })
-            .await;
+        let (encoding, dictionary) = (Encoding::Stored, Vec::new());
+        say(&mut send, Pack { part: 0, extents, encoding, dictionary, raw_bytes, bytes }).await;
         let reason = reason(&link).await;
         assert!(reason.contains("WRONG_STATE"), "{reason}");
     });

@@ -35,7 +35,7 @@ pub use message::{
     InventoryEntry, Join, JoinAccepted, JoinRefused, Lane, Message, Offer, Pack, PartsEnd, Ping,
     Pong, Receipt, Refuse, Role, Text, VERSION_MAX, VERSION_MIN, Want,
 };
-pub use pack::{Packer, unpack};
+pub use pack::{Dictionary, Packer, unpack, unpack_with};
 pub use receiver::{Receiver, ReceiverEvent};
 pub use refusal::Refusal;
 pub use sender::{Sender, SenderEvent};

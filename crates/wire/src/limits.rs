@@ -56,9 +56,19 @@ pub const PACK_RAW_BYTES_MAX: usize = 2 << 20;
 pub const PACK_PAGES_MAX: usize = PACK_RAW_BYTES_MAX / PAGE_BYTES;
 /// Bytes of a pack's fixed header.
 pub const PACK_HEADER_BYTES: usize = 12;
+/// Bytes of a pack's dictionary: those of the pack, and a quarter for the borders of what is
+/// chosen, which are rounded to pages.
+pub const DICTIONARY_BYTES_MAX: usize = PACK_RAW_BYTES_MAX + PACK_RAW_BYTES_MAX / 4;
+/// Pages of a dictionary, and its extents: each may be a page for itself.
+pub const DICTIONARY_PAGES_MAX: usize = DICTIONARY_BYTES_MAX / PAGE_BYTES;
+/// Logarithm of the window of a pack with a dictionary: its last byte reaches over both.
+pub const DICTIONARY_WINDOW_LOG: u32 = 23;
 /// Payload bytes of a pack: encoded bytes are never more than the raw ones.
-pub const PACK_BYTES_MAX: usize =
-    PACK_HEADER_BYTES + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX + PACK_RAW_BYTES_MAX;
+pub const PACK_BYTES_MAX: usize = PACK_HEADER_BYTES
+    + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX
+    + 2
+    + DICTIONARY_PAGES_MAX * 2 * VARINT_BYTES_MAX
+    + PACK_RAW_BYTES_MAX;
 
 /// Parts sent that have no want yet.
 pub const PARTS_IN_FLIGHT: usize = 3;
@@ -130,6 +140,12 @@ const OFFER_BYTES: usize = 32 * HEAD
 const _: () = {
     assert!(PACK_RAW_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a pack holds whole pages");
     assert!(PACK_PAGES_MAX <= u16::MAX as usize, "a pack's extents are counted in 16 bits");
+    assert!(DICTIONARY_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a dictionary holds whole pages");
+    assert!(DICTIONARY_PAGES_MAX <= u16::MAX as usize, "its extents are counted in 16 bits");
+    assert!(
+        PACK_RAW_BYTES_MAX + DICTIONARY_BYTES_MAX <= 1 << DICTIONARY_WINDOW_LOG,
+        "a pack's last byte reaches its dictionary's first"
+    );
     assert!(PART_BLOCKS_MAX <= u16::MAX as usize, "a part's blocks are counted in 16 bits");
     assert!(PART_CHUNKS_MAX <= u16::MAX as usize, "a part's chunks are counted in 16 bits");
     assert!(CHUNK_BYTES_MAX < 1 << 24, "a chunk's length is three bytes");
@@ -155,7 +171,7 @@ const _: () = {
         "offers both ways fit the streams"
     );
     assert!(
-        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 7 << 20,
-        "what a receiver holds of one transfer is at most 7 MiB"
+        PACKS_UNFILLED_MAX * PACK_BYTES_MAX + DICTIONARY_BYTES_MAX <= 9 << 20,
+        "what a receiver holds of one transfer is at most 9 MiB"
     );
 };

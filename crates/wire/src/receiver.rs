@@ -25,7 +25,8 @@ pub enum ReceiverEvent {
     Offered(Box<Offer>),
     /// Plan it, then answer with [`Receiver::handle_planned`].
     Part(RecipePart),
-    /// Unpack and fill it, then answer with [`Receiver::handle_filled`].
+    /// Unpack and fill it, then answer with [`Receiver::handle_filled`]. Its dictionary may lie
+    /// beyond the base's end.
     Pack(Pack),
     /// Every part is filled: seal and commit, then answer with [`Receiver::handle_committed`] or
     /// [`Receiver::handle_failed`].
@@ -86,6 +87,8 @@ struct OpenPart {
 #[derive(Debug)]
 pub struct Receiver {
     state: State,
+    /// Packs may have dictionaries.
+    dictionaries: bool,
     offer: Option<(Offer, Manifest)>,
     open: BTreeMap<u32, OpenPart>,
     wants: WantQueue,
@@ -107,6 +110,7 @@ impl Receiver {
     pub fn new() -> Self {
         Self {
             state: State::Waiting,
+            dictionaries: false,
             offer: None,
             open: BTreeMap::new(),
             wants: WantQueue::default(),
@@ -228,8 +232,11 @@ impl Receiver {
     fn pack(&mut self, pack: Pack) -> Result<()> {
         let unrequested = |rule| Error::from(PeerMisbehaved::Unrequested { rule });
         let wanted = self.wants.pop().ok_or_else(|| unrequested("no pack is wanted"))?;
-        if wanted.0 != pack.part || wanted.1 != pack.extents {
+        if wanted.part != pack.part || wanted.extents != pack.extents {
             return Err(unrequested("another pack is wanted first"));
+        }
+        if !pack.dictionary.is_empty() && (wanted.again || !self.dictionaries) {
+            return Err(unrequested("no dictionary may be used"));
         }
         let bytes = extents_bytes(&pack.extents, self.size_bytes());
         if bytes != u64::from(pack.raw_bytes) {
@@ -245,10 +252,11 @@ impl Receiver {
     }
 
     /// Sends for it. `base` is one of the offer's, its own root (then nothing travels), or none.
+    /// `dictionaries`: pages of the base can be read while packs come.
     ///
     /// # Errors
     /// `API_MISUSE` when no offer is open or the base was not offered.
-    pub fn accept(&mut self, base: Option<Root>) -> Result<()> {
+    pub fn accept(&mut self, base: Option<Root>, dictionaries: bool) -> Result<()> {
         if !self.judging()? {
             return Ok(());
         }
@@ -258,7 +266,9 @@ impl Receiver {
             return Err(Error::ApiMisuse("the base was not offered"));
         }
         self.state = State::Receiving { nothing: base == Some(offer.root) };
-        self.transmit.push_back(Message::Accept(Accept { base }));
+        self.dictionaries = dictionaries && base.is_some_and(|base| base != offer.root);
+        let dictionaries = self.dictionaries;
+        self.transmit.push_back(Message::Accept(Accept { base, dictionaries }));
         Ok(())
     }
 
@@ -394,7 +404,7 @@ impl Receiver {
         open.planned = true;
         open.packs_due += split_packs(&extents).len();
         self.wanted_bytes += extents_bytes(&extents, size_bytes);
-        self.wants.push(part, extents.clone());
+        self.wants.push(part, again, extents.clone());
         self.transmit.push_back(Message::Want(Want { part, again, extents }));
         Ok(())
     }

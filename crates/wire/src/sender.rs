@@ -13,9 +13,11 @@ use crate::bulk::check_pack;
 use crate::error::{Error, PeerMisbehaved, Result, wrong_state};
 use crate::limits::{PACKS_IN_FLIGHT, PARTS_IN_FLIGHT, PARTS_OPEN_MAX};
 use crate::manifest::Manifest;
-use crate::message::{Abort, Failed, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Want};
+use crate::message::{
+    Abort, Accept, Failed, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Want,
+};
 use crate::refusal::Refusal;
-use crate::wants::{BadPage, PartPages, WantQueue, extents_bytes};
+use crate::wants::{BadPage, PartPages, WantQueue, Wanted, extents_bytes};
 
 /// What a sender tells its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum SenderEvent {
     Accepted {
         /// One of the offer's bases, its own root, or none.
         base: Option<Root>,
+        /// Packs may have pages of that base as dictionaries.
+        dictionaries: bool,
     },
     /// Answer with [`Sender::handle_part`] or [`Sender::handle_parts_end`].
     NeedPart,
@@ -32,8 +36,10 @@ pub enum SenderEvent {
     NeedPack {
         /// The part the pages belong to.
         part: u32,
-        /// At most 256 pages.
+        /// At most 512 pages.
         extents: Vec<PageExtent>,
+        /// It may have a dictionary: the receiver can read the base and doesn't ask again.
+        dictionary: bool,
     },
     /// The receiver has it; the signature is for the driver to verify.
     Done(Receipt),
@@ -86,11 +92,13 @@ struct OpenPart {
 pub struct Sender {
     offer: Offer,
     state: State,
+    /// The receiver takes dictionaries.
+    dictionaries: bool,
     manifest: Manifest,
     open: BTreeMap<u32, OpenPart>,
     wants: WantQueue,
     /// Packs asked of the driver, oldest first.
-    asked: VecDeque<(u32, Vec<PageExtent>)>,
+    asked: VecDeque<Wanted>,
     packs_queued: usize,
     part_asked: bool,
     wanted_bytes: u64,
@@ -111,6 +119,7 @@ impl Sender {
             transmit: VecDeque::from([Message::Offer(offer.clone())]),
             offer,
             state: State::Offered,
+            dictionaries: false,
             open: BTreeMap::new(),
             wants: WantQueue::default(),
             asked: VecDeque::new(),
@@ -183,7 +192,7 @@ impl Sender {
             (State::Cancelled, Message::Refuse(_) | Message::Receipt(_) | Message::Failed(_)) => {
                 Ok(())
             }
-            (State::Offered, Message::Accept(accept)) => self.accepted(accept.base),
+            (State::Offered, Message::Accept(accept)) => self.accepted(accept),
             (State::Offered, Message::Refuse(refuse)) => self.ended(SenderEvent::Refused(refuse)),
             (State::Offered, Message::Receipt(receipt)) => self.receipt(receipt),
             (State::Ending, Message::Receipt(receipt)) if self.open.is_empty() => {
@@ -198,12 +207,15 @@ impl Sender {
         }
     }
 
-    fn accepted(&mut self, base: Option<Root>) -> Result<()> {
+    fn accepted(&mut self, accept: Accept) -> Result<()> {
+        let Accept { base, dictionaries } = accept;
         let offered = |root: &Root| *root == self.offer.root || self.offer.bases.contains(root);
         if !base.as_ref().is_none_or(offered) {
             return Err(PeerMisbehaved::WrongBase.into());
         }
-        self.events.push_back(SenderEvent::Accepted { base });
+        self.dictionaries = dictionaries && base.is_some_and(|base| base != self.offer.root);
+        let dictionaries = self.dictionaries;
+        self.events.push_back(SenderEvent::Accepted { base, dictionaries });
         self.state = State::Sending;
         if base == Some(self.offer.root) {
             self.send_parts_end()
@@ -230,7 +242,7 @@ impl Sender {
         part.planned = true;
         part.pages_due += count_pages(&extents);
         self.wanted_bytes += extents_bytes(&extents, self.offer.size_bytes);
-        self.wants.push(number, extents);
+        self.wants.push(number, again, extents);
         self.ask();
         Ok(())
     }
@@ -315,10 +327,12 @@ impl Sender {
             return Ok(());
         }
         check_pack(&pack).map_err(Error::ApiMisuse)?;
-        let asked = self.asked.front().is_some_and(|(part, extents)| {
-            *part == pack.part
-                && *extents == pack.extents
-                && extents_bytes(extents, self.offer.size_bytes) == u64::from(pack.raw_bytes)
+        let asked = self.asked.front().is_some_and(|wanted| {
+            let may_have = self.dictionaries && !wanted.again;
+            wanted.part == pack.part
+                && wanted.extents == pack.extents
+                && extents_bytes(&pack.extents, self.offer.size_bytes) == pack.raw_bytes.into()
+                && (pack.dictionary.is_empty() || may_have)
         });
         if !asked {
             return Err(Error::ApiMisuse("not the oldest pack that was asked for"));
@@ -361,10 +375,12 @@ impl Sender {
             self.events.push_back(SenderEvent::NeedPart);
         }
         while self.asked.len() + self.packs_queued < PACKS_IN_FLIGHT
-            && let Some((part, extents)) = self.wants.pop()
+            && let Some(wanted) = self.wants.pop()
         {
-            self.asked.push_back((part, extents.clone()));
-            self.events.push_back(SenderEvent::NeedPack { part, extents });
+            let Wanted { part, again, extents } = wanted.clone();
+            self.asked.push_back(wanted);
+            let dictionary = self.dictionaries && !again;
+            self.events.push_back(SenderEvent::NeedPack { part, extents, dictionary });
         }
     }
 }

@@ -17,13 +17,13 @@ const ROUNDS: u64 = 60;
 const NAME: &str = "vm.raw";
 
 /// A file system in a file, mounted; gone when dropped.
-struct Mount {
+pub(crate) struct Mount {
     dir: tempfile::TempDir,
 }
 
 impl Mount {
     /// `None`, with the reason on stderr, where it can't be had.
-    fn new(mkfs: &[&str]) -> Option<Mount> {
+    pub(crate) fn new(mkfs: &[&str]) -> Option<Mount> {
         let skip = |why: &str| eprintln!("skipped: no loop mount of {}: {why}", mkfs[0]);
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let (image, at) = (dir.path().join("disk"), dir.path().join("mnt"));
@@ -45,7 +45,7 @@ impl Mount {
         Some(Mount { dir })
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
 }

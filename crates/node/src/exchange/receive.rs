@@ -12,12 +12,12 @@ use blockferry_store::{
     Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store,
 };
 use blockferry_wire::{
-    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, extents_bytes,
-    unpack,
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse,
 };
 use tracing::warn;
 
 use super::Step;
+use super::dictionary::{Unpacked, unpacked};
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
@@ -222,9 +222,10 @@ impl RecvSide {
             });
         match staged {
             Ok((base, staging)) => {
+                let dictionaries = staging.has_base();
                 self.staging = Some(staging);
                 self.generation = Some(generation);
-                Ok(self.receiver.accept(base)?)
+                Ok(self.receiver.accept(base, dictionaries)?)
             }
             Err(error) => {
                 let text = error.to_string();
@@ -242,8 +243,10 @@ impl RecvSide {
     fn fill(&mut self, pack: &Pack) -> Result<()> {
         let Some(staging) = &mut self.staging else { return Ok(()) };
         let size = self.receiver.offer().map_or(0, |offer| offer.size_bytes);
-        let pages = unpack(pack, extents_bytes(&pack.extents, size))?;
-        let filled = staging.fill(pack.part, &pack.extents, &pages)?;
+        let filled = match unpacked(pack, size, staging)? {
+            Unpacked::Sent(pages) => staging.fill(pack.part, &pack.extents, &pages)?,
+            Unpacked::Guessed(pages) => staging.fill_guessed(pack.part, &pack.extents, &pages)?,
+        };
         Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
     }
 

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use blockferry_delta::{
     ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, RecipePart, Root,
 };
-use blockferry_store::{Error as StoreError, Generation, RecipeCursor, Source, Store};
+use blockferry_store::{
+    Dictionaries, Error as StoreError, Generation, RecipeCursor, Source, Store,
+};
 use blockferry_wire::{
     Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
 };
 
 use super::Step;
+use super::dictionary::packed;
 use crate::error::{Error, Result};
 use crate::verdict;
 
@@ -44,6 +47,8 @@ pub struct PackJob {
     part: u32,
     extents: Vec<PageExtent>,
     source: Arc<Source>,
+    /// Where a dictionary may come from, if the pack may have one.
+    dictionaries: Option<Arc<Dictionaries>>,
 }
 
 /// A pack, or why there is none.
@@ -56,9 +61,9 @@ pub struct Packed {
 impl PackJob {
     /// Reads, proves and compresses. Blocking.
     pub fn run(self, packer: &mut Packer) -> Packed {
-        let pages = self.source.read(&self.extents).map_err(Error::from);
-        let result = pages.and_then(|p| Ok(packer.pack(self.part, self.extents, p)?));
-        Packed { number: self.number, result }
+        let Self { number, part, extents, source, dictionaries } = self;
+        let result = packed(packer, &source, dictionaries.as_deref(), part, extents);
+        Packed { number, result }
     }
 }
 
@@ -70,6 +75,7 @@ pub struct SendSide {
     sender: Sender,
     cursor: Option<RecipeCursor>,
     source: Option<Arc<Source>>,
+    dictionaries: Option<Arc<Dictionaries>>,
     /// Number of the next pack asked for, and of the next one that may be handed over.
     asked: u64,
     handed: u64,
@@ -102,6 +108,7 @@ impl SendSide {
             sender,
             cursor: None,
             source: None,
+            dictionaries: None,
             asked: 0,
             handed: 0,
             early: BTreeMap::new(),
@@ -179,9 +186,11 @@ impl SendSide {
 
     fn take(&mut self, event: SenderEvent) -> Result<Option<PackJob>> {
         match event {
-            SenderEvent::Accepted { base } => self.accepted(base)?,
+            SenderEvent::Accepted { base, dictionaries } => self.accepted(base, dictionaries)?,
             SenderEvent::NeedPart => self.next_part()?,
-            SenderEvent::NeedPack { part, extents } => return Ok(self.pack(part, extents)),
+            SenderEvent::NeedPack { part, extents, dictionary } => {
+                return Ok(self.pack(part, extents, dictionary));
+            }
             SenderEvent::Done(receipt) => self.outcome = Some(SendOutcome::Receipt(receipt)),
             SenderEvent::Refused(refuse) => self.outcome = Some(SendOutcome::Refused(refuse)),
             SenderEvent::Failed(failed) => {
@@ -192,7 +201,7 @@ impl SendSide {
         Ok(None)
     }
 
-    fn accepted(&mut self, base: Option<Root>) -> Result<()> {
+    fn accepted(&mut self, base: Option<Root>, dictionaries: bool) -> Result<()> {
         let (image, root) = (self.generation.image.clone(), self.generation.root);
         if base == Some(root) {
             self.total_bytes = 0;
@@ -203,12 +212,17 @@ impl SendSide {
                 Some(_) => self.store.dirty_bytes(&image, root, base)?,
                 None => self.generation.data_bytes,
             };
-            Ok((cursor, self.store.source(&image, root)?, total))
+            let held = match base.filter(|_| dictionaries) {
+                Some(base) => self.store.dictionaries(&image, base)?,
+                None => None,
+            };
+            Ok((cursor, self.store.source(&image, root)?, held, total))
         });
         match prepared {
-            Ok((cursor, source, total)) => {
+            Ok((cursor, source, held, total)) => {
                 self.cursor = Some(cursor);
                 self.source = Some(Arc::new(source));
+                self.dictionaries = held.map(Arc::new);
                 self.total_bytes = total;
             }
             Err(error) => self.fail(error),
@@ -230,11 +244,12 @@ impl SendSide {
         Ok(())
     }
 
-    fn pack(&mut self, part: u32, extents: Vec<PageExtent>) -> Option<PackJob> {
+    fn pack(&mut self, part: u32, extents: Vec<PageExtent>, dictionary: bool) -> Option<PackJob> {
         let source = self.source.clone()?;
         let number = self.asked;
         self.asked += 1;
-        Some(PackJob { number, part, extents, source })
+        let dictionaries = self.dictionaries.clone().filter(|_| dictionary);
+        Some(PackJob { number, part, extents, source, dictionaries })
     }
 
     fn fail(&mut self, error: StoreError) {

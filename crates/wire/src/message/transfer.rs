@@ -226,25 +226,31 @@ impl Body for Offer {
 pub struct Accept {
     /// The base the receiver starts from: one of the offer's, the offer's own root, or none.
     pub base: Option<Root>,
+    /// It can read pages of that base: packs may have dictionaries.
+    pub dictionaries: bool,
 }
 
 impl Body for Accept {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        let mut base = None;
+        let (mut base, mut dictionaries) = (None, false);
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
                 0 => base = Some(field::read_root(reader)?),
+                1 => dictionaries = reader.bool()?,
                 _ => reader.skip()?,
             }
         }
-        Ok(Self { base })
+        Ok(Self { base, dictionaries })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
-        writer.map(usize::from(self.base.is_some()));
+        writer.map(usize::from(self.base.is_some()) + usize::from(self.dictionaries));
         if let Some(base) = &self.base {
             writer.uint(0u8).bytes(base.as_bytes());
+        }
+        if self.dictionaries {
+            writer.uint(1u8).bool(true);
         }
         Ok(())
     }
@@ -512,6 +518,8 @@ pub struct Pack {
     pub extents: Vec<PageExtent>,
     /// How `bytes` are encoded.
     pub encoding: Encoding,
+    /// Pages of the agreed base that are the zstd frame's prefix; as a rule none.
+    pub dictionary: Vec<PageExtent>,
     /// Bytes of the pages.
     pub raw_bytes: u32,
     /// The encoded bytes.
@@ -524,6 +532,7 @@ impl std::fmt::Debug for Pack {
             .field("part", &self.part)
             .field("extents", &self.extents)
             .field("encoding", &self.encoding)
+            .field("dictionary", &self.dictionary)
             .field("raw_bytes", &self.raw_bytes)
             .field("encoded_bytes", &self.bytes.len())
             .finish()

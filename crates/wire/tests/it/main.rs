@@ -3,6 +3,7 @@
 
 mod damage;
 mod dialogue;
+mod dictionaries;
 mod golden;
 mod limits;
 mod pair;

@@ -5,7 +5,7 @@ use blockferry_delta::{
     PageExtent, RecipePart, Root, StoreId, StoreKey, StoreName,
 };
 use blockferry_wire::{
-    Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
+    Abort, Accept, Dictionary, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
     InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack, Packer,
     PartsEnd, Receipt, Refusal, Refuse, Role, Want,
 };
@@ -115,7 +115,27 @@ pub(crate) fn zstd_pack() -> Pack {
 
 fn stored_pack() -> Pack {
     let bytes = vec![0xab; 512];
-    Pack { part: 4, extents: vec![extent(7, 1)], encoding: Encoding::Stored, raw_bytes: 512, bytes }
+    let (extents, encoding) = (vec![extent(7, 1)], Encoding::Stored);
+    Pack { part: 4, extents, encoding, dictionary: vec![], raw_bytes: 512, bytes }
+}
+
+/// Pages of the base, numbered from 0: what dictionaries of samples are made of.
+pub(crate) fn base_pages(extents: &[PageExtent]) -> Vec<u8> {
+    let pages = extents.iter().flat_map(|e| e.first..e.first + u64::from(e.count));
+    pages.flat_map(|page| (0..4096u32).map(move |i| (i * i / 9 + page as u32) as u8)).collect()
+}
+
+/// Two pages of the base with an edit each, and one of another place.
+pub(crate) fn dictionary_pack() -> Pack {
+    let extents = vec![extent(48, 2), extent(300, 1)];
+    let dictionary = Dictionary { extents: vec![extent(48, 2), extent(77, 1)], bytes: vec![] };
+    let bytes = base_pages(&dictionary.extents);
+    let mut pages = bytes.clone();
+    pages[100..104].copy_from_slice(b"edit");
+    pages.copy_within(5000..8192, 4999);
+    let mut packer = Packer::new(3).expect("level 3");
+    let dictionary = Dictionary { bytes, ..dictionary };
+    packer.pack_with(0, extents, pages, dictionary).expect("three pages")
 }
 
 /// Every message at least once, with the name of its golden line.
@@ -136,8 +156,8 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
         ("", offer().into()),
-        ("", Accept { base: Some(root(0xbb)) }.into()),
-        ("-no-base", Accept { base: None }.into()),
+        ("", Accept { base: Some(root(0xbb)), dictionaries: true }.into()),
+        ("-no-base", Accept { base: None, dictionaries: false }.into()),
         ("", Refuse::disk_full("no room", 9 << 30, 1 << 20).into()),
         ("-unknown", Refuse::new(Refusal::Unknown(0x7777), "").into()),
         ("", PartsEnd { parts: 3, blocks: 300 }.into()),
@@ -150,6 +170,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", part().into()),
         ("", zstd_pack().into()),
         ("-stored", stored_pack().into()),
+        ("-dictionary", dictionary_pack().into()),
     ];
     let named = named.into_iter().map(|(suffix, m)| (format!("{}{suffix}", m.name()), m));
     let messages: Vec<_> = named.collect();
