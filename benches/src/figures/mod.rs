@@ -6,6 +6,7 @@
 //! disk image (`g1.raw`, `g2.raw`, `g3.raw`) in a directory of the user's choice.
 
 mod bytes;
+mod held;
 mod pair;
 mod ready;
 mod room;
@@ -30,7 +31,7 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 5] = ["scan", "look", "bytes", "room", "seconds"];
+const GROUPS: [&str; 6] = ["scan", "look", "bytes", "held", "room", "seconds"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -151,6 +152,7 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "scan" => scan::record(setup, table),
             "look" => scan::look(setup, table),
             "bytes" => bytes::run(setup, table),
+            "held" => held::run(setup, table),
             "room" => room::run(setup, table),
             _ => seconds::run(setup, table),
         }
@@ -180,7 +182,7 @@ fn conditions(setup: &Setup) -> Vec<(String, String)> {
 /// The ends of the nodes' logs.
 fn last_words(work: &Path) -> String {
     let mut text = String::new();
-    for group in ["bytes", "room", "seconds"] {
+    for group in ["bytes", "held", "plain", "room", "seconds"] {
         for node in ["sender", "receiver"] {
             let path = work.join(group).join(node).join("serve.log");
             let Ok(log) = std::fs::read_to_string(&path) else { continue };

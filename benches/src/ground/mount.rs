@@ -15,6 +15,11 @@ pub(crate) fn missing() -> Option<&'static str> {
     ["mkfs.ext4", "mount", "umount"].iter().any(|p| !has(p)).then_some("needs mkfs.ext4 and mount")
 }
 
+/// The same for file systems with reflinks.
+pub(crate) fn missing_xfs() -> Option<&'static str> {
+    missing().or((!has("mkfs.xfs")).then_some("needs mkfs.xfs"))
+}
+
 /// A mounted file system; unmounted when dropped.
 #[derive(Debug)]
 pub(crate) struct Mount {
@@ -47,6 +52,13 @@ impl Drop for Mount {
 pub(crate) fn make_ext4(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
     File::create_new(path)?.set_len(size_bytes)?;
     run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(path))?;
+    Ok(())
+}
+
+/// An empty XFS with reflinks of `size_bytes` in a new file.
+pub(crate) fn make_xfs(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
+    File::create_new(path)?.set_len(size_bytes)?;
+    run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(path))?;
     Ok(())
 }
 

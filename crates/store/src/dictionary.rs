@@ -7,8 +7,8 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use blockferry_delta::{
-    Chunk, ChunkId, ImageName, Neighbour, PAGE_BYTES, PageExtent, Root, SEGMENT_BYTES, dictionary,
-    page_count,
+    Chunk, ChunkId, ImageName, Neighbour, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, Root,
+    SEGMENT_BYTES, SegmentMap, dictionary, page_count,
 };
 
 use crate::catalog::CatalogRead;
@@ -16,6 +16,8 @@ use crate::disk::{AlignedBuf, DiskFile};
 use crate::error::{Error, IoContext, Result};
 use crate::store::{MapOf, Store};
 
+/// Pages of a segment.
+const SEGMENT_PAGES: u64 = SEGMENT_BYTES / PAGE_BYTES as u64;
 /// Chunks within this many bytes of what is wanted are looked up: four of the longest.
 const AROUND_BYTES: u64 = 256 << 10;
 /// Former places of chunks that are kept in memory for a transfer: those of 8 GiB of changes, which
@@ -59,7 +61,24 @@ impl Dictionaries {
     /// Pages of the base that resemble pages of the image, at most `pages_max`.
     pub fn choose(&self, wanted: &[PageExtent], pages_max: u32) -> Result<Vec<PageExtent>> {
         let neighbours = self.neighbours(wanted)?;
-        Ok(dictionary(wanted, &neighbours, self.base.size_bytes, pages_max))
+        // Zeros are left out; what they leave room for comes in.
+        let chosen = dictionary(wanted, &neighbours, self.base.size_bytes, 2 * pages_max);
+        let mut pages = Vec::new();
+        let mut map = (u64::MAX, None);
+        for page in chosen.iter().flat_map(|e| e.first..e.first + u64::from(e.count)) {
+            let (segment, within) = (page / SEGMENT_PAGES, page % SEGMENT_PAGES);
+            if map.0 != segment {
+                let number =
+                    u32::try_from(segment).map_err(|_| Error::BadPart("beyond the end"))?;
+                map = (segment, self.base.segment(&self.read, number)?);
+            }
+            if !map.1.as_ref().is_some_and(|map| is_zero(map, within as usize)) {
+                pages.push(page);
+            }
+        }
+        let mut extents = Vec::new();
+        pages.iter().take(pages_max as usize).for_each(|p| PageExtent::push(&mut extents, *p));
+        Ok(extents)
     }
 
     /// The bytes of pages of the base, one after the other; its last page may be short.
@@ -120,6 +139,13 @@ impl Dictionaries {
         let first = || places.get(places.partition_point(|place| place.0 < chunk.id));
         exact.or_else(first).filter(|place| place.0 == chunk.id).map(|place| place.1)
     }
+}
+
+/// Is page `within` of a segment known to be zero?
+fn is_zero(map: &SegmentMap, within: usize) -> bool {
+    let SegmentMap::Rows(rows) = map else { return true };
+    let row = rows.get(within / PAGES_PER_BLOCK);
+    row.is_some_and(|row| row.zero_mask() & (1 << (within % PAGES_PER_BLOCK)) != 0)
 }
 
 /// The bytes of pages of a file, one extent after the other, without filling the page cache.
