@@ -3,6 +3,7 @@
 
 use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
+use crate::adopt;
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
@@ -88,7 +89,7 @@ impl Store {
             size_bytes: frozen.stat.size_bytes,
             data_bytes: scanned.data_bytes,
             meta: frozen.meta.clone(),
-            lineage: next_lineage(current.as_ref(), author)?,
+            lineage: self.next_lineage(image.as_ref(), current.as_ref(), author)?,
             author,
             recorded_unix_ms: now_unix_ms,
             discover: if same_root { Discover::Metadata } else { discover },
@@ -135,6 +136,7 @@ impl Store {
                 current: 0,
                 checkpoint: None,
                 oldest_map: 1,
+                adopted: false,
             }),
         }
     }
@@ -176,8 +178,27 @@ impl Store {
             current: generation.number,
             checkpoint,
             oldest_map,
+            adopted: false,
             ..image
         })
+    }
+
+    /// What a content that was just found descends from. What is adopted descends from nothing: the
+    /// node didn't make it.
+    fn next_lineage(
+        &self,
+        image: Option<&ImageRecord>,
+        current: Option<&Generation>,
+        author: NodeId,
+    ) -> Result<Lineage> {
+        let adopts = self.options.mirror || image.is_some_and(|image| image.adopted);
+        let base = match current {
+            None if adopts => return Ok(Lineage::default()),
+            None => Lineage::default(),
+            Some(current) => current.lineage.clone(),
+        };
+        let writer = adopt::writer_id(&self.catalog.read()?, author)?;
+        base.bump(writer).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
     }
 }
 
@@ -190,9 +211,4 @@ fn drop_overhanging(write: &CatalogWrite, image: u32, segment: u32) -> Result<()
         write.put_cuts(image, [Ok((segment, chunks))])?;
     }
     Ok(())
-}
-
-fn next_lineage(current: Option<&Generation>, author: NodeId) -> Result<Lineage> {
-    let base = current.map(|c| c.lineage.clone()).unwrap_or_default();
-    base.bump(author).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
 }

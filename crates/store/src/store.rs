@@ -1,6 +1,7 @@
 //! A store: a replicated directory with its catalog. This is the facade; each station of the two
 //! lines has its own file.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -52,6 +53,11 @@ pub struct Options {
     pub keep_spare: bool,
     /// When to hold a clone of what was recorded last.
     pub hold_base: HoldBase,
+    /// Nothing is made here: a file of which nothing is recorded is adopted.
+    pub mirror: bool,
+    /// A number that no other catalog was given, for the lineage of what this one records; 0: the
+    /// author's own id will do.
+    pub incarnation: fn() -> u64,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -66,9 +72,16 @@ impl Default for Options {
             keep_generations: 5,
             keep_spare: true,
             hold_base: HoldBase::Auto,
+            mirror: false,
+            incarnation: random,
             monotonic_ms: process_ms,
         }
     }
+}
+
+/// A number that the system's randomness makes.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Milliseconds since this process first asked.
@@ -91,6 +104,8 @@ pub struct Store {
     pub(crate) claims: Arc<Claims>,
     /// Bytes promised to stagings that haven't taken them yet.
     pub(crate) reserved_bytes: Arc<AtomicU64>,
+    /// Walks begun since it was opened.
+    pub(crate) walks: AtomicU64,
 }
 
 impl Store {
@@ -122,9 +137,16 @@ impl Store {
             degraded: AtomicBool::new(false),
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
+            walks: AtomicU64::new(0),
         };
+        store.adopt_present()?;
         let report = store.recover()?;
         Ok((store, report))
+    }
+
+    /// Is nothing made here?
+    pub fn is_mirror(&self) -> bool {
+        self.options.mirror
     }
 
     /// Who the store is.
@@ -228,6 +250,7 @@ fn generation_of(read: &CatalogRead, image: &ImageRecord) -> Result<Option<Gener
 }
 
 /// The block map of one generation, by segment.
+#[derive(Clone, Copy)]
 pub(crate) struct MapOf {
     pub(crate) image: u32,
     pub(crate) number: u64,

@@ -8,3 +8,4 @@ mod limits;
 mod pair;
 mod rng;
 mod samples;
+mod walk;

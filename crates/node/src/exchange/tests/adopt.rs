@@ -1,0 +1,262 @@
+//! Images that were there before their catalog: seeded by hand, or left when the catalog was lost.
+//! What is equal doesn't travel, and nothing that nobody else has is ever lost.
+
+use blockferry_delta::{Order, Root};
+
+use super::*;
+
+const SIZE: usize = 24 << 20;
+
+fn open(disk: &SimDisk, mirror: bool, keep: u32) -> Arc<Store> {
+    let options = Options { scan_threads: 1, mirror, keep_generations: keep, ..Options::default() };
+    Arc::new(Store::open(Arc::new(disk.clone()), &options).expect("opened").0)
+}
+
+/// A member whose directory holds `content` before it becomes a store.
+fn seeded(seed: u64, content: &[u8], mirror: bool) -> Side {
+    let disk = SimDisk::new(seed, 1 << 30);
+    let fresh = side(seed);
+    let file = disk.open("a.img", Open::Create).expect("opened");
+    file.write_at(content, 0).expect("written");
+    file.sync().expect("synced");
+    drop(file);
+    let identity = fresh.store.identity().clone();
+    let options = Options { scan_threads: 1, mirror, ..Options::default() };
+    let store = Store::create(Arc::new(disk.clone()), identity, &options).expect("created");
+    let made = Side { disk, store: Arc::new(store), identity: fresh.identity };
+    assert!(record(&made).is_adopted());
+    made
+}
+
+/// The same member after its catalog was lost.
+fn without_catalog(lost: Side, mirror: bool) -> Side {
+    let Side { disk, store, identity } = lost;
+    drop(Arc::into_inner(store).expect("nobody else has it"));
+    disk.remove_file(".blockferry/catalog.redb").expect("removed");
+    let store = open(&disk, mirror, 5);
+    Side { disk, store, identity }
+}
+
+fn quarantine(side: &Side) -> Vec<Vec<u8>> {
+    let entries = side.disk.list(".blockferry/quarantine").expect("listed");
+    let content = |name: std::ffi::OsString| {
+        let path = format!(".blockferry/quarantine/{}", name.to_string_lossy());
+        let file = side.disk.open(&path, Open::Read).expect("opened");
+        let mut bytes = vec![0; file.stat().expect("looked at").size_bytes as usize];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        bytes
+    };
+    entries.into_iter().map(|entry| content(entry.name)).collect()
+}
+
+fn current(side: &Side) -> Generation {
+    side.store.current(&image()).expect("read").expect("there")
+}
+
+fn refused(ended: &Ended) -> Option<Refusal> {
+    match &ended.received {
+        RecvOutcome::Refused { code, .. } => Some(*code),
+        _ => None,
+    }
+}
+
+/// `content` with a page changed at each of `pages`.
+fn changed(content: &[u8], pages: &[usize], seed: u64) -> Vec<u8> {
+    let mut new = content.to_vec();
+    for page in pages {
+        new[page * 4096..page * 4096 + 100].copy_from_slice(&noise(seed + *page as u64, 100));
+    }
+    new
+}
+
+/// Makes the file of `side` hold `to` by writing what differs.
+fn rewrite(side: &Side, from: &[u8], to: &[u8]) {
+    for (at, (old, new)) in from.chunks(4096).zip(to.chunks(4096)).enumerate() {
+        if old != new {
+            put(side, at as u64 * 4096, new);
+        }
+    }
+}
+
+#[test]
+fn a_seed_of_the_same_copy_costs_no_data() {
+    let content = noise(1, SIZE);
+    for mirror in [false, true] {
+        let a = side(1);
+        put(&a, 0, &content);
+        let made = record(&a);
+        let b = seeded(2, &content, mirror);
+        assert_eq!(current(&b).lineage.entries().count(), 0);
+        let same_meta = current(&b).meta == made.meta;
+        let ended = copy(&a, &b);
+        assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+        assert!(ended.wire_bytes < 1000, "{} bytes", ended.wire_bytes);
+        assert_eq!((current(&b).lineage, current(&b).root), (made.lineage.clone(), made.root));
+        assert!(!current(&b).is_adopted() && quarantine(&b).is_empty());
+        eprintln_note(&format!("same attributes: {same_meta}"));
+        // From here on it is a copy like any other.
+        put(&a, 70_000, b"changed");
+        record(&a);
+        let ended = copy(&a, &b);
+        assert!(ended.wire_bytes < 20_000, "{} bytes for one page", ended.wire_bytes);
+        assert_eq!(read(&b), read(&a));
+    }
+}
+
+fn eprintln_note(text: &str) {
+    use std::io::Write;
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).expect("stderr is there");
+}
+
+#[test]
+fn a_seed_of_an_older_copy_costs_the_change() {
+    let old = noise(1, SIZE);
+    let new = changed(&old, &[3, 700, 701, 5000], 9);
+    for mirror in [false, true] {
+        let a = side(1);
+        put(&a, 0, &old);
+        record(&a);
+        rewrite(&a, &old, &new);
+        record(&a);
+        let b = seeded(2, &old, mirror);
+        let ended = copy(&a, &b);
+        assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+        assert!(ended.wire_bytes < 4 * 4096 + 4000, "{} bytes", ended.wire_bytes);
+        assert_eq!(read(&b), new);
+        assert!(quarantine(&b).is_empty(), "the peer had recorded it");
+    }
+}
+
+#[test]
+fn an_older_copy_that_nobody_recorded_is_walked_and_kept() {
+    let old = noise(1, SIZE);
+    let pages = [3, 700, 701, 5000];
+    let new = changed(&old, &pages, 9);
+    let a = side(1);
+    put(&a, 0, &new);
+    let a = without_catalog(a, false);
+    record(&a);
+    let b = seeded(2, &old, true);
+    let ended = copy(&a, &b);
+    assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+    // Values of 384 blocks, page fingerprints of three, and four pages.
+    assert!(ended.wire_bytes < 4 * 4096 + 384 * 6 + 3 * 32 + 2000, "{} bytes", ended.wire_bytes);
+    assert_eq!(read(&b), new);
+    assert_eq!(quarantine(&b), [old.clone()], "the mirror's content is kept");
+    assert!(!current(&b).is_adopted());
+    // Where things are made, it may be somebody's work: nothing is chosen.
+    let c = seeded(3, &old, false);
+    for (from, to) in [(&a, &c), (&c, &a)] {
+        assert_eq!(refused(&copy(from, to)), Some(Refusal::Diverged));
+    }
+    assert_eq!((read(&c), read(&a)), (old, new.clone()));
+    // Once it is moved away there is nothing to be lost.
+    c.disk.remove_file("a.img").expect("removed");
+    let ended = copy(&a, &c);
+    assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+    assert_eq!(read(&c), new);
+}
+
+#[test]
+fn a_strangers_file_is_never_lost() {
+    let (ours, strangers) = (noise(1, SIZE), noise(77, SIZE / 2 + 1234));
+    let a = side(1);
+    put(&a, 0, &ours);
+    record(&a);
+    let mirror = seeded(2, &strangers, true);
+    let ended = copy(&a, &mirror);
+    assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+    assert_eq!((read(&mirror), quarantine(&mirror)), (ours.clone(), vec![strangers.clone()]));
+    let writer = seeded(3, &strangers, false);
+    assert_eq!(refused(&copy(&a, &writer)), Some(Refusal::Diverged));
+    assert_eq!(refused(&copy(&writer, &a)), Some(Refusal::GenerationOld));
+    assert_eq!((read(&writer), read(&a)), (strangers, ours));
+}
+
+#[test]
+fn a_lost_catalog_costs_no_data_and_no_change() {
+    let content = noise(1, SIZE);
+    let (a, b) = (side(1), side(2));
+    put(&a, 0, &content);
+    for text in [b"one", b"two"] {
+        put(&a, 5000, text);
+        record(&a);
+        copy(&a, &b);
+    }
+    let (made, number) = (current(&a).lineage, current(&b).number);
+    // The receiver loses it.
+    let b = without_catalog(b, false);
+    assert!(record(&b).is_adopted());
+    let ended = copy(&a, &b);
+    assert!(ended.wire_bytes < 1000, "{} bytes", ended.wire_bytes);
+    assert_eq!((current(&b).lineage, current(&b).number), (made.clone(), number));
+    // The writer loses it: it learns from its peers what it had made.
+    let a = without_catalog(a, false);
+    record(&a);
+    assert_eq!(refused(&copy(&a, &b)), Some(Refusal::GenerationOld));
+    let ended = copy(&b, &a);
+    assert!(ended.wire_bytes < 1000, "{} bytes", ended.wire_bytes);
+    assert_eq!(current(&a).lineage, made);
+    assert!(current(&a).number >= number, "numbers never go back");
+    put(&a, 5000, b"three");
+    let next = record(&a).lineage;
+    assert_eq!(next.compare(&made), Order::Newer);
+    assert!(matches!(copy(&a, &b).received, RecvOutcome::Committed(_)));
+    // It loses it again and goes on before it has heard of anybody: what it makes doesn't pass for
+    // an older generation of its own, and neither does what the others have.
+    let a = without_catalog(a, false);
+    record(&a);
+    put(&a, 5000, b"four");
+    assert_eq!(record(&a).lineage.compare(&current(&b).lineage), Order::Concurrent);
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        assert_eq!(refused(&copy(from, to)), Some(Refusal::Diverged));
+    }
+    assert_eq!(&read(&a)[5000..5004], b"four");
+}
+
+/// Generations behind, bytes that travelled, messages of the receiver before the first part.
+fn behind(generations: usize, keep: u32) -> (Vec<usize>, usize, Root) {
+    let a = side(1);
+    drop(a.store);
+    let store = open(&a.disk, false, keep);
+    let a = Side { disk: a.disk, store, identity: a.identity };
+    let b = side(2);
+    let mut content = noise(1, SIZE);
+    put(&a, 0, &content);
+    record(&a);
+    copy(&a, &b);
+    let mut union = std::collections::BTreeSet::new();
+    for n in 1..=generations {
+        // Two pages of its own each, and one that every generation changes.
+        let pages = [10 * n, 3000 + 30 * n, 17];
+        union.extend(pages);
+        let new = changed(&content, &pages, 100 * n as u64);
+        rewrite(&a, &content, &new);
+        content = new;
+        record(&a);
+    }
+    let ended = copy(&a, &b);
+    assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+    assert_eq!(read(&b), content);
+    (union.into_iter().collect(), ended.wire_bytes, current(&b).root)
+}
+
+#[test]
+fn several_generations_behind_cost_the_union() {
+    for generations in 1..=8 {
+        let (union, bytes, _) = behind(generations, 9);
+        let most = union.len() * 4096 + union.len() * 60 + 1500;
+        assert!(bytes <= most, "{generations} behind: {bytes} of {most} bytes");
+        eprintln_note(&format!("{generations} behind: {} pages, {bytes} bytes", union.len()));
+    }
+}
+
+#[test]
+fn what_no_block_map_reaches_is_walked() {
+    for generations in [3, 8, 80] {
+        let (union, bytes, _) = behind(generations, 2);
+        let most = union.len() * (4096 + 60 + 32 + 8) + 384 * 6 + 4000;
+        assert!(bytes <= most, "{generations} behind: {bytes} of {most} bytes");
+        eprintln_note(&format!("{generations} behind: {} pages, {bytes} bytes", union.len()));
+    }
+}
