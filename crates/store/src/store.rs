@@ -188,7 +188,8 @@ impl Store {
     /// The generations of an image, newest first.
     pub fn history(&self, name: &ImageName) -> Result<Vec<Generation>> {
         let read = self.catalog.read()?;
-        let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        let image = read.image(name)?.filter(|image| image.current > 0);
+        let image = image.ok_or_else(|| Error::NotFound(name.clone()))?;
         read.generations(image.id, name)
     }
 

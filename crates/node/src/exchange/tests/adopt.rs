@@ -142,7 +142,7 @@ fn an_older_copy_that_nobody_recorded_is_walked_and_kept() {
     // Values of 384 blocks, page fingerprints of three, and four pages.
     assert!(ended.wire_bytes < 4 * 4096 + 384 * 6 + 3 * 32 + 2000, "{} bytes", ended.wire_bytes);
     assert_eq!(read(&b), new);
-    assert_eq!(quarantine(&b), [old.clone()], "the mirror's content is kept");
+    assert_eq!(quarantine(&b), std::slice::from_ref(&old), "the mirror's content is kept");
     assert!(!current(&b).is_adopted());
     // Where things are made, it may be somebody's work: nothing is chosen.
     let c = seeded(3, &old, false);
