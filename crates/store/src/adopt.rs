@@ -5,10 +5,10 @@
 
 use blockferry_delta::{ImageName, NodeId};
 
-use crate::catalog::{CatalogRead, Discover, Generation, ImageRecord};
-use crate::disk::Kind;
-use crate::error::{IoContext, Result};
-use crate::layout::STAGING;
+use crate::catalog::{Catalog, CatalogRead, Discover, Generation, ImageRecord};
+use crate::disk::{Disk, Kind, RenameHow};
+use crate::error::{Error, IoContext, Result};
+use crate::layout::{CATALOG, QUARANTINE, STAGING};
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
 
@@ -30,6 +30,43 @@ pub(crate) fn writer_id(read: &CatalogRead, author: NodeId) -> Result<NodeId> {
     Ok(NodeId::from_bytes(*hasher.finalize().as_bytes()))
 }
 
+/// Opens the catalog. One that nothing can read, because of damage or because the power went while
+/// it was being made, is put into quarantine and made anew: what it knew is found again in the
+/// images and with the peers. Says whether that was so.
+pub(crate) fn open_catalog(disk: &dyn Disk, cache_bytes: usize) -> Result<(Catalog, bool)> {
+    let error = match Catalog::open(disk, cache_bytes) {
+        Err(error) if is_unreadable(&error) => error,
+        other => return Ok((other?, false)),
+    };
+    for number in 0..u32::MAX {
+        let to = format!("{QUARANTINE}/catalog.redb.{number}");
+        match disk.rename(CATALOG, &to, RenameHow::NoReplace) {
+            Ok(()) => {
+                tracing::warn!(code = "INDEX_REBUILDING", %error, kept = %to,
+                    "the catalog can't be read: it is made anew from the images");
+                disk.sync_dir(QUARANTINE).during("sync", QUARANTINE)?;
+                return Ok((Catalog::open(disk, cache_bytes)?, true));
+            }
+            Err(taken) if taken.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(Error::Io { op: "rename", path: to, source }),
+        }
+    }
+    Err(error)
+}
+
+/// Not what a failing disk says, but what the bytes are.
+fn is_unreadable(error: &Error) -> bool {
+    match error {
+        Error::Corrupt { .. } => true,
+        Error::Catalog(inner) => match inner.as_ref() {
+            redb::Error::Corrupted(_) => true,
+            redb::Error::Io(io) => io.kind() == std::io::ErrorKind::InvalidData,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 impl Store {
     /// With a new catalog: marks the files that are there as older than anything recorded.
     pub(crate) fn adopt_present(&self) -> Result<()> {
@@ -39,6 +76,9 @@ impl Store {
         }
         let fresh = read.images()?.is_empty();
         drop(read);
+        if fresh {
+            self.keep_stagings()?;
+        }
         let write = self.catalog.write()?;
         for entry in self.disk.list("").during("list", "store directory")? {
             let Some(name) = entry.name.to_str().and_then(|name| ImageName::new(name).ok()) else {
@@ -55,6 +95,19 @@ impl Store {
         }
         write.put_mark(ADOPTED, 1)?;
         write.commit()
+    }
+
+    /// Without its catalog nobody can tell a half-built staging from what a commit had just replaced
+    /// and was about to keep.
+    fn keep_stagings(&self) -> Result<()> {
+        for entry in self.disk.list(STAGING).during("list", STAGING)? {
+            let Some(leaf) = entry.name.to_str() else { continue };
+            let of = leaf.rsplit_once('.').filter(|(_, end)| !["spool", "frozen"].contains(end));
+            if let Some(name) = of.and_then(|(name, _)| ImageName::new(name).ok()) {
+                self.set_aside(&name, &format!("{STAGING}/{leaf}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Is the content of an image gone that was adopted here? Then nothing can be lost with it.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segment_count};
 
+use crate::adopt;
 use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
 use crate::claim::{Claim, Claims};
 use crate::disk::{Disk, probe_clone};
@@ -119,7 +120,7 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<(Self, RecoveryReport)> {
         let identity = layout::read_marker(disk.as_ref())?.ok_or(Error::StoreMissing)?;
         layout::make_private(disk.as_ref())?;
-        let catalog = Catalog::open(disk.as_ref(), options.cache_bytes)?;
+        let (catalog, rebuilt) = adopt::open_catalog(disk.as_ref(), options.cache_bytes)?;
         let mode = match options.commit {
             Some(mode) => mode,
             None if probe_clone(disk.as_ref(), PRIVATE).during("probe clones in", PRIVATE)? => {
@@ -140,7 +141,8 @@ impl Store {
             walks: AtomicU64::new(0),
         };
         store.adopt_present()?;
-        let report = store.recover()?;
+        let mut report = store.recover()?;
+        report.catalog_made_anew = rebuilt;
         Ok((store, report))
     }
 

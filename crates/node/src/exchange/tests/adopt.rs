@@ -2,6 +2,7 @@
 //! What is equal doesn't travel, and nothing that nobody else has is ever lost.
 
 use blockferry_delta::{Order, Root};
+use blockferry_store::disk::{CrashPlan, Keep};
 
 use super::*;
 
@@ -32,7 +33,13 @@ fn seeded(seed: u64, content: &[u8], mirror: bool) -> Side {
 fn without_catalog(lost: Side, mirror: bool) -> Side {
     let Side { disk, store, identity } = lost;
     drop(Arc::into_inner(store).expect("nobody else has it"));
-    disk.remove_file(".blockferry/catalog.redb").expect("removed");
+    // Lost or unreadable: it comes to the same.
+    if mirror {
+        disk.remove_file(".blockferry/catalog.redb").expect("removed");
+    } else {
+        let file = disk.open(".blockferry/catalog.redb", Open::ReadWrite).expect("opened");
+        file.write_at(&[0x5a; 8192], 0).expect("written");
+    }
     let store = open(&disk, mirror, 5);
     Side { disk, store, identity }
 }
@@ -46,7 +53,8 @@ fn quarantine(side: &Side) -> Vec<Vec<u8>> {
         file.read_exact_at(&mut bytes, 0).expect("read");
         bytes
     };
-    entries.into_iter().map(|entry| content(entry.name)).collect()
+    let images = entries.into_iter().filter(|e| !e.name.to_string_lossy().starts_with("catalog"));
+    images.map(|entry| content(entry.name)).collect()
 }
 
 fn current(side: &Side) -> Generation {
@@ -259,4 +267,77 @@ fn what_no_block_map_reaches_is_walked() {
         assert!(bytes <= most, "{generations} behind: {bytes} of {most} bytes");
         eprintln_note(&format!("{generations} behind: {} pages, {bytes} bytes", union.len()));
     }
+}
+
+const PLANS: [(Keep, bool); 5] = [
+    (Keep::Nothing, false),
+    (Keep::Everything, false),
+    (Keep::Prefix, true),
+    (Keep::Subset, true),
+    (Keep::Reordered, false),
+];
+
+/// What a power cut may have left of what `disk` recorded.
+fn crashes(disk: &SimDisk) -> Vec<SimDisk> {
+    let snapshots = disk.recorded();
+    let plans = snapshots.iter().enumerate().flat_map(|(at, snapshot)| {
+        let crash = move |(keep, tear)| CrashPlan { seed: at as u64, keep, tear };
+        PLANS.map(|plan| snapshot.disk.crash(crash(plan)))
+    });
+    plans.collect()
+}
+
+#[test]
+fn a_power_cut_never_loses_what_is_set_aside() {
+    let (ours, strangers) = (noise(1, 300_000), noise(77, 200_001));
+    let a = side(1);
+    put(&a, 0, &ours);
+    record(&a);
+    let b = seeded(2, &strangers, true);
+    b.disk.record();
+    assert!(matches!(copy(&a, &b).received, RecvOutcome::Committed(_)));
+    let (mut old, mut new) = (0, 0);
+    for disk in crashes(&b.disk) {
+        let store = open(&disk, true, 5);
+        let after = Side { disk, store, identity: b.identity.clone() };
+        let shown = read(&after);
+        if shown == ours {
+            assert_eq!(quarantine(&after), std::slice::from_ref(&strangers));
+            new += 1;
+        } else {
+            assert!(shown == strangers, "neither the one nor the other");
+            // The next attempt is as good as the first.
+            record(&after);
+            assert!(matches!(copy(&a, &after).received, RecvOutcome::Committed(_)));
+            assert_eq!(quarantine(&after), std::slice::from_ref(&strangers));
+            old += 1;
+        }
+    }
+    assert!(old > 20 && new > 5, "{old} old and {new} new ones");
+}
+
+#[test]
+fn a_power_cut_never_makes_what_was_found_anybodys_work() {
+    let found = noise(1, 100_000);
+    let disk = SimDisk::new(3, 1 << 30);
+    let file = disk.open("a.img", Open::Create).expect("opened");
+    file.write_at(&found, 0).expect("written");
+    file.sync().expect("synced");
+    disk.sync_dir("").expect("synced");
+    drop(file);
+    let like = side(3);
+    let options = Options { scan_threads: 1, ..Options::default() };
+    let identity = like.store.identity().clone();
+    let create = |disk: &SimDisk| Store::create(Arc::new(disk.clone()), identity.clone(), &options);
+    disk.record();
+    create(&disk).expect("created");
+    let mut cases = 0;
+    for disk in crashes(&disk) {
+        let opened = Store::open(Arc::new(disk.clone()), &options).map(|(store, _)| store);
+        let store = Arc::new(opened.or_else(|_| create(&disk)).expect("made again"));
+        let after = Side { disk, store, identity: like.identity.clone() };
+        assert!(record(&after).is_adopted());
+        cases += 1;
+    }
+    assert!(cases > 50, "{cases}");
 }
