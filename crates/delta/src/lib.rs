@@ -40,7 +40,7 @@ pub use recipe::{
 pub use tree::{image_root, merge};
 pub use units::*;
 pub use walk::{
-    NodeHasher, NodeRun, OpenProbe, Probe, WALK_FIRST_NODES_MAX, WALK_PAGES_NODES_MAX,
-    WALK_PIECE_NODES_MAX, WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES, WALK_WINDOW_BLOCKS,
-    Walk, WalkLevel, WalkSalt, comparable_blocks, short_prints,
+    NodeHasher, NodeRun, OpenProbe, Probe, WALK_BLOCKS_NODES_MAX, WALK_FIRST_NODES_MAX,
+    WALK_PAGES_NODES_MAX, WALK_PIECE_NODES_MAX, WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES,
+    WALK_WINDOW_BLOCKS, Walk, WalkLevel, WalkSalt, comparable_blocks, short_prints,
 };

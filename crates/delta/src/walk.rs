@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use crate::block::BlockRow;
-use crate::units::{BLOCK_BYTES, PAGES_PER_BLOCK, block_count};
+use crate::units::{BLOCK_BYTES, IMAGE_BYTES_MAX, PAGES_PER_BLOCK, block_count};
 
 /// Blocks of a window: 128 GiB of image.
 pub const WALK_WINDOW_BLOCKS: u64 = 1 << 21;
@@ -21,6 +21,8 @@ pub const WALK_FIRST_NODES_MAX: u64 = 1 << 13;
 pub const WALK_RUNS_MAX: usize = 1 << 16;
 /// Blocks whose page fingerprints one probe asks for.
 pub const WALK_PAGES_NODES_MAX: u64 = 1 << 15;
+/// Single blocks whose values one probe asks for.
+pub const WALK_BLOCKS_NODES_MAX: u64 = 1 << 19;
 /// Nodes that one piece of an answer tells of, when they aren't page fingerprints.
 pub const WALK_PIECE_NODES_MAX: u64 = 1 << 17;
 /// Bytes of the value of a node.
@@ -75,6 +77,15 @@ impl WalkLevel {
         match self {
             WalkLevel::Pages => WALK_PAGES_NODES_MAX,
             _ => WALK_PIECE_NODES_MAX,
+        }
+    }
+
+    /// Nodes that one probe asks about at most.
+    const fn probe_nodes_max(self) -> u64 {
+        match self {
+            WalkLevel::Pages => WALK_PAGES_NODES_MAX,
+            WalkLevel::Blocks => WALK_BLOCKS_NODES_MAX,
+            WalkLevel::Groups | WalkLevel::Stretches => WALK_WINDOW_BLOCKS,
         }
     }
 
@@ -146,11 +157,7 @@ impl Probe {
         if self.nodes.is_empty() || next > exist {
             return Err("nodes beyond the end");
         }
-        let nodes_max = match self.level {
-            WalkLevel::Pages => WALK_PAGES_NODES_MAX,
-            _ => WALK_WINDOW_BLOCKS,
-        };
-        if self.nodes.len() > WALK_RUNS_MAX || self.count() > nodes_max {
+        if self.nodes.len() > WALK_RUNS_MAX || self.count() > self.level.probe_nodes_max() {
             return Err("too many nodes");
         }
         Ok(())
@@ -263,8 +270,8 @@ pub fn short_prints(row: Option<&BlockRow>) -> [u16; PAGES_PER_BLOCK] {
 #[derive(Debug)]
 pub struct Walk {
     blocks: u64,
-    /// Probes to ask, the last first.
-    open: Vec<Probe>,
+    /// Nodes to ask about; those of the lowest level last, and first to be asked about.
+    open: Vec<Pending>,
     /// First block of the next window.
     next_window: u64,
     /// What was asked and isn't answered whole.
@@ -272,12 +279,52 @@ pub struct Walk {
     /// First block of that.
     asked_from: u64,
     /// Nodes of it that differ.
-    differing: Vec<NodeRun>,
+    differing: Vec<SmallRun>,
+}
+
+/// First node and how many: the largest image has 2^30 blocks, and there may be many runs.
+type SmallRun = (u32, u32);
+
+/// Nodes of a level that have to be asked about.
+#[derive(Debug)]
+struct Pending {
+    level: WalkLevel,
+    runs: Vec<SmallRun>,
+    /// The first run of which something is left.
+    at: usize,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.at >= self.runs.len()
+    }
+
+    fn first_block(&self) -> u64 {
+        self.runs.get(self.at).map_or(0, |run| u64::from(run.0) * self.level.blocks())
+    }
+
+    /// As much as one probe may ask about.
+    fn take(&mut self) -> Probe {
+        let (mut nodes, mut room) = (Vec::new(), self.level.probe_nodes_max() as u32);
+        while room > 0
+            && nodes.len() < WALK_RUNS_MAX
+            && let Some((first, left)) = self.runs.get_mut(self.at)
+        {
+            let count = (*left).min(room);
+            nodes.push(NodeRun { first: (*first).into(), count: count.into() });
+            room -= count;
+            *first += count;
+            *left -= count;
+            self.at += usize::from(*left == 0);
+        }
+        Probe { level: self.level, nodes }
+    }
 }
 
 impl Walk {
     /// A walk over `blocks` comparable blocks; its first probe counts as asked.
     pub fn new(blocks: u64) -> Self {
+        let blocks = blocks.min(IMAGE_BYTES_MAX / BLOCK_BYTES as u64);
         Self {
             blocks,
             open: Vec::new(),
@@ -299,11 +346,15 @@ impl Walk {
         if self.asked.is_some() {
             return None;
         }
-        let probe = self.open.pop().or_else(|| {
-            let start = self.next_window;
-            self.next_window = start.saturating_add(WALK_WINDOW_BLOCKS);
-            window(WalkLevel::Stretches, start, self.blocks)
-        })?;
+        let probe = match self.open.last_mut() {
+            Some(pending) => pending.take(),
+            None => {
+                let start = self.next_window;
+                self.next_window = start.saturating_add(WALK_WINDOW_BLOCKS);
+                window(WalkLevel::Stretches, start, self.blocks)?
+            }
+        };
+        self.open.pop_if(|pending| pending.is_empty());
         self.asked_from = probe.first_block();
         self.asked = Some(OpenProbe::new(probe.clone()));
         Some(probe)
@@ -322,9 +373,10 @@ impl Walk {
             let bytes = piece.level.answer_bytes();
             let pairs = theirs.chunks(bytes).zip(mine.chunks(bytes));
             for (node, _) in numbers.zip(pairs).filter(|(_, (theirs, mine))| theirs != mine) {
+                let node = node as u32;
                 match self.differing.last_mut() {
-                    Some(last) if last.end() == node => last.count += 1,
-                    _ => self.differing.push(NodeRun { first: node, count: 1 }),
+                    Some((first, count)) if *first + *count == node => *count += 1,
+                    _ => self.differing.push((node, 1)),
                 }
             }
         }
@@ -337,40 +389,23 @@ impl Walk {
     /// The block before which everything that differs has been found.
     pub fn known_until(&self) -> u64 {
         let asked = self.asked.as_ref().map(|_| self.asked_from);
-        let next = || self.open.last().map_or(self.next_window, Probe::first_block);
+        let next = || self.open.last().map_or(self.next_window, Pending::first_block);
         asked.unwrap_or_else(next).min(self.blocks)
     }
 
-    /// Turns the nodes that differ into the probes of the level below.
+    /// The nodes that differ are to be asked about on the level below.
     fn descend(&mut self, level: WalkLevel) {
-        let differing = std::mem::take(&mut self.differing);
-        let Some(below) = level.below() else { return };
-        let (factor, exist) =
-            (level.blocks() / below.blocks(), self.blocks.div_ceil(below.blocks()));
-        let mut runs: VecDeque<NodeRun> = differing
-            .into_iter()
-            .map(|run| {
-                let (first, end) = (run.first * factor, (run.end() * factor).min(exist));
-                NodeRun { first, count: end - first }
-            })
-            .collect();
-        let mut probes = Vec::new();
-        while !runs.is_empty() {
-            probes.push(Probe { level: below, nodes: take_probe(below, &mut runs) });
+        let mut runs = std::mem::take(&mut self.differing);
+        let Some(below) = level.below().filter(|_| !runs.is_empty()) else { return };
+        let factor = (level.blocks() / below.blocks()) as u32;
+        let exist = self.blocks.div_ceil(below.blocks()) as u32;
+        for (first, count) in &mut runs {
+            let end = ((*first + *count) * factor).min(exist);
+            *first *= factor;
+            *count = end - *first;
         }
-        self.open.extend(probes.into_iter().rev());
+        self.open.push(Pending { level: below, runs, at: 0 });
     }
-}
-
-/// As many of `runs` as fit one probe.
-fn take_probe(level: WalkLevel, runs: &mut VecDeque<NodeRun>) -> Vec<NodeRun> {
-    if level != WalkLevel::Pages {
-        return runs.drain(..runs.len().min(WALK_RUNS_MAX)).collect();
-    }
-    let mut open = OpenProbe { level, nodes: std::mem::take(runs) };
-    let nodes = open.next_piece().map_or(Vec::new(), |piece| piece.nodes);
-    *runs = open.nodes;
-    nodes
 }
 
 #[cfg(test)]

@@ -86,6 +86,16 @@ fn it_finds_exactly_the_blocks_that_differ() {
 }
 
 #[test]
+fn what_is_remembered_is_bounded_by_the_probes() {
+    // Every other block differs: as many runs as can be.
+    let blocks = (1 << 20) + 77;
+    let found = walk(blocks, &|b| 1 + b % 2, &|_| 1);
+    assert!(found.blocks.iter().copied().eq((0..blocks).filter(|b| b % 2 == 1)));
+    // 1, 1, then for each half a probe for blocks and eight for pages, and the rest.
+    assert!(found.rounds <= 2 + 3 + 17, "{} rounds", found.rounds);
+}
+
+#[test]
 fn windows_follow_one_another() {
     let blocks = 2 * WALK_WINDOW_BLOCKS + 70_000;
     let changed = [3, WALK_WINDOW_BLOCKS - 1, WALK_WINDOW_BLOCKS, blocks - 1];

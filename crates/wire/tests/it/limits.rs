@@ -298,6 +298,8 @@ fn probes_and_values() {
     assert_eq!(trip(probe(WalkLevel::Blocks, &runs((1 << 16) + 1))), "API_MISUSE");
     assert_eq!(trip(probe(WalkLevel::Pages, &runs(1 << 15))), "good");
     assert_eq!(trip(probe(WalkLevel::Pages, &runs((1 << 15) + 1))), "API_MISUSE");
+    assert_eq!(trip(probe(WalkLevel::Blocks, &[(9, 1 << 19)])), "good");
+    assert_eq!(trip(probe(WalkLevel::Blocks, &[(9, (1 << 19) + 1)])), "API_MISUSE");
     assert_eq!(trip(probe(WalkLevel::Groups, &[])), "API_MISUSE");
     assert_eq!(trip(probe(WalkLevel::Groups, &[(7, 0)])), "API_MISUSE");
     assert!(most >= 1 << 16, "the longest probe fits its frame");
