@@ -341,3 +341,87 @@ fn a_power_cut_never_makes_what_was_found_anybodys_work() {
     }
     assert!(cases > 50, "{cases}");
 }
+
+/// An image of this many bytes: noise, zeros and runs of both, by the seed.
+fn image_of(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut image = noise(seed, bytes);
+    let chance = noise(seed ^ 0x5eed, bytes / 4096 + 1);
+    for (page, draw) in image.chunks_mut(4096).zip(&chance) {
+        if *draw < 40 {
+            page.fill(0);
+        }
+    }
+    if seed.is_multiple_of(3) {
+        let (from, to) = ((bytes / 3).min(bytes), (bytes / 3 + (9 << 20)).min(bytes));
+        image[from..to].fill(0);
+    }
+    image
+}
+
+/// Another image that shares much with `old`.
+fn edited(old: &[u8], seed: u64) -> Vec<u8> {
+    let draw = noise(seed, 64);
+    let at = |n: usize| usize::from(draw[n]) * old.len() / 256;
+    let mut new = old.to_vec();
+    match draw[0] % 4 {
+        0 => new.truncate(old.len() - at(1) / 2),
+        1 => new.extend(image_of(seed + 1, at(1) / 2 + 1)),
+        _ => {}
+    }
+    for n in 2..usize::from(draw[2] % 30) + 2 {
+        let (from, bytes) =
+            (at(n).min(new.len()), [1, 4096, 70_000, 5 << 20][usize::from(draw[n] % 4)]);
+        let to = (from + bytes).min(new.len());
+        match draw[n] % 3 {
+            0 => new[from..to].fill(0),
+            _ => new[from..to].copy_from_slice(&noise(seed + n as u64, to - from)),
+        }
+    }
+    new
+}
+
+/// Pages of `new` that aren't zero and aren't in `old` at their place.
+fn pages_that_differ(old: &[u8], new: &[u8]) -> usize {
+    let differs = |(n, page): &(usize, &[u8])| {
+        let before = old.get(n * 4096..(n * 4096 + page.len()).min(old.len())).unwrap_or_default();
+        before != *page && page.iter().any(|byte| *byte != 0)
+    };
+    new.chunks(4096).enumerate().filter(differs).count()
+}
+
+#[test]
+fn whatever_is_found_becomes_what_is_offered() {
+    let sizes = [1, 4096, 65_536, 65_537, 200_000, 4 << 20, (4 << 20) + 1, 9_000_000, 30 << 20];
+    let (mut cases, mut sent, mut differ) = (0, 0, 0);
+    for seed in 0..54_u64 {
+        let size = sizes[seed as usize % sizes.len()];
+        let old = image_of(seed, size);
+        let new = edited(&old, seed + 1000);
+        if old == new || new.is_empty() {
+            continue;
+        }
+        let a = side(1);
+        put(&a, 0, &new);
+        record(&a);
+        let b = seeded(2, &old, true);
+        let ended = copy(&a, &b);
+        assert!(
+            matches!(ended.received, RecvOutcome::Committed(_)),
+            "{seed}: {:?}",
+            ended.received
+        );
+        assert!(read(&b) == new, "seed {seed}");
+        assert!(quarantine(&b).as_slice() == std::slice::from_ref(&old), "seed {seed}");
+        assert!(b.store.verify(&image(), &()).expect("read").is_good(), "seed {seed}");
+        if size > 65_536 && new.len() > 65_536 {
+            // Two blocks at the border of a new length travel whole, and chunks may be found.
+            let pages = pages_that_differ(&old, &new);
+            let most = (pages + 32) * 4160 + new.len() / 65_536 * 60 + 2000;
+            assert!(ended.wire_bytes <= most, "seed {seed}: {} of {most} bytes", ended.wire_bytes);
+            (sent, differ) = (sent + ended.wire_bytes, differ + pages * 4096);
+        }
+        cases += 1;
+    }
+    eprintln_note(&format!("{cases} cases: {sent} bytes sent, {differ} bytes differ"));
+    assert!(cases > 40, "{cases}");
+}
