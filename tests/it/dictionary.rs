@@ -133,6 +133,7 @@ fn dictionaries_need_a_held_base_and_a_level_playing_field() {
         },
         base: None,
         dirty_bytes: free,
+        keep_replaced: false,
     };
     assert_eq!(side.store.stage(request).expect_err("no room").code(), "DISK_FULL");
     assert!(side.private("base").is_empty() && side.private("before").is_empty());

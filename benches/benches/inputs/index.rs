@@ -93,7 +93,12 @@ impl Index {
             data_bytes: 0,
             ..self.template.clone()
         };
-        Ok(self.store.stage(StageRequest { generation, base: None, dirty_bytes: 0 })?)
+        Ok(self.store.stage(StageRequest {
+            generation,
+            base: None,
+            dirty_bytes: 0,
+            keep_replaced: false,
+        })?)
     }
 
     fn seal(

@@ -37,8 +37,12 @@ pub use name::{IMAGE_NAME_BYTES_MAX, ImageName, NameError, STORE_NAME_BYTES_MAX,
 pub use page::{Fingerprints, Keys, is_zero};
 pub use recipe::{
     ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
-    RecipePart, changed_blocks,
+    RecipePart, changed_blocks, walked_blocks,
 };
 pub use tree::{image_root, merge};
 pub use units::*;
-pub use walk::{Probe, Walk, WalkAnswer, answer};
+pub use walk::{
+    NodeHasher, NodeRun, OpenProbe, Probe, WALK_BLOCKS_NODES_MAX, WALK_FIRST_NODES_MAX,
+    WALK_PAGES_NODES_MAX, WALK_PIECE_NODES_MAX, WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES,
+    WALK_WINDOW_BLOCKS, Walk, WalkLevel, WalkSalt, comparable_blocks, short_prints,
+};

@@ -152,6 +152,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         free_min_bytes,
         hold_base: config.hold_base,
         keep_generations: config.keep_generations,
+        mirror: config.role == Role::Mirror,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
     })

@@ -179,6 +179,7 @@ fn an_offer_for_a_store_that_is_not_shared_is_refused_as_if_there_were_none() {
             dirty_bytes: None,
             data_bytes: 4096,
             allocated_zero: vec![],
+            older: None,
         };
         say(&mut send, offer).await;
         let Message::Refuse(refuse) = hear(&mut receive).await else { panic!("a refusal") };

@@ -35,7 +35,7 @@ impl Store {
     }
 
     fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let Sealed { claim, image, mut generation, path, file, spool, .. } = sealed;
+        let Sealed { claim, image, mut generation, path, file, spool, keep_replaced, .. } = sealed;
         let name = generation.image.clone();
         generation.recorded_unix_ms = received.recorded_unix_ms;
         generation.wire_bytes = received.wire_bytes;
@@ -55,6 +55,7 @@ impl Store {
             keep_spare: self.keeps_spare(replaced.as_ref())?,
             sealed: Some(Checkpoint::of(&sealed)),
             spool_sum: Some(spool.sum().into()),
+            keep_replaced: keep_replaced.then_some(true),
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -155,7 +156,7 @@ impl Store {
         let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
         let expected = stat.kind == Kind::File
             && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
-        if !expected {
+        if !expected || prepared.keep_replaced == Some(true) {
             self.set_aside(&image.name, old)?;
             return Ok(None);
         }
@@ -182,7 +183,7 @@ impl Store {
             match self.disk.rename(path, &to, RenameHow::NoReplace) {
                 Ok(()) => {
                     tracing::warn!(code = "LOCAL_CHANGE_SET_ASIDE", image = %name, kept = %to,
-                        "a change made during a commit was set aside");
+                        "a content that is recorded nowhere was set aside");
                     return self.synced(self.disk.sync_dir(QUARANTINE), QUARANTINE);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

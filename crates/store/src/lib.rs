@@ -5,6 +5,7 @@
 //! seal) and `commit`. `recover` finishes or abandons what a crash left. Everything goes through
 //! the [`disk::Disk`] seam, so a simulated disk can lose power at any point of it.
 
+mod adopt;
 mod assemble;
 mod bases;
 mod catalog;
@@ -29,6 +30,7 @@ mod spool;
 mod staging;
 mod store;
 mod verify;
+mod walk;
 
 pub use catalog::{Discover, Generation};
 pub use commit::Received;
@@ -44,3 +46,4 @@ pub use source::Source;
 pub use staging::{Filled, Planned, Sealed, StageRequest, Staging};
 pub use store::{CommitMode, HoldBase, Options, Store};
 pub use verify::VerifyReport;
+pub use walk::WalkMap;

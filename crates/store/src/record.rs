@@ -5,6 +5,7 @@ use blockferry_delta::{Chunk, ImageName, Lineage, NodeId, SEGMENT_BYTES, segment
 
 use minicbor::bytes::ByteArray;
 
+use crate::adopt;
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
 use crate::error::{Error, Result};
 use crate::freeze::{Frozen, freeze, regular};
@@ -90,7 +91,7 @@ impl Store {
             size_bytes: frozen.stat.size_bytes,
             data_bytes: scanned.data_bytes,
             meta: frozen.meta.clone(),
-            lineage: next_lineage(current.as_ref(), author)?,
+            lineage: self.next_lineage(image.as_ref(), current.as_ref(), author)?,
             author,
             recorded_unix_ms: now_unix_ms,
             discover: if same_root { Discover::Metadata } else { discover },
@@ -137,6 +138,7 @@ impl Store {
                 current: 0,
                 checkpoint: None,
                 oldest_map: 1,
+                adopted: false,
             }),
         }
     }
@@ -181,6 +183,7 @@ impl Store {
             current: generation.number,
             checkpoint,
             oldest_map,
+            adopted: false,
             ..image
         })
     }
@@ -204,6 +207,24 @@ impl Store {
             held.root == root || held.before.is_some_and(|before| before.root == root)
         });
         Ok(if is_held { KeepPlaces::Yes } else { KeepPlaces::No })
+    }
+
+    /// What a content that was just found descends from. What is adopted descends from nothing: the
+    /// node didn't make it.
+    fn next_lineage(
+        &self,
+        image: Option<&ImageRecord>,
+        current: Option<&Generation>,
+        author: NodeId,
+    ) -> Result<Lineage> {
+        let adopts = self.options.mirror || image.is_some_and(|image| image.adopted);
+        let base = match current {
+            None if adopts => return Ok(Lineage::default()),
+            None => Lineage::default(),
+            Some(current) => current.lineage.clone(),
+        };
+        let writer = adopt::writer_id(&self.catalog.read()?, author)?;
+        base.bump(writer).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
     }
 }
 
@@ -244,9 +265,4 @@ fn put_cuts(
         KeepPlaces::Yes => write.put_old_places(image, segment, &former),
         KeepPlaces::No => Ok(()),
     }
-}
-
-fn next_lineage(current: Option<&Generation>, author: NodeId) -> Result<Lineage> {
-    let base = current.map(|c| c.lineage.clone()).unwrap_or_default();
-    base.bump(author).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
 }

@@ -21,6 +21,8 @@ pub struct RecoveryReport {
     pub abandoned: Vec<ImageName>,
     /// Stagings that can be resumed.
     pub resumable: usize,
+    /// The catalog could not be read: it was set aside, and a new one is being filled.
+    pub catalog_made_anew: bool,
     /// Files removed because nothing refers to them.
     pub removed: usize,
 }

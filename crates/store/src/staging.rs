@@ -42,6 +42,8 @@ pub struct StageRequest {
     pub base: Option<Root>,
     /// Bytes of dirty pages at most.
     pub dirty_bytes: u64,
+    /// What is replaced goes into quarantine: nobody else is known to have it.
+    pub keep_replaced: bool,
 }
 
 /// What planning a part came to.
@@ -74,6 +76,7 @@ pub struct Staging {
     image: Option<ImageRecord>,
     generation: Generation,
     base_root: Option<Root>,
+    keep_replaced: bool,
     base: Option<BaseMap>,
     /// Own current generation, which the new one replaces in the catalog.
     own: Option<BaseMap>,

@@ -5,7 +5,8 @@
 
 use blockferry_delta::{
     BLOCK_BYTES, ChunkParams, IMAGE_BYTES_MAX, PAGE_BYTES, PAGES_PER_BLOCK, PART_BLOCKS_MAX,
-    PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX,
+    PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, WALK_PAGES_NODES_MAX, WALK_PIECE_NODES_MAX,
+    WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES,
 };
 
 /// Bytes of a frame's header.
@@ -81,6 +82,18 @@ pub const PACKS_UNFILLED_MAX: usize = 3;
 /// Extents of a want: every page of a part for itself.
 pub const WANT_EXTENTS_MAX: usize = PART_PAGES_MAX;
 
+/// Payload bytes of a probe: its runs are two integers below 2^32 each.
+pub const PROBE_BYTES_MAX: usize = WALK_RUNS_MAX * 2 * 5 + 4 * HEAD;
+/// Bytes of the header of values.
+pub const VALUES_HEADER_BYTES: usize = 4;
+/// Payload bytes of values: one piece of an answer.
+pub const VALUES_BYTES_MAX: usize =
+    VALUES_HEADER_BYTES + WALK_PAGES_NODES_MAX as usize * WALK_PRINTS_BYTES;
+
+/// Older generations that an offer tells of.
+pub const OLDER_MAX: usize = 64;
+/// Bytes of a root by which an offer tells of an older generation.
+pub const OLDER_ROOT_BYTES: usize = 8;
 /// Runs of allocated zeros that an offer names.
 pub const ALLOCATED_ZERO_MAX: usize = 4096;
 
@@ -133,6 +146,7 @@ const OFFER_BYTES: usize = 32 * HEAD
     + IMAGE_NAME_BYTES_MAX
     + LINEAGE_BYTES
     + BASES_MAX * 34
+    + OLDER_MAX * OLDER_ROOT_BYTES
     + XATTRS_MAX * 2 * 5
     + XATTRS_BYTES_MAX
     + ALLOCATED_ZERO_MAX * 2 * HEAD;
@@ -165,6 +179,11 @@ const _: () = {
         ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 3) + 256 <= JOIN_BYTES_MAX,
         "the largest join fits its frame"
     );
+    assert!(
+        WALK_PIECE_NODES_MAX as usize * WALK_VALUE_BYTES + VALUES_HEADER_BYTES <= VALUES_BYTES_MAX,
+        "a piece of values fits its frame"
+    );
+    assert!(PROBE_BYTES_MAX <= CONTROL_BYTES_MAX, "a probe is no larger than a control message");
     assert!(PARTS_IN_FLIGHT <= PARTS_OPEN_MAX, "a part in flight is open");
     assert!(
         2 * OFFERS_OPEN_PER_PEER_MAX <= STREAMS_PER_PEER_MAX,

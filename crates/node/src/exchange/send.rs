@@ -8,19 +8,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blockferry_delta::{
-    ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, RecipePart, Root,
+    ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, Probe,
+    RecipePart, Root,
 };
 use blockferry_store::{
     Dictionaries, Error as StoreError, Generation, RecipeCursor, Source, Store,
 };
+use blockferry_wire::limits::{OLDER_MAX, OLDER_ROOT_BYTES};
 use blockferry_wire::{
-    Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
+    Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent, WalkStart,
 };
 
 use super::Step;
 use super::dictionary::packed;
 use crate::error::{Error, Result};
 use crate::verdict;
+
+/// The beginning of a root.
+type RootStart = [u8; OLDER_ROOT_BYTES];
 
 /// How a transfer ended for the sender.
 #[derive(Debug)]
@@ -96,11 +101,12 @@ impl SendSide {
         let mut bases = store.bases(image)?;
         bases.retain(|root| *root != generation.root);
         bases.truncate(blockferry_wire::limits::BASES_MAX);
+        let older = older_roots(&store, image, &bases)?;
         let dirty_bytes = match bases.first() {
             Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
             None => generation.data_bytes,
         };
-        let sender = Sender::new(offer_of(&store, &generation, bases, dirty_bytes))?;
+        let sender = Sender::new(offer_of(&store, &generation, bases, older, dirty_bytes))?;
         Ok(Self {
             total_bytes: generation.size_bytes,
             store,
@@ -187,6 +193,8 @@ impl SendSide {
     fn take(&mut self, event: SenderEvent) -> Result<Option<PackJob>> {
         match event {
             SenderEvent::Accepted { base, dictionaries } => self.accepted(base, dictionaries)?,
+            SenderEvent::Walk(start) => self.walk(&start),
+            SenderEvent::Values { piece, bytes } => self.compare(&piece, &bytes),
             SenderEvent::NeedPart => self.next_part()?,
             SenderEvent::NeedPack { part, extents, dictionary } => {
                 return Ok(self.pack(part, extents, dictionary));
@@ -230,6 +238,30 @@ impl SendSide {
         Ok(())
     }
 
+    /// The receiver builds on what no base tells of.
+    fn walk(&mut self, start: &WalkStart) {
+        let (image, root) = (self.generation.image.clone(), self.generation.root);
+        let prepared = self
+            .store
+            .recipe_by_walk(&image, root, start.size_bytes, start.salt)
+            .and_then(|cursor| Ok((cursor, self.store.source(&image, root)?)));
+        match prepared {
+            Ok((cursor, source)) => {
+                self.cursor = Some(cursor);
+                self.source = Some(Arc::new(source));
+                self.total_bytes = self.generation.data_bytes;
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn compare(&mut self, piece: &Probe, bytes: &[u8]) {
+        let Some(cursor) = &mut self.cursor else { return };
+        if let Err(error) = cursor.handle_values(piece, bytes) {
+            self.fail(error);
+        }
+    }
+
     fn next_part(&mut self) -> Result<()> {
         // Without a cursor the transfer has failed already and the question is stale.
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
@@ -238,7 +270,10 @@ impl SendSide {
                 self.open_parts.insert(part.number, changed_bytes(&part));
                 self.sender.handle_part(part)?;
             }
-            Ok(None) => self.sender.handle_parts_end()?,
+            Ok(None) => match cursor.next_probe() {
+                Some(probe) => self.sender.handle_probe(probe)?,
+                None => self.sender.handle_parts_end()?,
+            },
             Err(error) => self.fail(error),
         }
         Ok(())
@@ -261,7 +296,29 @@ impl SendSide {
     }
 }
 
-fn offer_of(store: &Store, generation: &Generation, bases: Vec<Root>, dirty_bytes: u64) -> Offer {
+/// Beginnings of the roots of the generations before the current one that are no bases.
+fn older_roots(store: &Store, image: &ImageName, bases: &[Root]) -> Result<Vec<RootStart>> {
+    let mut older = Vec::new();
+    for generation in store.history(image)?.into_iter().skip(1) {
+        let start = generation.root.as_bytes()[..OLDER_ROOT_BYTES].try_into();
+        let start = start.expect("a root is longer");
+        if !bases.contains(&generation.root) && !older.contains(&start) {
+            older.push(start);
+        }
+        if older.len() >= OLDER_MAX {
+            break;
+        }
+    }
+    Ok(older)
+}
+
+fn offer_of(
+    store: &Store,
+    generation: &Generation,
+    bases: Vec<Root>,
+    older: Vec<RootStart>,
+    dirty_bytes: u64,
+) -> Offer {
     Offer {
         store: store.identity().id,
         image: generation.image.clone(),
@@ -275,6 +332,7 @@ fn offer_of(store: &Store, generation: &Generation, bases: Vec<Root>, dirty_byte
         dirty_bytes: Some(dirty_bytes),
         data_bytes: generation.data_bytes,
         allocated_zero: generation.allocated_zero.clone(),
+        older: Some(older),
         bases,
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Normal,

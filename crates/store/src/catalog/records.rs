@@ -149,6 +149,12 @@ fn encode<T: Encode<()>>(record: &T) -> Vec<u8> {
 }
 
 impl Generation {
+    /// Was it found here when nothing was known of it, and has no peer confirmed it? It descends
+    /// from nothing and nobody made it: it is older than whatever somebody made.
+    pub fn is_adopted(&self) -> bool {
+        self.discover != Discover::Received && self.lineage.entries().next().is_none()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let lineage = self.lineage.entries();
         encode(&GenerationRecord {
@@ -250,6 +256,8 @@ pub(crate) struct ImageRecord {
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Oldest generation whose block map is still known.
     pub(crate) oldest_map: u64,
+    /// Its file was there before the catalog was: what it holds is older than anything recorded.
+    pub(crate) adopted: bool,
 }
 
 #[derive(Encode, Decode)]
@@ -263,6 +271,8 @@ struct ImageFields {
     checkpoint: Option<Checkpoint>,
     #[n(3)]
     oldest_map: u64,
+    #[n(4)]
+    adopted: Option<bool>,
 }
 
 impl ImageRecord {
@@ -272,6 +282,7 @@ impl ImageRecord {
             current: self.current,
             checkpoint: self.checkpoint,
             oldest_map: self.oldest_map,
+            adopted: self.adopted.then_some(true),
         })
     }
 
@@ -283,6 +294,7 @@ impl ImageRecord {
             current: fields.current,
             checkpoint: fields.checkpoint,
             oldest_map: fields.oldest_map,
+            adopted: fields.adopted.unwrap_or(false),
         })
     }
 }
@@ -316,6 +328,9 @@ pub(crate) struct Prepared {
     /// BLAKE3 of the spool's file.
     #[n(8)]
     pub(crate) spool_sum: Option<ByteArray<32>>,
+    /// What is replaced goes into quarantine. (Number 9 is taken.)
+    #[n(10)]
+    pub(crate) keep_replaced: Option<bool>,
 }
 
 /// A staging that has its base's content and may be resumed.

@@ -82,7 +82,8 @@ fn every_truncation_is_refused_or_harmless() {
                 let mut shorter = frame[..length].to_vec();
                 shorter[4..8].copy_from_slice(&((length - 8) as u32).to_le_bytes());
                 let good = check(&name, &shorter);
-                assert!(!good || name.starts_with("Pack"), "{name} cut to {length} decodes");
+                let tail = name.starts_with("Pack") || name.starts_with("Values");
+                assert!(!good || tail, "{name} cut to {length} decodes");
                 decoded += u32::from(good);
                 cases += 1;
             }

@@ -3,10 +3,11 @@
 
 use blockferry_delta::{RecipePart, Root};
 use blockferry_wire::{
-    Accept, Dictionary, Message, Pack, Packer, Receiver, ReceiverEvent, Sender, SenderEvent, Want,
+    Accept, Dictionary, Message, Pack, Packer, Receiver, ReceiverEvent, Sender, SenderEvent,
+    Values, Want,
 };
 
-use crate::samples::{base_pages, extent, offer, part, root};
+use crate::samples::{base_pages, extent, offer, part, root, walk_start};
 
 /// Page 1600: the first of the part below.
 const FIRST: u64 = 1600;
@@ -38,7 +39,8 @@ fn want(again: bool) -> Want {
 /// wanted.
 fn sender(base: Option<Root>, dictionaries: bool) -> Sender {
     let mut sender = Sender::new(offer()).expect("a good offer");
-    sender.handle_message(Accept { base, dictionaries }.into()).expect("a base of the offer");
+    let accept = Accept { base, dictionaries, walk: None };
+    sender.handle_message(accept.into()).expect("a base of the offer");
     sender.handle_part(one_part()).expect("room");
     sender.handle_message(want(false).into()).expect("open");
     while sender.poll_transmit().is_some() {}
@@ -71,7 +73,7 @@ fn dictionaries_are_used_where_the_receiver_reads_the_base() {
         assert_eq!(sender.handle_pack(packed()).is_ok(), may, "a driver that errs is told");
         let mut receiver = receiver(base, said);
         let accept = receiver.poll_transmit();
-        assert_eq!(accept, Some(Accept { base, dictionaries: may }.into()));
+        assert_eq!(accept, Some(Accept { base, dictionaries: may, walk: None }.into()));
         let outcome = receiver.handle_message(packed().into()).map_err(|error| error.code());
         assert_eq!(outcome, if may { Ok(()) } else { Err("UNREQUESTED") });
         let events = std::iter::from_fn(|| receiver.poll_event());
@@ -106,5 +108,37 @@ fn nothing_is_said_of_dictionaries_when_nothing_travels() {
     let own = Some(offer().root);
     receiver.accept(own, true).expect("the own root");
     let accept = receiver.poll_transmit();
-    assert_eq!(accept, Some(Accept { base: own, dictionaries: false }.into()));
+    assert_eq!(accept, Some(Accept { base: own, dictionaries: false, walk: None }.into()));
+}
+
+/// What the other end holds in a walk is known by fingerprints: there is nothing to read.
+#[test]
+fn a_walk_has_no_dictionaries() {
+    let mut receiver = Receiver::new();
+    receiver.handle_message(offer().into()).expect("first");
+    receiver.accept_walk(walk_start()).expect("comparable");
+    let piece = std::iter::from_fn(|| receiver.poll_event()).find_map(|event| match event {
+        ReceiverEvent::NeedValues(piece) => Some(piece),
+        _ => None,
+    });
+    let piece = piece.expect("the first probe");
+    let bytes = vec![0; piece.count() as usize * piece.level.answer_bytes()];
+    let level = piece.level;
+    receiver.handle_values(bytes.clone()).expect("asked for");
+    let said = receiver.poll_transmit();
+    let walk = Some(walk_start());
+    assert_eq!(said, Some(Accept { base: None, dictionaries: false, walk }.into()));
+    receiver.handle_message(one_part().into()).expect("room");
+    receiver.handle_planned(0, want(false).extents).expect("its pages");
+    assert_eq!(receiver.handle_message(packed().into()).expect_err("").code(), "UNREQUESTED");
+
+    // A receiver that says it could read the base has said nothing: no base was named.
+    let mut sender = Sender::new(offer()).expect("a good offer");
+    let accept = Accept { base: None, dictionaries: true, walk: Some(walk_start()) };
+    sender.handle_message(accept.into()).expect("comparable");
+    sender.handle_message(Values { level, bytes }.into()).expect("asked for");
+    sender.handle_part(one_part()).expect("room");
+    sender.handle_message(want(false).into()).expect("open");
+    assert_eq!(may_have(&mut sender), Some(false));
+    assert_eq!(sender.handle_pack(packed()).expect_err("errs").code(), "API_MISUSE");
 }

@@ -75,9 +75,14 @@ fn the_protocol_page_lists_every_number() {
         let row = format!("| {:#04x} | {} |", kind.number(), kind.name());
         assert!(PAGE.contains(&row), "{row}");
     }
-    for (kind, bytes) in [(Kind::Part, "355,367"), (Kind::Pack, "2,107,404")] {
+    for (kind, from, bytes) in [
+        (Kind::Part, "S", "355,367"),
+        (Kind::Pack, "S", "2,107,404"),
+        (Kind::Probe, "S", "655,396"),
+        (Kind::Values, "R", "1,048,580"),
+    ] {
         assert_eq!(kind.payload_bytes_max().to_string(), bytes.replace(',', ""));
-        assert!(PAGE.contains(&format!("| S | {bytes} |")), "{kind:?}");
+        assert!(PAGE.contains(&format!("| {from} | {bytes} |")), "{kind:?}");
     }
     for refusal in Refusal::ALL {
         let row = format!("| {:#06x} | `{}` |", refusal.number(), refusal.code());

@@ -9,3 +9,4 @@ mod limits;
 mod pair;
 mod rng;
 mod samples;
+mod walk;

@@ -336,6 +336,7 @@ impl Pair {
                 let same = base == Some(self.sender.offer().root);
                 assert_eq!(same, self.plan == Plan::SameBytes);
             }
+            SenderEvent::Walk(_) | SenderEvent::Values { .. } => panic!("no walk"),
             SenderEvent::NeedPart => match self.parts.pop_front() {
                 Some(part) => self.sender.handle_part(part).expect("asked for"),
                 None => self.sender.handle_parts_end().expect("asked for"),
@@ -408,6 +409,7 @@ impl Pair {
                 self.receiver.handle_committed(receipt_of_sample()).expect("complete");
                 self.outcome.receiver = Some("committed");
             }
+            ReceiverEvent::NeedValues(piece) => panic!("no walk: {piece:?}"),
             ReceiverEvent::Cancelled(abort) => {
                 assert_eq!(abort.code, Refusal::SourceTorn);
                 self.outcome.receiver = Some("cancelled");

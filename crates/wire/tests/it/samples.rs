@@ -2,12 +2,13 @@
 
 use blockferry_delta::{
     BlockHash, ChangedBlock, Chunk, ChunkId, ChunkParams, ImageName, Lineage, Meta, NodeId,
-    PageExtent, RecipePart, Root, StoreId, StoreKey, StoreName,
+    NodeRun, PageExtent, Probe, RecipePart, Root, StoreId, StoreKey, StoreName, WalkLevel,
+    WalkSalt,
 };
 use blockferry_wire::{
     Abort, Accept, Dictionary, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
     InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack, Packer,
-    PartsEnd, Receipt, Refusal, Refuse, Role, Want,
+    PartsEnd, Receipt, Refusal, Refuse, Role, Values, WalkStart, Want,
 };
 
 pub(crate) fn node(n: u8) -> NodeId {
@@ -74,7 +75,17 @@ pub(crate) fn offer() -> Offer {
             PageExtent { first: 16, count: 240 },
             PageExtent { first: 4096, count: 1 },
         ],
+        older: Some(vec![[0x1d; 8], [0x2d; 8]]),
     }
+}
+
+pub(crate) fn walk_start() -> WalkStart {
+    WalkStart { size_bytes: 8 << 30, salt: WalkSalt([0x77; 32]) }
+}
+
+pub(crate) fn probe(level: WalkLevel, runs: &[(u64, u64)]) -> Probe {
+    let run = |(first, count): &(u64, u64)| NodeRun { first: *first, count: *count };
+    Probe { level, nodes: runs.iter().map(run).collect() }
 }
 
 pub(crate) fn part() -> RecipePart {
@@ -156,8 +167,9 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
         ("", offer().into()),
-        ("", Accept { base: Some(root(0xbb)), dictionaries: true }.into()),
-        ("-no-base", Accept { base: None, dictionaries: false }.into()),
+        ("", Accept { base: Some(root(0xbb)), dictionaries: true, walk: None }.into()),
+        ("-no-base", Accept { base: None, dictionaries: false, walk: None }.into()),
+        ("-walk", Accept { base: None, dictionaries: false, walk: Some(walk_start()) }.into()),
         ("", Refuse::disk_full("no room", 9 << 30, 1 << 20).into()),
         ("-unknown", Refuse::new(Refusal::Unknown(0x7777), "").into()),
         ("", PartsEnd { parts: 3, blocks: 300 }.into()),
@@ -171,6 +183,9 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", zstd_pack().into()),
         ("-stored", stored_pack().into()),
         ("-dictionary", dictionary_pack().into()),
+        ("", probe(WalkLevel::Groups, &[(3, 2), (300, 1)]).into()),
+        ("", Values { level: WalkLevel::Blocks, bytes: (0..12).collect() }.into()),
+        ("-pages", Values { level: WalkLevel::Pages, bytes: (0..64).collect() }.into()),
     ];
     let named = named.into_iter().map(|(suffix, m)| (format!("{}{suffix}", m.name()), m));
     let messages: Vec<_> = named.collect();
