@@ -115,7 +115,7 @@ fn write_over(path: &Path, new: &Path) -> anyhow::Result<()> {
 /// A row of bytes that travelled, with what else is known of the transfer.
 fn row(pair: &Pair, what: &str, limit: f64, transfer: &Transfer) -> Row {
     let figure = format!("held base, wire bytes, {what}");
-    let read = pair.sender.image("");
+    let images = pair.sender.images();
     let row = Row::at_most(&figure, Amount::Bytes(limit), Amount::bytes(transfer.bytes()));
     let [sent, received] = transfer.told_bytes.map(Amount::bytes);
     row.with_cpu(transfer.cpu).noting(&format!(
@@ -123,7 +123,7 @@ fn row(pair: &Pair, what: &str, limit: f64, transfer: &Transfer) -> Row {
          {:.2} s, of it publish {:.2} s; images in {}",
         transfer.seconds,
         transfer.publish_seconds,
-        super::tools::file_system(&read),
+        super::tools::file_system(&images),
     ))
 }
 

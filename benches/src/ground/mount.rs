@@ -1,5 +1,6 @@
-//! File systems in files: the image whose files are laid out anew, and the receiver without room.
-//! Needs root, `mkfs.ext4` and loop devices.
+//! File systems in files: the image whose files are laid out anew, the receiver without room, and
+//! stores with reflinks.
+//! Needs root, `mkfs.ext4`, for reflinks `mkfs.xfs`, and loop devices.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

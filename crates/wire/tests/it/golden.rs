@@ -77,7 +77,7 @@ fn the_protocol_page_lists_every_number() {
     }
     for (kind, from, bytes) in [
         (Kind::Part, "S", "355,367"),
-        (Kind::Pack, "S", "2,107,404"),
+        (Kind::Pack, "S", "2,120,206"),
         (Kind::Probe, "S", "655,396"),
         (Kind::Values, "R", "1,048,580"),
     ] {
