@@ -335,6 +335,7 @@ impl RecvSide {
 
     fn commit(&mut self) -> Result<()> {
         let Some(staging) = self.staging.take() else { return Ok(()) };
+        self.walk = None;
         let sealed = staging.seal()?;
         let stats = Received {
             recorded_unix_ms: now_unix_ms(),
