@@ -128,6 +128,7 @@ fn a_walk_has_no_dictionaries() {
     let said = receiver.poll_transmit();
     let walk = Some(walk_start());
     assert_eq!(said, Some(Accept { base: None, dictionaries: false, walk }.into()));
+    assert!(matches!(receiver.poll_transmit(), Some(Message::Values(_))));
     receiver.handle_message(one_part().into()).expect("room");
     receiver.handle_planned(0, want(false).extents).expect("its pages");
     assert_eq!(receiver.handle_message(packed().into()).expect_err("").code(), "UNREQUESTED");
