@@ -237,7 +237,7 @@ impl Body for Accept {
         while let Some(key) = reader.key(&mut keys)? {
             match key {
                 0 => base = Some(field::read_root(reader)?),
-                1 => dictionaries = reader.bool()?,
+                2 => dictionaries = reader.bool()?,
                 _ => reader.skip()?,
             }
         }
@@ -250,7 +250,7 @@ impl Body for Accept {
             writer.uint(0u8).bytes(base.as_bytes());
         }
         if self.dictionaries {
-            writer.uint(1u8).bool(true);
+            writer.uint(2u8).bool(true);
         }
         Ok(())
     }
