@@ -268,8 +268,8 @@ impl Body for Accept {
         while let Some(key) = reader.key(&mut keys)? {
             match key {
                 0 => base = Some(field::read_root(reader)?),
-                1 => dictionaries = reader.bool()?,
-                2 => walk = Some(WalkStart::read(reader)?),
+                1 => walk = Some(WalkStart::read(reader)?),
+                2 => dictionaries = reader.bool()?,
                 _ => reader.skip()?,
             }
         }
@@ -283,17 +283,17 @@ impl Body for Accept {
         if self.base.is_some() && self.walk.is_some() {
             return Err(Error::ApiMisuse("a walk with a base"));
         }
-        let keys = [self.base.is_some(), self.dictionaries, self.walk.is_some()];
+        let keys = [self.base.is_some(), self.walk.is_some(), self.dictionaries];
         writer.map(keys.into_iter().filter(|there| *there).count());
         if let Some(base) = &self.base {
             writer.uint(0u8).bytes(base.as_bytes());
         }
-        if self.dictionaries {
-            writer.uint(1u8).bool(true);
-        }
         if let Some(walk) = &self.walk {
-            writer.uint(2u8);
+            writer.uint(1u8);
             walk.write(writer)?;
+        }
+        if self.dictionaries {
+            writer.uint(2u8).bool(true);
         }
         Ok(())
     }
