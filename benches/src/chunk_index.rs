@@ -102,7 +102,12 @@ impl Index {
         let base = self.store.plan_base(root, &[], &image)?;
         let generation =
             Generation { image, root, size_bytes: bytes, data_bytes: 0, ..self.template.clone() };
-        Ok(self.store.stage(StageRequest { generation, base, dirty_bytes: 0 })?)
+        Ok(self.store.stage(StageRequest {
+            generation,
+            base,
+            dirty_bytes: 0,
+            keep_replaced: false,
+        })?)
     }
 
     fn seal(&mut self, name: &str, bytes: u64, ids_of: u32, chunks: u32) -> anyhow::Result<Sealed> {

@@ -76,7 +76,8 @@ fn carry(a: &Arc<Store>, b: &Arc<Store>, generation: &Generation) -> anyhow::Res
     let start = Instant::now();
     let base = b.plan_base(generation.root, &a.bases(name)?, name)?;
     let dirty_bytes = a.dirty_bytes(name, generation.root, base)?;
-    let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
+    let request =
+        StageRequest { generation: generation.clone(), base, dirty_bytes, keep_replaced: false };
     let mut staging = b.stage(request)?;
     let staged = start.elapsed();
     let (mut wanted, mut found, mut parts) = (0, 0, 0);

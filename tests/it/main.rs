@@ -5,6 +5,7 @@ mod calendar;
 mod changed;
 mod crash;
 mod damage;
+mod dictionary;
 mod disk;
 mod extents;
 mod journal;

@@ -67,7 +67,12 @@ impl Carry<'_> {
         if let Some(change) = self.offer {
             change(&mut offered);
         }
-        let staging = to.stage(StageRequest { generation: offered, base, dirty_bytes })?;
+        let staging = to.stage(StageRequest {
+            generation: offered,
+            base,
+            dirty_bytes,
+            keep_replaced: false,
+        })?;
         let mut carried = Carried { base, staging: Some(staging), ..Carried::default() };
         if base != Some(root) {
             let source = from.source(name, root)?;

@@ -67,7 +67,8 @@ impl Feed {
         let base = to.plan_base(*root, &self.bases, image)?;
         let (parts, dirty_bytes) = &self.recipes[&base];
         let generation = self.generation.clone();
-        let request = StageRequest { generation, base, dirty_bytes: *dirty_bytes };
+        let request =
+            StageRequest { generation, base, dirty_bytes: *dirty_bytes, keep_replaced: false };
         Ok((to.stage(request)?, parts))
     }
 

@@ -19,7 +19,7 @@ pub use feed::{Delivered, Feed};
 pub use image::{Edit, SIZES, Shape};
 pub use liar::Liar;
 pub use link::{Link, Trace};
-pub use pair::{Ended, Pair, Trouble};
+pub use pair::{Ended, Pair, Trouble, carry_over};
 pub use rng::Rng;
 pub use seeds::{across, cases};
 pub use side::{Side, author, image_name, options, put, store_identity, whole};

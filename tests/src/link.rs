@@ -7,21 +7,38 @@ use blockferry_wire::{FrameDecoder, Message};
 
 use crate::rng::Rng;
 
-/// A hash over everything that was said, in order: one seed, one trace.
+/// A hash over everything that was said, in order: one seed, one trace. And what packs came to.
 #[derive(Clone, Debug, Default)]
-pub struct Trace(blake3::Hasher);
+pub struct Trace {
+    hasher: blake3::Hasher,
+    /// Packs without and with a dictionary.
+    pub packs: [u64; 2],
+    /// Encoded bytes of the pages in them.
+    pub pack_bytes: [u64; 2],
+    /// Their raw bytes.
+    pub page_bytes: [u64; 2],
+}
 
 impl Trace {
     /// Adds bytes that came from `from`.
     pub fn add(&mut self, from: u8, bytes: &[u8]) {
-        self.0.update(&[from]);
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.hasher.update(&[from]);
+        self.hasher.update(&(bytes.len() as u64).to_le_bytes());
+        self.hasher.update(bytes);
     }
 
     /// The hash so far.
     pub fn hash(&self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
+        *self.hasher.finalize().as_bytes()
+    }
+
+    fn count(&mut self, message: &Message) {
+        if let Message::Pack(pack) = message {
+            let kind = usize::from(!pack.dictionary.is_empty());
+            self.packs[kind] += 1;
+            self.pack_bytes[kind] += pack.bytes.len() as u64;
+            self.page_bytes[kind] += u64::from(pack.raw_bytes);
+        }
     }
 }
 
@@ -58,6 +75,7 @@ impl Link {
     pub fn send(&mut self, lane: usize, message: &Message, trace: &mut Trace) {
         let bytes = message.encode().expect("what a side says can be said");
         trace.add(lane as u8, &told(message, &bytes));
+        trace.count(message);
         self.frames_left = self.frames_left.saturating_sub(1);
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {

@@ -9,7 +9,7 @@ use blockferry_node::Identity;
 use blockferry_node::exchange::{PackJob, RecvOutcome, RecvSide, SendOutcome, SendSide, Step};
 use blockferry_store::disk::{CrashPlan, Disk, Keep, SimDisk};
 use blockferry_store::{CommitMode, Options, Store};
-use blockferry_wire::{Compression, Packer};
+use blockferry_wire::{Compression, Message, Packer};
 
 use crate::liar::Liar;
 use crate::link::{Link, Trace};
@@ -55,6 +55,8 @@ pub struct Pair {
     pub trace: Trace,
     /// The lie of the second node's disk: at which write into a staging.
     lie_at: Option<usize>,
+    /// What becomes of what the offerer says.
+    pub tamper: fn(&mut Message),
 }
 
 fn keys() -> &'static [Identity; 2] {
@@ -89,9 +91,21 @@ impl Pair {
     /// into a staging.
     pub fn new(seed: u64, lie_at: Option<usize>) -> Pair {
         let mut rng = Rng::new(seed);
+        let modes = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
+        let modes = [*rng.pick(&modes), *rng.pick(&modes)];
+        Pair::with(rng, lie_at, modes)
+    }
+
+    /// Two nodes with empty stores that commit in these modes.
+    pub fn in_modes(seed: u64, modes: [CommitMode; 2]) -> Pair {
+        Pair::with(Rng::new(seed), None, modes)
+    }
+
+    fn with(mut rng: Rng, lie_at: Option<usize>, modes: [CommitMode; 2]) -> Pair {
+        let seed = rng.draw();
         let keys = keys().clone();
-        let side = |at: usize, rng: &mut Rng| {
-            let mode = *rng.pick(&[CommitMode::Clone, CommitMode::Copy, CommitMode::Journal]);
+        let side = |at: usize| {
+            let mode = modes[at];
             let disk = SimDisk::new(seed ^ at as u64, 1 << 30);
             disk.set_supports_clone(mode == CommitMode::Clone);
             let made = Store::create(Arc::new(disk.clone()), store_identity(), &options(mode));
@@ -99,8 +113,8 @@ impl Pair {
             let store = open(&disk, &options(mode), lie_at.filter(|_| at == 1));
             Side { disk, store, options: options(mode), node: keys[at].id() }
         };
-        let sides = [side(0, &mut rng), side(1, &mut rng)];
-        Pair { sides, keys, rng, trace: Trace::default(), lie_at }
+        let sides = [side(0), side(1)];
+        Pair { sides, keys, rng, trace: Trace::default(), lie_at, tamper: |_| {} }
     }
 
     /// One of the nodes.
@@ -167,19 +181,40 @@ struct Session {
     link: Link,
     rng: Rng,
     receiver: Identity,
+    tamper: fn(&mut Message),
+}
+
+/// Offers what `stores[0]` has of an image to `stores[1]`.
+pub fn carry_over(stores: [&Arc<Store>; 2], name: &ImageName, seed: u64) -> (Ended, Trace) {
+    let mut trace = Trace::default();
+    let ended = match Session::between(stores, keys(), Rng::new(seed), (name, u64::MAX)) {
+        Ok(mut session) => session.run(&mut trace),
+        Err(error) => Ended::Failed(error.code().to_owned()),
+    };
+    (ended, trace)
 }
 
 type Outcome<T> = blockferry_node::Result<T>;
 
 impl Session {
     fn new(pair: &mut Pair, from: usize, name: &ImageName, frames: u64) -> Outcome<Session> {
-        let mut rng = pair.rng.fork();
-        let store = |at: usize| Arc::clone(&pair.sides[at].store);
-        let receiver = pair.keys[1 - from].clone();
-        let peer = pair.keys[from].id();
+        let stores = [from, 1 - from].map(|at| &pair.sides[at].store);
+        let keys = [from, 1 - from].map(|at| pair.keys[at].clone());
+        let session = Session::between(stores, &keys, pair.rng.fork(), (name, frames))?;
+        Ok(Session { tamper: pair.tamper, ..session })
+    }
+
+    fn between(
+        stores: [&Arc<Store>; 2],
+        keys: &[Identity; 2],
+        mut rng: Rng,
+        (name, frames): (&ImageName, u64),
+    ) -> Outcome<Session> {
+        let [from, to] = stores.map(Arc::clone);
+        let receiver = keys[1].clone();
         Ok(Session {
-            send: SendSide::new(store(from), name)?,
-            receive: RecvSide::new(store(1 - from), receiver.clone(), peer, None),
+            send: SendSide::new(from, name)?,
+            receive: RecvSide::new(to, receiver.clone(), keys[0].id(), None),
             sent: None,
             received: None,
             jobs: Vec::new(),
@@ -187,6 +222,7 @@ impl Session {
             link: Link::new(rng.fork(), frames),
             rng,
             receiver,
+            tamper: |_| {},
         })
     }
 
@@ -228,7 +264,10 @@ impl Session {
         }
         while self.sent.is_none() {
             match self.send.step()? {
-                Step::Transmit(message) => self.link.send(0, &message, trace),
+                Step::Transmit(mut message) => {
+                    (self.tamper)(&mut message);
+                    self.link.send(0, &message, trace);
+                }
                 Step::Pack(job) => self.jobs.push(job),
                 Step::Wait => break,
                 Step::Done(outcome) => self.sent = Some(outcome),

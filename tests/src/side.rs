@@ -41,6 +41,7 @@ pub fn options(mode: CommitMode) -> Options {
         scan_threads: 1,
         cache_bytes: 1 << 20,
         monotonic_ms: || 0,
+        incarnation: || 0,
         ..Options::default()
     }
 }

@@ -87,6 +87,7 @@ impl Pair {
             generation: update.generation.clone(),
             base: update.base,
             dirty_bytes: update.dirty_bytes,
+            keep_replaced: false,
         })?;
         for part in &update.parts {
             let wants = staging.plan(part)?.wants;

@@ -8,6 +8,7 @@
 mod bytes;
 mod change;
 mod edit;
+mod held;
 mod index;
 mod inuse;
 mod many;
@@ -35,8 +36,8 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 9] =
-    ["scan", "look", "index", "bytes", "room", "seconds", "inuse", "change", "many"];
+const GROUPS: [&str; 10] =
+    ["scan", "look", "index", "bytes", "held", "room", "seconds", "inuse", "change", "many"];
 /// Those that need no images.
 const IMAGELESS: [&str; 2] = ["look", "index"];
 
@@ -171,6 +172,7 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "look" => scan::look(setup, table),
             "index" => index::run(setup, table),
             "bytes" => bytes::run(setup, table),
+            "held" => held::run(setup, table),
             "room" => room::run(setup, table),
             "change" => change::run(setup, table),
             "many" => many::run(setup, table),
@@ -203,7 +205,7 @@ fn conditions(setup: &Setup) -> Vec<(String, String)> {
 /// The ends of the nodes' logs.
 fn last_words(work: &Path) -> String {
     let mut text = String::new();
-    for group in ["bytes", "room", "seconds", "inuse", "change", "many"] {
+    for group in ["bytes", "held", "plain", "room", "seconds", "inuse", "change", "many"] {
         for node in ["sender", "receiver"] {
             let path = work.join(group).join(node).join("serve.log");
             let Ok(log) = std::fs::read_to_string(&path) else { continue };

@@ -1,5 +1,6 @@
-//! File systems in files: the image whose files are laid out anew, and the receiver without room.
-//! Needs root, `mkfs.ext4` and loop devices.
+//! File systems in files: the image whose files are laid out anew, the receiver without room, and
+//! stores with reflinks.
+//! Needs root, `mkfs.ext4`, for reflinks `mkfs.xfs`, and loop devices.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,11 @@ pub(crate) fn missing() -> Option<&'static str> {
     }
     let programs = ["mkfs.ext4", "mkfs.xfs", "mount", "umount"];
     programs.iter().any(|p| !has(p)).then_some("needs mkfs.ext4, mkfs.xfs and mount")
+}
+
+/// The same for file systems with reflinks.
+pub(crate) fn missing_xfs() -> Option<&'static str> {
+    missing().or((!has("mkfs.xfs")).then_some("needs mkfs.xfs"))
 }
 
 /// A mounted file system; unmounted when dropped.

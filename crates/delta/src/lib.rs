@@ -11,6 +11,7 @@
 mod block;
 mod chunk;
 mod cut;
+mod dictionary;
 mod digest;
 mod ids;
 mod lineage;
@@ -26,6 +27,7 @@ mod walk;
 pub use block::{BlockRow, block_hash, verify_block};
 pub use chunk::{Chunk, ChunkParams, Chunker};
 pub use cut::{LOOKAHEAD_BYTES, hard_cuts, is_tail_cut};
+pub use dictionary::{Neighbour, dictionary};
 pub use digest::{chunk_segment, digest_segment};
 pub use ids::{BlockHash, ChunkId, IdError, NodeId, Root, StoreId, StoreKey};
 pub use lineage::{LINEAGE_WRITERS_MAX, Lineage, LineageError, Order};
@@ -35,8 +37,12 @@ pub use name::{IMAGE_NAME_BYTES_MAX, ImageName, NameError, STORE_NAME_BYTES_MAX,
 pub use page::{Fingerprints, Keys, is_zero};
 pub use recipe::{
     ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
-    RecipePart, changed_blocks,
+    RecipePart, changed_blocks, walked_blocks,
 };
 pub use tree::{image_root, merge};
 pub use units::*;
-pub use walk::{Probe, Walk, WalkAnswer, answer};
+pub use walk::{
+    NodeHasher, NodeRun, OpenProbe, Probe, WALK_BLOCKS_NODES_MAX, WALK_FIRST_NODES_MAX,
+    WALK_PAGES_NODES_MAX, WALK_PIECE_NODES_MAX, WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES,
+    WALK_WINDOW_BLOCKS, Walk, WalkLevel, WalkSalt, comparable_blocks, short_prints,
+};

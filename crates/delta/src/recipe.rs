@@ -2,13 +2,17 @@
 //! pages that are dirty in them, and the chunks that lie over the dirty pages; whoever holds the
 //! base keeps the rest. Without a base, the base is a file of zeros.
 
+use std::collections::BTreeMap;
+
 use crate::block::BlockRow;
 use crate::chunk::Chunk;
 use crate::ids::BlockHash;
 use crate::map::SegmentMap;
 use crate::units::{
-    BLOCK_BYTES, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, block_len, block_pages_mask,
+    BLOCK_BYTES, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, block_count, block_len,
+    block_pages_mask,
 };
+use crate::walk::short_prints;
 
 /// Most changed blocks in one part of a recipe (8 MiB of image): bounds what a receiver holds.
 pub const PART_BLOCKS_MAX: usize = 128;
@@ -98,6 +102,39 @@ fn changed_block(
     };
     let zero = dirty & row.zero_mask();
     (!same).then_some(ChangedBlock { index, dirty, zero, hash: row.hash })
+}
+
+/// The blocks of segment `index` that differ from what a walk found the receiver to hold, or `None`
+/// when the whole segment became zero. `found` has the [short fingerprints](crate::short_prints) of
+/// the first `comparable` blocks that differ; blocks after those are changed whole.
+pub fn walked_blocks(
+    index: u32,
+    new: &SegmentMap,
+    image_bytes: u64,
+    found: &BTreeMap<u64, [u16; PAGES_PER_BLOCK]>,
+    (comparable, base_bytes): (u64, u64),
+) -> Option<Vec<ChangedBlock>> {
+    let first = u64::from(index) * SEGMENT_BLOCKS as u64;
+    let SegmentMap::Rows(rows) = new else {
+        let end = (first + SEGMENT_BLOCKS as u64).min(block_count(image_bytes));
+        let kept = found.range(first..end).next().is_none() && end <= comparable;
+        return kept.then(Vec::new);
+    };
+    let changed = rows.iter().zip(first..).filter_map(|(row, number)| {
+        let pages = block_pages_mask(number, image_bytes);
+        let dirty = if number < comparable {
+            let (theirs, ours) = (found.get(&number)?, short_prints(Some(row)));
+            let differ = |p: &usize| ours[*p] != theirs[*p];
+            (0..PAGES_PER_BLOCK).filter(differ).fold(0, |mask, p| mask | (1 << p))
+        } else if block_len(number, base_bytes) > 0 {
+            pages
+        } else {
+            return changed_block(number, row, image_bytes, None, base_bytes);
+        };
+        let dirty = dirty & pages;
+        Some(ChangedBlock { index: number, dirty, zero: dirty & row.zero_mask(), hash: row.hash })
+    });
+    Some(changed.collect())
 }
 
 /// Gathers changed blocks and chunks of successive segments into bounded parts.

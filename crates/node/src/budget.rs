@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use blockferry_delta::{BLOCK_BYTES, PART_BLOCKS_MAX, SEGMENT_BYTES};
+use blockferry_delta::{
+    BLOCK_BYTES, PART_BLOCKS_MAX, SEGMENT_BYTES, WALK_BLOCKS_NODES_MAX, WALK_PAGES_NODES_MAX,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,14 +30,23 @@ pub const PACKS_AHEAD: usize = 2;
 pub const FRAMES_QUEUED: usize = 1;
 /// Transfers one node sends at the same time.
 pub const SENDS_MAX: usize = 4;
-/// Transfers one node receives at the same time.
-pub const RECEIVES_MAX: usize = 4;
+/// Transfers one node receives at the same time. The place of a fourth is what dictionaries and walks
+/// have.
+pub const RECEIVES_MAX: usize = 3;
 /// Transfers at the same time with one peer, each way. Its second one may not take the node's last
 /// slot: a slow peer holds back nobody.
 pub const TRANSFERS_PER_PEER: usize = 2;
+/// Bytes of a dictionary.
+pub const DICTIONARY_BYTES_MAX: u64 = blockferry_wire::limits::DICTIONARY_BYTES_MAX as u64;
+/// Dictionaries in memory at the same time, for all transfers together, both ways. Each serves one
+/// pack for as long as it is packed or unpacked.
+pub const DICTIONARIES_MAX: usize = 4;
 /// Recipe parts and wants of one transfer that wait in memory, in bytes (8 MiB of changed blocks
 /// are 128 rows of about 64 bytes; chunks 4,096 rows of 20 bytes).
 pub const PLAN_BYTES: u64 = 2 * MIB;
+/// What the sender of a walk remembers at most, in bytes: runs of 8 bytes of blocks that differ and
+/// of those that are to be asked about, and the page fingerprints of one probe.
+pub const WALK_BYTES: u64 = WALK_BLOCKS_NODES_MAX / 2 * 8 + WALK_PAGES_NODES_MAX * 56;
 /// Work of the store for one transfer, in bytes: the blocks of one part at most (a block takes
 /// memory when its first page has come), one segment being verified and its map rows.
 pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
@@ -53,7 +64,7 @@ pub const BASE_BYTES: u64 = 40 * MIB;
 
 /// One outgoing transfer: packs ahead hold raw and compressed bytes at once; one frame is being
 /// written, one queued, one about to be.
-pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN_BYTES;
+pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN_BYTES + WALK_BYTES;
 /// One incoming transfer: queued messages, one still arriving, one being unpacked (raw and
 /// compressed), and the store's work.
 pub const RECEIVE_BYTES: u64 =
@@ -71,6 +82,7 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + HEAVY_PACKER_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
+    + DICTIONARIES_MAX as u64 * DICTIONARY_BYTES_MAX
     + 2 * SEND_WINDOW_BYTES
     + 2 * RECEIVE_WINDOW_BYTES;
 
@@ -93,7 +105,7 @@ pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
 /// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
 pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
 /// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
-pub const RECEIVE_WINDOW_BYTES: u64 = 12 * MIB;
+pub const RECEIVE_WINDOW_BYTES: u64 = 8 * MIB;
 /// What we keep unacknowledged towards one peer, in bytes.
 pub const SEND_WINDOW_BYTES: u64 = 8 * MIB;
 /// The smallest send window, in bytes. What lies in it is sent whatever is ordered meanwhile: half a

@@ -26,6 +26,8 @@ pub(crate) struct PackKey {
     pub(crate) part: u32,
     /// The pages.
     pub(crate) extents: Vec<PageExtent>,
+    /// May it have a dictionary? What is wanted again may not.
+    pub(crate) dictionary: bool,
     /// The level it is made at.
     pub(crate) compression: Compression,
 }
@@ -242,6 +244,7 @@ mod tests {
             base: None,
             part: 0,
             extents: vec![PageExtent { first, count: 1 }],
+            dictionary: false,
             compression: Compression::zstd(level),
         }
     }
@@ -250,6 +253,7 @@ mod tests {
         Pack {
             part: 0,
             extents: vec![PageExtent { first, count: 1 }],
+            dictionary: Vec::new(),
             encoding: Encoding::Zstd,
             raw_bytes: 4096,
             bytes: vec![7; bytes],
@@ -322,6 +326,7 @@ mod tests {
             PackKey { root: Root::from_bytes([3; 32]), ..key(1, 3) },
             PackKey { store: StoreId::from_bytes([3; 16]), ..key(1, 3) },
             PackKey { part: 1, ..key(1, 3) },
+            PackKey { dictionary: true, ..key(1, 3) },
         ];
         assert!(others.iter().all(|other| !is_kept(&cache, other)));
     }

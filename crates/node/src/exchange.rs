@@ -5,11 +5,13 @@
 //! are plain blocking values: messages go in, [`Step`]s come out. The service runs each on a thread
 //! with QUIC around it; a test runs both in one thread, from one seed, with any link between.
 
+mod dictionary;
 mod receive;
 mod send;
 
 use blockferry_wire::Message;
 
+pub(crate) use dictionary::pressed;
 pub(crate) use receive::version_of;
 pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;

@@ -28,11 +28,29 @@ pub struct Offerer {
     pub is_author: bool,
 }
 
+/// How we came by what we hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It was recorded when somebody made it, or a peer sent or confirmed it.
+    Recorded,
+    /// It was found here when nothing was known of it: nobody's lineage speaks for it.
+    Adopted {
+        /// The peer has recorded these bytes as a generation of its own.
+        known: bool,
+        /// Nothing is made here, so that it can't be anybody's work in this store.
+        mirror: bool,
+    },
+    /// The same, but the file isn't there any more: nothing can be lost.
+    Gone,
+}
+
 /// What to do with an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Receive it.
     Accept,
+    /// Receive it, and put what it replaces into quarantine: nobody else is known to have that.
+    SetAside,
     /// We hold these bytes under this lineage already: a receipt is all that is due.
     AlreadyHere,
     /// Equal bytes, two histories: record the generation under the merged lineage.
@@ -48,12 +66,15 @@ pub enum Decision {
 }
 
 /// Judges `offered` against `ours`, the current generation of the image here.
-pub fn judge(ours: Option<&Version>, offered: &Version, from: Offerer) -> Decision {
+pub fn judge(ours: Option<&Version>, held: Held, offered: &Version, from: Offerer) -> Decision {
     if from.is_author && from.role == Some(Role::Mirror) {
         return Decision::Forbidden;
     }
     let Some(ours) = ours else { return Decision::Accept };
     let same_bytes = ours.root == offered.root;
+    if !same_bytes && held != Held::Recorded {
+        return replaces_adopted(held, &offered.lineage);
+    }
     match offered.lineage.compare(&ours.lineage) {
         Order::Equal if same_bytes => Decision::AlreadyHere,
         Order::Equal => Decision::Fork,
@@ -64,6 +85,17 @@ pub fn judge(ours: Option<&Version>, offered: &Version, from: Offerer) -> Decisi
             Err(_) => Decision::Diverged,
         },
         Order::Concurrent => Decision::Diverged,
+    }
+}
+
+/// What is adopted is older than whatever somebody made; whether it may go is another question.
+fn replaces_adopted(held: Held, offered: &Lineage) -> Decision {
+    let made = offered.entries().next().is_some();
+    match held {
+        Held::Adopted { known: true, mirror } if made || mirror => Decision::Accept,
+        Held::Adopted { mirror: true, .. } => Decision::SetAside,
+        Held::Adopted { .. } => Decision::Diverged,
+        Held::Gone | Held::Recorded => Decision::Accept,
     }
 }
 
@@ -100,19 +132,54 @@ mod tests {
             (version(2, 2, &[(1, 2)]), version(1, 2, &[(2, 1)]), Merge(merged)),
         ];
         for (ours, offered, decision) in rows {
-            assert_eq!(judge(Some(&ours), &offered, WRITER), decision, "{ours:?} {offered:?}");
+            assert_eq!(
+                judge(Some(&ours), Held::Recorded, &offered, WRITER),
+                decision,
+                "{ours:?} {offered:?}"
+            );
         }
-        assert_eq!(judge(None, &version(7, 1, &[(1, 7)]), WRITER), Accept);
+        assert_eq!(judge(None, Held::Recorded, &version(7, 1, &[(1, 7)]), WRITER), Accept);
+    }
+
+    #[test]
+    fn what_was_adopted_gives_way_only_where_nothing_is_lost() {
+        use Decision::*;
+        let adopted = version(1, 1, &[]);
+        let (made, found) = (version(5, 2, &[(1, 5)]), version(1, 2, &[]));
+        let rows = [
+            // known to the peer, a mirror here, offered, decision
+            (true, false, &made, Accept),
+            (true, true, &made, Accept),
+            (false, false, &made, Diverged),
+            (false, true, &made, SetAside),
+            (true, false, &found, Diverged), // both were found, nobody made either
+            (true, true, &found, Accept),
+            (false, false, &found, Diverged),
+            (false, true, &found, SetAside),
+        ];
+        for (known, mirror, offered, decision) in rows {
+            let held = Held::Adopted { known, mirror };
+            assert_eq!(judge(Some(&adopted), held, offered, WRITER), decision, "{held:?}");
+            // The same bytes are never moved or doubted.
+            let same = Version { root: adopted.root, ..offered.clone() };
+            let equal = if same.lineage == adopted.lineage { AlreadyHere } else { Accept };
+            assert_eq!(judge(Some(&adopted), held, &same, WRITER), equal, "{held:?}");
+        }
+        assert_eq!(judge(Some(&adopted), Held::Gone, &found, WRITER), Accept);
+        let mirror = Offerer { role: Some(Role::Mirror), is_author: true };
+        assert_eq!(judge(Some(&adopted), Held::Gone, &found, mirror), Forbidden);
+        let recorded = version(3, 3, &[(2, 1)]);
+        assert_eq!(judge(Some(&recorded), Held::Recorded, &found, WRITER), Older);
     }
 
     #[test]
     fn a_mirror_relays_but_makes_nothing() {
         let offered = version(1, 1, &[(1, 1)]);
         let mirror = |is_author| Offerer { role: Some(Role::Mirror), is_author };
-        assert_eq!(judge(None, &offered, mirror(true)), Decision::Forbidden);
-        assert_eq!(judge(None, &offered, mirror(false)), Decision::Accept);
+        assert_eq!(judge(None, Held::Recorded, &offered, mirror(true)), Decision::Forbidden);
+        assert_eq!(judge(None, Held::Recorded, &offered, mirror(false)), Decision::Accept);
         let unknown = Offerer { role: None, is_author: true };
-        assert_eq!(judge(None, &offered, unknown), Decision::Accept);
+        assert_eq!(judge(None, Held::Recorded, &offered, unknown), Decision::Accept);
     }
 
     #[test]
@@ -133,8 +200,8 @@ mod tests {
             .collect();
         for x in &versions {
             for y in &versions {
-                let there = judge(Some(x), y, WRITER) == Decision::Accept;
-                let back = judge(Some(y), x, WRITER) == Decision::Accept;
+                let there = judge(Some(x), Held::Recorded, y, WRITER) == Decision::Accept;
+                let back = judge(Some(y), Held::Recorded, x, WRITER) == Decision::Accept;
                 assert!(!(there && back), "{x:?} {y:?}");
             }
         }

@@ -237,6 +237,11 @@ async fn serve_store(
         );
         core.events.note(Note::warning("RECOVERED", text).store(&name));
     }
+    if report.catalog_made_anew {
+        let text = "the catalog could not be read and is made anew from the images and what peers \
+                    know; the old one is kept in .blockferry/quarantine";
+        core.events.note(Note::warning("INDEX_REBUILDING", text.to_owned()).store(&name));
+    }
     core.insert_store(open.clone());
     for peer in core.all_peers() {
         core.review_peer(&peer);

@@ -63,6 +63,7 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
     let base_number = history.iter().find(|g| Some(g.root) == base).map(|g| g.number);
     let mut cursor = store.recipe(image, generation.root, base)?;
     let source = store.source(image, generation.root)?;
+    let dictionaries = base.map_or(Ok(None), |base| store.dictionaries(image, base))?;
     let mut packer = Packer::new()?;
     let compression = peer.map_or(core.config.compression, |p| core.compression_for(p));
     let compression = match compression {
@@ -86,8 +87,10 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
                 break;
             }
             let pages = source.read(&pack)?;
-            sampled += pages.len() as u64;
-            packed += packer.pack(part.number, pack, pages, compression)?.bytes.len() as u64;
+            let (held, what) = (dictionaries.as_ref(), (pack, pages));
+            let pack = crate::exchange::pressed(&mut packer, held, part.number, what, compression)?;
+            sampled += u64::from(pack.raw_bytes);
+            packed += pack.bytes.len() as u64;
         }
     }
     let estimate = if sampled > 0 { scale(send, packed, sampled) } else { 0 };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use blockferry_delta::ImageName;
 use blockferry_wire::{Message, Offer, PeerMisbehaved, Refusal, Refuse};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -74,7 +75,12 @@ async fn try_receive(
     let drive = Drive { name: name.clone(), inputs, outbox };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
-        let outcome = drive.run(side, offer, offer_bytes)?;
+        let (outcome, set_aside) = drive.run(side, offer, offer_bytes)?;
+        if let RecvOutcome::Committed(generation) = &outcome
+            && set_aside
+        {
+            tell_set_aside(&at, &admitted.store, &name, &generation.image);
+        }
         conclude(&at, &admitted.store, &name, outcome)
     });
     let result = result.await;
@@ -196,6 +202,17 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
     Ok(ended)
 }
 
+/// One event for a content that was found here, that no peer knows, and that was replaced.
+fn tell_set_aside(core: &Core, store: &OpenStore, peer: &str, image: &ImageName) {
+    let text = format!(
+        "{}: what was found here is no generation that {peer} knows; it was replaced and is kept as \
+         .blockferry/quarantine/{image}.N in the store's directory (the highest N)",
+        store.full_name(image)
+    );
+    let note = Note::warning("ADOPTED_SET_ASIDE", text);
+    core.events.note(note.store(&store.config.name).image(image).peer(&peer));
+}
+
 /// The thread that drives a [`RecvSide`].
 struct Drive {
     name: String,
@@ -204,7 +221,13 @@ struct Drive {
 }
 
 impl Drive {
-    fn run(mut self, mut side: RecvSide, offer: Offer, offer_bytes: u64) -> Result<RecvOutcome> {
+    /// What came of it, and whether what was replaced went into quarantine.
+    fn run(
+        mut self,
+        mut side: RecvSide,
+        offer: Offer,
+        offer_bytes: u64,
+    ) -> Result<(RecvOutcome, bool)> {
         side.handle_message(Message::Offer(offer), offer_bytes)?;
         loop {
             match side.step()? {
@@ -217,7 +240,10 @@ impl Drive {
                     _ => return Err(self.lost()),
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
-                Step::Done(outcome) => return Ok(outcome),
+                Step::Done(outcome) => {
+                    let committed = matches!(outcome, RecvOutcome::Committed(_));
+                    return Ok((outcome, committed && side.sets_aside()));
+                }
             }
         }
     }

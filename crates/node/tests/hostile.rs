@@ -142,8 +142,8 @@ fn a_pack_that_nobody_asked_for_closes_the_connection() {
         let extents = vec![blockferry_delta::PageExtent { first: 0, count: 1 }];
         let bytes = vec![0; 4096];
         let raw_bytes = 4096;
-        say(&mut send, Pack { part: 0, extents, encoding: Encoding::Stored, raw_bytes, bytes })
-            .await;
+        let (encoding, dictionary) = (Encoding::Stored, Vec::new());
+        say(&mut send, Pack { part: 0, extents, encoding, dictionary, raw_bytes, bytes }).await;
         let reason = reason(&link).await;
         assert!(reason.contains("WRONG_STATE"), "{reason}");
     });
@@ -186,6 +186,7 @@ fn an_offer_for_a_store_that_is_not_shared_is_refused_as_if_there_were_none() {
             dirty_bytes: None,
             data_bytes: 4096,
             allocated_zero: vec![],
+            older: None,
         };
         say(&mut send, offer).await;
         let Message::Refuse(refuse) = hear(&mut receive).await else { panic!("a refusal") };

@@ -6,6 +6,15 @@ use blockferry_delta::{
     block_pages_mask, verify_block,
 };
 
+/// Where pages that came in the wire's packs are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The peer sent every byte.
+    Sent,
+    /// Bytes of the base went into them.
+    Guessed,
+}
+
 /// A block on its way to be complete.
 #[derive(Debug)]
 pub(crate) struct BlockBuild {
@@ -18,6 +27,8 @@ pub(crate) struct BlockBuild {
     covered: [u16; PAGES_PER_BLOCK],
     /// Nothing in it is a guess any more: every page was sent or is zero.
     certain: bool,
+    /// Bytes of the base went into pages that were sent.
+    guessed: bool,
     image_bytes: u64,
 }
 
@@ -39,6 +50,7 @@ impl BlockBuild {
             missing: changed.dirty & !changed.zero,
             covered: [0; PAGES_PER_BLOCK],
             certain: false,
+            guessed: false,
             image_bytes,
         }
     }
@@ -112,7 +124,7 @@ impl BlockBuild {
 
     /// Takes a page that was sent into this loaded block. `false` when it isn't missing or has
     /// another length.
-    pub(crate) fn sent(&mut self, page: usize, bytes: &[u8]) -> bool {
+    pub(crate) fn sent(&mut self, page: usize, bytes: &[u8], origin: Origin) -> bool {
         let start = page * PAGE_BYTES;
         let end = self.bytes.len().min(start + PAGE_BYTES);
         if self.missing & (1 << page) == 0 || start >= end || bytes.len() != end - start {
@@ -120,6 +132,7 @@ impl BlockBuild {
         }
         self.bytes[start..end].copy_from_slice(bytes);
         self.missing &= !(1 << page);
+        self.guessed |= origin == Origin::Guessed;
         true
     }
 
@@ -140,7 +153,7 @@ impl BlockBuild {
 
     /// Is nothing in it a guess?
     pub(crate) fn is_certain(&self) -> bool {
-        self.certain
+        self.certain && !self.guessed
     }
 
     /// Number of the block.
@@ -161,6 +174,7 @@ impl BlockBuild {
         self.missing = block_pages_mask(self.changed.index, self.image_bytes);
         self.covered = [0; PAGES_PER_BLOCK];
         self.certain = true;
+        self.guessed = false;
     }
 
     /// Proves the block, or gives it back.
@@ -265,8 +279,11 @@ mod tests {
         assert_eq!(wants, [PageExtent { first: 41, count: 1 }]);
         let build = build.verify().expect_err("page 9 is missing");
         let mut build = build;
-        assert!(!build.sent(9, &[1; 5]) && !build.sent(0, &new[..PAGE_BYTES]));
-        assert!(build.sent(9, &new[9 * PAGE_BYTES..10 * PAGE_BYTES]));
+        assert!(
+            !build.sent(9, &[1; 5], Origin::Sent)
+                && !build.sent(0, &new[..PAGE_BYTES], Origin::Sent)
+        );
+        assert!(build.sent(9, &new[9 * PAGE_BYTES..10 * PAGE_BYTES], Origin::Sent));
         let verified = build.verify().expect("complete");
         let writes = verified.writes();
         assert_eq!(writes.iter().map(|(_, b)| b.len()).collect::<Vec<_>>(), [8192, 4096]);
@@ -285,10 +302,33 @@ mod tests {
         let mut build = build.verify().expect_err("the kept page is wrong");
         build.want_all();
         for page in 0..PAGES_PER_BLOCK {
-            assert!(build.sent(page, &new[page * PAGE_BYTES..(page + 1) * PAGE_BYTES]));
+            assert!(build.sent(
+                page,
+                &new[page * PAGE_BYTES..(page + 1) * PAGE_BYTES],
+                Origin::Sent
+            ));
         }
         let verified = build.verify().expect("all sent");
         assert_eq!(verified.writes(), [(0, new.as_slice())]);
+    }
+
+    #[test]
+    fn a_block_of_guessed_pages_is_not_certain() {
+        let new = block(|p| p as u8 + 1, BLOCK_BYTES);
+        let mut build = BlockBuild::new(changed(0, &new, u16::MAX, 0), SIZE);
+        build.load(Vec::new());
+        // All of it was wanted at once, and a page came out wrong because the base is another.
+        build.want_all();
+        for page in 0..PAGES_PER_BLOCK {
+            let mut bytes = new[page * PAGE_BYTES..(page + 1) * PAGE_BYTES].to_vec();
+            bytes[0] ^= u8::from(page == 5);
+            let origin = if page == 5 { Origin::Guessed } else { Origin::Sent };
+            assert!(build.sent(page, &bytes, origin));
+        }
+        let mut build = build.verify().expect_err("page 5 is wrong");
+        assert!(!build.is_certain(), "it is wanted again");
+        build.want_all();
+        assert!(build.is_certain(), "and then no more");
     }
 
     #[test]
@@ -298,7 +338,9 @@ mod tests {
         assert!(!build.keeps_pages());
         build.load(Vec::new());
         assert_eq!((build.page_len(0), build.page_len(1), build.page_len(2)), (4096, 904, 0));
-        assert!(build.sent(0, &new[..4096]) && build.sent(1, &new[4096..]));
+        assert!(
+            build.sent(0, &new[..4096], Origin::Sent) && build.sent(1, &new[4096..], Origin::Sent)
+        );
         let verified = build.verify().expect("complete");
         assert_eq!(verified.writes(), [(10 * BLOCK_BYTES as u64, new.as_slice())]);
     }

@@ -10,7 +10,7 @@ use crate::catalog::{CatalogRead, ImageRecord};
 use crate::error::Result;
 use crate::store::{MapOf, Store};
 
-/// Own generations that are offered as bases.
+/// Own generations that are offered as bases, beside the current one.
 const OWN_MAX: usize = 8;
 /// Other images that are offered as bases.
 const OTHERS_MAX: usize = 8;
@@ -28,7 +28,7 @@ impl Store {
         let mut roots: Vec<Root> = Vec::new();
         for generation in read.generations(image.id, name)? {
             let known = generation.number >= image.oldest_map;
-            if known && roots.len() < OWN_MAX && !roots.contains(&generation.root) {
+            if known && roots.len() <= OWN_MAX && !roots.contains(&generation.root) {
                 roots.push(generation.root);
             }
         }

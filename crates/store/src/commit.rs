@@ -35,7 +35,8 @@ impl Store {
     }
 
     fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let Sealed { claim, image, mut generation, mut path, built, spool, .. } = sealed;
+        let Sealed { claim, image, mut generation, mut path, built, spool, keep_replaced, .. } =
+            sealed;
         let name = generation.image.clone();
         generation.recorded_unix_ms = received.recorded_unix_ms;
         generation.wire_bytes = received.wire_bytes;
@@ -47,7 +48,9 @@ impl Store {
             Built::Whole(file) => file,
             Built::Journal(redo) => {
                 let image = image.as_ref().ok_or_else(|| Error::NotFound(name.clone()))?;
-                if let Some(shut) = self.shut_image(image)? {
+                // What is replaced is to be kept: it can't be written over.
+                let shut = if keep_replaced { None } else { self.shut_image(image)? };
+                if let Some(shut) = shut {
                     let done = self.commit_journal(image, shut, redo, generation, spool);
                     drop(claim);
                     return done;
@@ -57,7 +60,7 @@ impl Store {
                 file
             }
         };
-        let done = self.commit_whole(image, generation, path, file, spool);
+        let done = self.commit_whole((image, generation), (path, file), spool, keep_replaced);
         drop(claim);
         done
     }
@@ -65,11 +68,10 @@ impl Store {
     /// Commits a file that is to become the image.
     fn commit_whole(
         &self,
-        image: Option<ImageRecord>,
-        generation: Generation,
-        path: String,
-        file: Box<dyn DiskFile>,
+        (image, generation): (Option<ImageRecord>, Generation),
+        (path, file): (String, Box<dyn DiskFile>),
         spool: Spool,
+        keep_replaced: bool,
     ) -> Result<Generation> {
         let name = generation.image.clone();
         let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
@@ -85,6 +87,7 @@ impl Store {
             sealed: Some(Checkpoint::of(&sealed)),
             spool_sum: Some(spool.sum().into()),
             journal: None,
+            keep_replaced: keep_replaced.then_some(true),
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -190,7 +193,7 @@ impl Store {
         let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
         let expected = stat.kind == Kind::File
             && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
-        if !expected {
+        if !expected || prepared.keep_replaced == Some(true) {
             self.set_aside(&image.name, old)?;
             return Ok(None);
         }
@@ -217,7 +220,7 @@ impl Store {
             match self.disk.rename(path, &to, RenameHow::NoReplace) {
                 Ok(()) => {
                     tracing::warn!(code = "LOCAL_CHANGE_SET_ASIDE", image = %name, kept = %to,
-                        "a change made during a commit was set aside");
+                        "a content that is recorded nowhere was set aside");
                     return self.synced(self.disk.sync_dir(QUARANTINE), QUARANTINE);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -1,14 +1,15 @@
 //! Held bases: where reflinks work, a clone of what was recorded last is kept, so that the next
-//! change can be found by comparing where storage lies. It costs the storage of what changes in
-//! the image from then on, and gives way when room is short.
+//! change can be found by comparing where storage lies; and the clone before it, which is what peers
+//! still have, for dictionaries. They cost the storage of what changes in the image from then on,
+//! and give way when room is short.
 
 use blockferry_delta::{ImageName, Root};
 
-use crate::catalog::{Checkpoint, Held, ImageRecord};
-use crate::disk::{DiskFile, Kind, Open};
+use crate::catalog::{Checkpoint, Held, HeldBefore, ImageRecord};
+use crate::disk::{DiskFile, Kind, Open, RenameHow};
 use crate::error::{IoContext, Result};
 use crate::freeze::{Frozen, open_live};
-use crate::layout::{BASE, base_path};
+use crate::layout::{BASE, BEFORE, base_path, before_path};
 use crate::store::{HoldBase, Store};
 
 /// An image with so many generations in [`BUSY_MS`] is written all day: a held clone would make its
@@ -18,45 +19,94 @@ const BUSY_GENERATIONS: usize = 12;
 const BUSY_MS: i64 = 12 * 3600 * 1000;
 
 impl Store {
-    /// The held clone of an image, if it is of the content with `root` and nobody touched it.
+    /// The held clone of an image's content with `root`, if there is one that nobody touched.
     pub(crate) fn held(
         &self,
         image: &ImageRecord,
         root: &Root,
     ) -> Result<Option<Box<dyn DiskFile>>> {
         let Some(held) = self.catalog.read()?.held(image.id)? else { return Ok(None) };
-        let path = base_path(&image.name);
-        let Some(stat) = self.disk.stat(&path).during("look at", &path)? else { return Ok(None) };
-        let ours = Root::from_bytes(held.root.into()) == *root
-            && stat.kind == Kind::File
-            && Checkpoint::of(&stat) == held.checkpoint;
-        if !ours {
-            return Ok(None);
+        let last = (base_path(&image.name), held.root, held.checkpoint);
+        let before = held.before.map(|b| (before_path(&image.name), b.root, b.checkpoint));
+        for (path, of, checkpoint) in std::iter::once(last).chain(before) {
+            if Root::from_bytes(of.into()) == *root && self.is_untouched(&path, &checkpoint)? {
+                return self.disk.open(&path, Open::Read).during("open", &path).map(Some);
+            }
         }
-        self.disk.open(&path, Open::Read).during("open", &path).map(Some)
+        Ok(None)
     }
 
-    /// Keeps the frozen clone of an image, whose content has `root`, in place of the one held
-    /// before. The record counts once it is in the catalog. `None`: nothing is to be held.
+    fn is_untouched(&self, path: &str, checkpoint: &Checkpoint) -> Result<bool> {
+        let stat = self.disk.stat(path).during("look at", path)?;
+        Ok(stat.is_some_and(|s| s.kind == Kind::File && Checkpoint::of(&s) == *checkpoint))
+    }
+
+    /// What of a record of held clones is still there as it was.
+    pub(crate) fn left_of(&self, name: &ImageName, mut held: Held) -> Result<Option<Held>> {
+        if !self.is_untouched(&base_path(name), &held.checkpoint)? {
+            return Ok(None);
+        }
+        if let Some(before) = &held.before
+            && !self.is_untouched(&before_path(name), &before.checkpoint)?
+        {
+            held.before = None;
+        }
+        Ok(Some(held))
+    }
+
+    /// Keeps the frozen clone of an image, whose content has `root`, as the last, and the one held
+    /// so far as the one before. The record counts once it is in the catalog. `None`: nothing is to
+    /// be held.
     pub(crate) fn hold(
         &self,
         name: &ImageName,
+        image: Option<&ImageRecord>,
         frozen: &mut Frozen,
         root: &Root,
         now_unix_ms: i64,
     ) -> Result<Option<Held>> {
-        let path = base_path(name);
         // An image that somebody goes on writing can only be sent from its clone.
         let wanted =
             frozen.is_clone() && (frozen.written || self.serves(name, frozen, now_unix_ms)?);
         if !wanted {
-            self.disk.remove_file(&path).during("remove", &path)?;
+            self.remove_held(name)?;
             return Ok(None);
         }
+        let before = self.hold_before(name, image, root)?;
+        let path = base_path(name);
         frozen.keep(self.disk.as_ref(), &path)?;
         let stat = self.disk.stat(&path).during("look at", &path)?;
         let root = (*root.as_bytes()).into();
-        Ok(stat.map(|stat| Held { root, checkpoint: Checkpoint::of(&stat) }))
+        Ok(stat.map(|stat| Held { root, checkpoint: Checkpoint::of(&stat), before }))
+    }
+
+    /// Makes the clone held so far the one before, if it is of another content than `root`.
+    fn hold_before(
+        &self,
+        name: &ImageName,
+        image: Option<&ImageRecord>,
+        root: &Root,
+    ) -> Result<Option<HeldBefore>> {
+        let held = image.map_or(Ok(None), |image| self.catalog.read()?.held(image.id))?;
+        let held = held.map_or(Ok(None), |held| self.left_of(name, held))?;
+        let (base, path) = (base_path(name), before_path(name));
+        let Some(held) = held else {
+            self.disk.remove_file(&path).during("remove", &path)?;
+            return Ok(None);
+        };
+        if Root::from_bytes(held.root.into()) == *root {
+            return Ok(held.before);
+        }
+        self.disk.rename(&base, &path, RenameHow::Replace).during("rename", &base)?;
+        let stat = self.disk.stat(&path).during("look at", &path)?;
+        Ok(stat.map(|stat| HeldBefore { root: held.root, checkpoint: Checkpoint::of(&stat) }))
+    }
+
+    fn remove_held(&self, name: &ImageName) -> Result<()> {
+        for path in [base_path(name), before_path(name)] {
+            self.disk.remove_file(&path).during("remove", &path)?;
+        }
+        Ok(())
     }
 
     /// Is the clone worth its room as what the next change is compared with?
@@ -102,14 +152,14 @@ impl Store {
         let mut dropped = false;
         for image in write.images()? {
             if write.held(image.id)?.is_some() {
-                let path = base_path(&image.name);
-                self.disk.remove_file(&path).during("remove", &path)?;
+                self.remove_held(&image.name)?;
                 write.put_held(image.id, None)?;
                 dropped = true;
             }
         }
         if dropped {
             self.disk.sync_dir(BASE).during("sync", BASE)?;
+            self.disk.sync_dir(BEFORE).during("sync", BEFORE)?;
             write.commit()?;
         }
         Ok(())

@@ -15,6 +15,8 @@ pub(crate) const STAGING: &str = ".blockferry/staging";
 pub(crate) const SPARE: &str = ".blockferry/spare";
 /// Directory of held bases: clones of what was recorded last.
 pub(crate) const BASE: &str = ".blockferry/base";
+/// Directory of clones of what was recorded before that.
+pub(crate) const BEFORE: &str = ".blockferry/before";
 /// Directory of what was set aside and must not be lost.
 pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
 /// Directory of what recovery found to be of no use; emptied in the quiet after it.
@@ -49,6 +51,11 @@ pub(crate) fn spare_path(name: &ImageName) -> String {
 /// Held base of `name`.
 pub(crate) fn base_path(name: &ImageName) -> String {
     format!("{BASE}/{name}")
+}
+
+/// Held clone of the content of `name` before the one in [`base_path`].
+pub(crate) fn before_path(name: &ImageName) -> String {
+    format!("{BEFORE}/{name}")
 }
 
 /// Who a store is, the same on every member.
@@ -105,7 +112,7 @@ pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
         }
         _ => {}
     }
-    let dirs = [PRIVATE, STAGING, SPARE, BASE, QUARANTINE, TRASH];
+    let dirs = [PRIVATE, STAGING, SPARE, BASE, BEFORE, QUARANTINE, TRASH];
     let there = |dir: &&str| disk.stat(dir).is_ok_and(|stat| stat.is_some());
     if dirs.iter().all(there) {
         return Ok(());

@@ -5,12 +5,14 @@
 //! seal) and `commit`. `recover` finishes or abandons what a crash left. Everything goes through
 //! the [`disk::Disk`] seam, so a simulated disk can lose power at any point of it.
 
+mod adopt;
 mod assemble;
 mod bases;
 mod catalog;
 mod changed;
 mod claim;
 mod commit;
+mod dictionary;
 mod discover;
 pub mod disk;
 mod error;
@@ -31,11 +33,13 @@ mod spool;
 mod staging;
 mod store;
 mod verify;
+mod walk;
 mod warm;
 
 pub use catalog::{Discover, Generation};
 pub use changed::{Changed, MAP_BYTES_MAX, NbdBitmap, Told};
 pub use commit::Received;
+pub use dictionary::Dictionaries;
 pub use error::{Error, Result};
 pub use indexing::IndexReport;
 pub use layout::StoreIdentity;
@@ -48,3 +52,4 @@ pub use source::Source;
 pub use staging::{Filled, Planned, Sealed, StageRequest, Staging};
 pub use store::{CommitMode, HoldBase, Options, Store};
 pub use verify::VerifyReport;
+pub use walk::WalkMap;

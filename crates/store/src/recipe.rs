@@ -4,19 +4,23 @@
 use std::sync::Arc;
 
 use blockferry_delta::{
-    Chunk, ImageName, PAGE_BYTES, PartBuilder, RecipePart, Root, changed_blocks, segment_count,
+    Chunk, ImageName, PAGE_BYTES, PartBuilder, Probe, RecipePart, Root, changed_blocks,
+    segment_count,
 };
 
 use crate::bases::find_base;
 use crate::catalog::CatalogRead;
 use crate::error::{Error, Result};
 use crate::store::{MapOf, Store};
+use crate::walk::Walked;
 
 /// Hands out the parts of a recipe in order. Holds a consistent state of the catalog.
 pub struct RecipeCursor {
     read: CatalogRead,
     new: MapOf,
     base: Option<MapOf>,
+    /// Instead of a base: what a walk finds the receiver to hold.
+    walked: Option<Walked>,
     builder: PartBuilder,
     next: u32,
     finished: bool,
@@ -46,7 +50,7 @@ impl Store {
             None => None,
         };
         let builder = PartBuilder::new(new.size_bytes);
-        Ok(RecipeCursor { read, new, base, builder, next: 0, finished: false })
+        Ok(RecipeCursor { read, new, base, walked: None, builder, next: 0, finished: false })
     }
 
     /// Bytes of the pages in which the generation with `root` differs from `base`, zeros left out:
@@ -71,7 +75,24 @@ impl Store {
 }
 
 impl RecipeCursor {
-    /// The next part; `None` after the last.
+    /// The recipe against what a walk finds.
+    pub(crate) fn walking(read: CatalogRead, new: MapOf, walked: Walked) -> Self {
+        let (builder, walked) = (PartBuilder::new(new.size_bytes), Some(walked));
+        Self { read, new, base: None, walked, builder, next: 0, finished: false }
+    }
+
+    /// In a walk: what has to be asked before there is another part.
+    pub fn next_probe(&mut self) -> Option<Probe> {
+        self.walked.as_mut().and_then(Walked::next_probe)
+    }
+
+    /// Takes what the receiver holds under the next nodes of the probe that is open.
+    pub fn handle_values(&mut self, piece: &Probe, bytes: &[u8]) -> Result<()> {
+        let walked = self.walked.as_mut().ok_or(Error::BadPart("an answer outside a walk"))?;
+        walked.take(&self.read, piece, bytes)
+    }
+
+    /// The next part; `None` after the last, and in a walk while there is something to ask.
     pub fn next_part(&mut self) -> Result<Option<RecipePart>> {
         loop {
             if let Some(part) = self.builder.next_ready() {
@@ -84,6 +105,9 @@ impl RecipeCursor {
                 self.builder.finish();
                 self.finished = true;
                 continue;
+            }
+            if self.walked.as_ref().is_some_and(|walked| self.next >= walked.known_until()) {
+                return Ok(None);
             }
             self.add_segment(self.next)?;
             self.next += 1;
@@ -106,7 +130,10 @@ impl RecipeCursor {
         Ok(())
     }
 
-    fn blocks(&self, segment: u32) -> Result<Option<Vec<blockferry_delta::ChangedBlock>>> {
+    fn blocks(&mut self, segment: u32) -> Result<Option<Vec<blockferry_delta::ChangedBlock>>> {
+        if let Some(walked) = &mut self.walked {
+            return walked.blocks(&self.read, segment);
+        }
         let new = self.new.segment(&self.read, segment)?;
         let new = new.ok_or(Error::Corrupt {
             what: "the block map",

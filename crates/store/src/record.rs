@@ -1,8 +1,11 @@
 //! The record station: freeze, discover, digest, and one transaction that makes what was found
 //! the image's next generation.
 
-use blockferry_delta::{ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
+use blockferry_delta::{Chunk, ImageName, Lineage, NodeId, SEGMENT_BYTES, segment_count};
 
+use minicbor::bytes::ByteArray;
+
+use crate::adopt;
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
 use crate::changed::{Told, check_name};
 use crate::error::{Error, Result};
@@ -118,7 +121,7 @@ impl Store {
             size_bytes: frozen.stat.size_bytes,
             data_bytes: scanned.data_bytes,
             meta: frozen.meta.clone(),
-            lineage: next_lineage(current.as_ref(), author)?,
+            lineage: self.next_lineage(image.as_ref(), current.as_ref(), author)?,
             author,
             recorded_unix_ms: now_unix_ms,
             discover: if same_root { Discover::Metadata } else { discover },
@@ -129,7 +132,7 @@ impl Store {
             allocated_zero: scanned.allocated_zero,
         };
         let checkpoint = frozen.checkpoint();
-        let held = self.hold(name, frozen, &scanned.root, now_unix_ms)?;
+        let held = self.hold(name, image.as_ref(), frozen, &scanned.root, now_unix_ms)?;
         let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
         let write = self.catalog.write()?;
         let image = self.image_record(&write, name, image)?;
@@ -164,6 +167,7 @@ impl Store {
                 current: 0,
                 checkpoint: None,
                 oldest_map: 1,
+                adopted: false,
             }),
         }
     }
@@ -180,15 +184,16 @@ impl Store {
     ) -> Result<()> {
         let replaced = (image.current > 0).then_some(image.current);
         let old = write.generation(image.id, &image.name, image.current)?;
+        let places = self.begin_places(write, image.id, old.as_ref(), generation)?;
         let mut last_segment = None;
         entries.for_each(&mut |entry| {
             let segment = entry.segment;
             write.put_maps(image.id, replaced, [Ok((segment, entry.map))])?;
             if let Some(chunks) = entry.chunks {
                 if segment > 0 && last_segment != Some(segment - 1) {
-                    drop_overhanging(write, image.id, segment - 1)?;
+                    drop_overhanging(write, image.id, segment - 1, places)?;
                 }
-                write.put_cuts(image.id, [Ok((segment, chunks))])?;
+                put_cuts(write, image.id, segment, chunks, places)?;
             }
             last_segment = Some(segment);
             Ok(())
@@ -196,7 +201,9 @@ impl Store {
         let count = segment_count(generation.size_bytes);
         let gone = count..old.map_or(count, |o| segment_count(o.size_bytes)).max(count);
         write.put_maps(image.id, replaced, gone.clone().map(|s| Ok((s, None))))?;
-        write.put_cuts(image.id, gone.map(|s| Ok((s, Vec::new()))))?;
+        for segment in gone {
+            put_cuts(write, image.id, segment, Vec::new(), places)?;
+        }
         let keep = u64::from(self.options.keep_generations.max(1));
         let oldest_map = image.oldest_map.max((generation.number + 1).saturating_sub(keep)).max(1);
         write.drop_old_maps(image.id, oldest_map)?;
@@ -205,23 +212,86 @@ impl Store {
             current: generation.number,
             checkpoint,
             oldest_map,
+            adopted: false,
             ..image
         })
+    }
+
+    /// A new content makes what is remembered of former places old. They are remembered for the
+    /// generation before where it is held: only there can they be read.
+    fn begin_places(
+        &self,
+        write: &CatalogWrite,
+        image: u32,
+        old: Option<&Generation>,
+        generation: &Generation,
+    ) -> Result<KeepPlaces> {
+        let Some(old) = old.filter(|old| old.root != generation.root) else {
+            return Ok(KeepPlaces::No);
+        };
+        write.drop_old_places(image)?;
+        let root = ByteArray::from(*old.root.as_bytes());
+        let held = write.held(image)?;
+        let is_held = held.is_some_and(|held| {
+            held.root == root || held.before.is_some_and(|before| before.root == root)
+        });
+        Ok(if is_held { KeepPlaces::Yes } else { KeepPlaces::No })
+    }
+
+    /// What a content that was just found descends from. What is adopted descends from nothing: the
+    /// node didn't make it.
+    fn next_lineage(
+        &self,
+        image: Option<&ImageRecord>,
+        current: Option<&Generation>,
+        author: NodeId,
+    ) -> Result<Lineage> {
+        let adopts = self.options.mirror || image.is_some_and(|image| image.adopted);
+        let base = match current {
+            None if adopts => return Ok(Lineage::default()),
+            None => Lineage::default(),
+            Some(current) => current.lineage.clone(),
+        };
+        let writer = adopt::writer_id(&self.catalog.read()?, author)?;
+        base.bump(writer).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
     }
 }
 
 /// A chunk that reaches into a segment that changed is no longer what its id says.
-fn drop_overhanging(write: &CatalogWrite, image: u32, segment: u32) -> Result<()> {
+fn drop_overhanging(
+    write: &CatalogWrite,
+    image: u32,
+    segment: u32,
+    places: KeepPlaces,
+) -> Result<()> {
     let mut chunks = write.cuts(image, segment)?;
     let border = (u64::from(segment) + 1) * SEGMENT_BYTES;
     if chunks.last().is_some_and(|chunk| chunk.end() > border) {
         chunks.retain(|chunk| chunk.end() <= border);
-        write.put_cuts(image, [Ok((segment, chunks))])?;
+        put_cuts(write, image, segment, chunks, places)?;
     }
     Ok(())
 }
 
-fn next_lineage(current: Option<&Generation>, author: NodeId) -> Result<Lineage> {
-    let base = current.map(|c| c.lineage.clone()).unwrap_or_default();
-    base.bump(author).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
+/// Are former places of chunks worth remembering?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeepPlaces {
+    Yes,
+    No,
+}
+
+/// Replaces the chunk list of a segment.
+fn put_cuts(
+    write: &CatalogWrite,
+    image: u32,
+    segment: u32,
+    chunks: Vec<Chunk>,
+    places: KeepPlaces,
+) -> Result<()> {
+    let mut former = Vec::new();
+    write.put_cuts(image, [Ok((segment, chunks))], &mut former)?;
+    match places {
+        KeepPlaces::Yes => write.put_old_places(image, segment, &former),
+        KeepPlaces::No => Ok(()),
+    }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared};
+use crate::catalog::{Generation, ImageRecord, Prepared};
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Replayed;
-use crate::layout::{BASE, SPARE, STAGING, TRASH, base_path, spare_path};
+use crate::layout::{BASE, BEFORE, SPARE, STAGING, TRASH, base_path, before_path, spare_path};
 use crate::spool::{self, Entries, Spool};
 use crate::store::Store;
 
@@ -22,6 +22,8 @@ pub struct RecoveryReport {
     pub abandoned: Vec<ImageName>,
     /// Stagings that can be resumed.
     pub resumable: usize,
+    /// The catalog could not be read: it was set aside, and a new one is being filled.
+    pub catalog_made_anew: bool,
     /// Files removed because nothing refers to them.
     pub removed: usize,
 }
@@ -141,7 +143,7 @@ impl Store {
     /// Removes files nothing refers to, and records whose files are gone.
     fn tidy(&self, report: &mut RecoveryReport) -> Result<()> {
         let write = self.catalog.write()?;
-        let [mut stagings, mut spares, mut bases] = [const { BTreeSet::new() }; 3];
+        let [mut stagings, mut spares, mut bases, mut befores] = [const { BTreeSet::new() }; 4];
         let mut changed = false;
         for image in write.images()? {
             if let Some(staged) = write.staged(image.id)? {
@@ -165,14 +167,13 @@ impl Store {
                 }
             }
             if let Some(held) = write.held(image.id)? {
-                let path = base_path(&image.name);
-                let stat = self.disk.stat(&path).during("look at", &path)?;
-                if stat.is_some_and(|stat| held.checkpoint == Checkpoint::of(&stat)) {
-                    bases.insert(path);
-                } else {
+                let left = self.left_of(&image.name, held.clone())?;
+                if left.as_ref() != Some(&held) {
                     changed = true;
-                    write.put_held(image.id, None)?;
+                    write.put_held(image.id, left.as_ref())?;
                 }
+                bases.extend(left.as_ref().map(|_| base_path(&image.name)));
+                befores.extend(left.and_then(|l| l.before).map(|_| before_path(&image.name)));
             }
         }
         if changed {
@@ -180,7 +181,8 @@ impl Store {
         }
         report.removed = self.sweep(STAGING, &stagings)?
             + self.sweep(SPARE, &spares)?
-            + self.sweep(BASE, &bases)?;
+            + self.sweep(BASE, &bases)?
+            + self.sweep(BEFORE, &befores)?;
         Ok(())
     }
 

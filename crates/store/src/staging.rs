@@ -17,7 +17,7 @@ use blockferry_delta::{
     segment_count, segment_len, verify_block,
 };
 
-use crate::assemble::BlockBuild;
+use crate::assemble::{BlockBuild, Origin};
 use crate::catalog::{CatalogRead, Generation, ImageRecord};
 use crate::claim::Claim;
 use crate::disk::DiskFile;
@@ -45,6 +45,8 @@ pub struct StageRequest {
     pub base: Option<Root>,
     /// Bytes of dirty pages at most.
     pub dirty_bytes: u64,
+    /// What is replaced goes into quarantine: nobody else is known to have it.
+    pub keep_replaced: bool,
 }
 
 /// What planning a part came to.
@@ -77,6 +79,7 @@ pub struct Staging {
     image: Option<ImageRecord>,
     generation: Generation,
     base_root: Option<Root>,
+    keep_replaced: bool,
     base: Option<BaseMap>,
     /// Own current generation, which the new one replaces in the catalog.
     own: Option<BaseMap>,
@@ -172,8 +175,29 @@ impl Staging {
 
     /// Takes pages that were sent for a part, in the order of `extents`.
     pub fn fill(&mut self, part: u32, extents: &[PageExtent], pages: &[u8]) -> Result<Filled> {
+        self.fill_from(part, extents, pages, Origin::Sent)
+    }
+
+    /// Takes pages that were made of what was sent and of bytes of the base: if a block is wrong,
+    /// these may be why, and it is wanted again as a whole.
+    pub fn fill_guessed(
+        &mut self,
+        part: u32,
+        extents: &[PageExtent],
+        pages: &[u8],
+    ) -> Result<Filled> {
+        self.fill_from(part, extents, pages, Origin::Guessed)
+    }
+
+    fn fill_from(
+        &mut self,
+        part: u32,
+        extents: &[PageExtent],
+        pages: &[u8],
+        origin: Origin,
+    ) -> Result<Filled> {
         let mut state = self.parts.remove(&part).ok_or(Error::BadPart("pages for no open part"))?;
-        let outcome = self.fill_blocks(&mut state, extents, pages);
+        let outcome = self.fill_blocks(&mut state, extents, pages, origin);
         let complete = state.blocks.is_empty();
         self.parts.insert(part, state);
         let again = outcome?;
@@ -186,6 +210,7 @@ impl Staging {
         part: &mut Part,
         extents: &[PageExtent],
         mut pages: &[u8],
+        origin: Origin,
     ) -> Result<Vec<PageExtent>> {
         let mut again = Vec::new();
         self.literal_bytes += pages.len() as u64;
@@ -199,7 +224,7 @@ impl Staging {
             let len = build.page_len(within);
             let (bytes, rest) = pages.split_at_checked(len).ok_or(Error::BadPart("short pages"))?;
             pages = rest;
-            if !build.sent(within, bytes) {
+            if !build.sent(within, bytes, origin) {
                 return Err(Error::BadPart("page not wanted"));
             }
             if build.is_complete() {

@@ -1,12 +1,14 @@
 //! A store: a replicated directory with its catalog. This is the facade; each station of the two
 //! lines has its own file.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segment_count};
 
+use crate::adopt;
 use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
 use crate::claim::{Claim, Claims};
 use crate::disk::{Disk, Holder, Lease, Open, probe_clone};
@@ -60,6 +62,11 @@ pub struct Options {
     pub snapshot: bool,
     /// Leave what is received in the page cache, and let [`Store::warm`] read the rest into it.
     pub warm: bool,
+    /// Nothing is made here: a file of which nothing is recorded is adopted.
+    pub mirror: bool,
+    /// A number that no other catalog was given, for the lineage of what this one records; 0: the
+    /// author's own id will do.
+    pub incarnation: fn() -> u64,
     /// A clock that only measures, in milliseconds. Nothing is decided by it.
     pub monotonic_ms: fn() -> u64,
 }
@@ -76,9 +83,16 @@ impl Default for Options {
             hold_base: HoldBase::Auto,
             snapshot: false,
             warm: false,
+            mirror: false,
+            incarnation: random,
             monotonic_ms: process_ms,
         }
     }
+}
+
+/// A number that the system's randomness makes.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Milliseconds since this process first asked.
@@ -101,6 +115,8 @@ pub struct Store {
     pub(crate) claims: Arc<Claims>,
     /// Bytes promised to stagings that haven't taken them yet.
     pub(crate) reserved_bytes: Arc<AtomicU64>,
+    /// Walks begun since it was opened.
+    pub(crate) walks: AtomicU64,
 }
 
 impl Store {
@@ -114,7 +130,7 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<(Self, RecoveryReport)> {
         let identity = layout::read_marker(disk.as_ref())?.ok_or(Error::StoreMissing)?;
         layout::make_private(disk.as_ref())?;
-        let catalog = Catalog::open(disk.as_ref(), options.cache_bytes)?;
+        let (catalog, rebuilt) = adopt::open_catalog(disk.as_ref(), options.cache_bytes)?;
         let mode = match options.commit {
             Some(mode) => mode,
             None if probe_clone(disk.as_ref(), PRIVATE).during("probe clones in", PRIVATE)? => {
@@ -132,11 +148,19 @@ impl Store {
             degraded: AtomicBool::new(false),
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
+            walks: AtomicU64::new(0),
         };
+        store.adopt_present()?;
         store.catalog.defer_index(true);
-        let report = store.recover()?;
+        let mut report = store.recover()?;
         store.catalog.defer_index(false);
+        report.catalog_made_anew = rebuilt;
         Ok((store, report))
+    }
+
+    /// Is nothing made here?
+    pub fn is_mirror(&self) -> bool {
+        self.options.mirror
     }
 
     /// Who the store is.
@@ -178,7 +202,8 @@ impl Store {
     /// The generations of an image, newest first.
     pub fn history(&self, name: &ImageName) -> Result<Vec<Generation>> {
         let read = self.catalog.read()?;
-        let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
+        let image = read.image(name)?.filter(|image| image.current > 0);
+        let image = image.ok_or_else(|| Error::NotFound(name.clone()))?;
         read.generations(image.id, name)
     }
 
@@ -252,6 +277,7 @@ fn generation_of(read: &CatalogRead, image: &ImageRecord) -> Result<Option<Gener
 }
 
 /// The block map of one generation, by segment.
+#[derive(Clone, Copy)]
 pub(crate) struct MapOf {
     pub(crate) image: u32,
     pub(crate) number: u64,

@@ -15,6 +15,11 @@ use crate::message::{Encoding, Pack};
 use crate::pack::decompress_exact;
 use crate::wants::check_extents;
 
+/// Encodings of a pack as numbers on the wire.
+const STORED: u8 = 0;
+const ZSTD: u8 = 1;
+const ZSTD_WITH_DICTIONARY: u8 = 2;
+
 /// Level at which columns are compressed: they are small, speed matters.
 const COLUMNS_LEVEL: i32 = 1;
 
@@ -170,7 +175,7 @@ pub(crate) fn decode_part(payload: &[u8]) -> Result<RecipePart> {
     }
     let hashes = records.take(blocks * 32)?;
     let ids = records.take(chunks * 8)?;
-    let columns = decompress_exact(records.rest(), columns_bytes)?;
+    let columns = decompress_exact(records.rest(), columns_bytes, &[])?;
     let mut columns = Records::new(Kind::Part, &columns);
     let part = RecipePart {
         number,
@@ -250,8 +255,10 @@ pub(crate) fn check_pack(pack: &Pack) -> std::result::Result<(), &'static str> {
     if !pages_fit(&pack.extents, pack.raw_bytes) {
         return Err("raw length is not that of the pages");
     }
+    check_extents(&pack.dictionary, max::DICTIONARY_PAGES_MAX as u64)?;
     let raw_bytes = pack.raw_bytes as usize;
     match pack.encoding {
+        Encoding::Stored if !pack.dictionary.is_empty() => Err("stored, and yet a dictionary"),
         Encoding::Stored if pack.bytes.len() != raw_bytes => Err("stored length is not the raw"),
         Encoding::Zstd if pack.bytes.len() >= raw_bytes => Err("compressed is not shorter"),
         _ => Ok(()),
@@ -263,35 +270,35 @@ pub(crate) fn encode_pack(pack: &Pack, out: &mut Vec<u8>) -> Result<()> {
     check_pack(pack).map_err(Error::ApiMisuse)?;
     out.reserve(max::PACK_HEADER_BYTES + 4 * pack.extents.len() + pack.bytes.len());
     out.extend_from_slice(&pack.part.to_le_bytes());
-    out.extend_from_slice(&[u8::from(pack.encoding == Encoding::Zstd), 0]);
+    let encoding = match pack.encoding {
+        Encoding::Stored => STORED,
+        Encoding::Zstd if pack.dictionary.is_empty() => ZSTD,
+        Encoding::Zstd => ZSTD_WITH_DICTIONARY,
+    };
+    out.extend_from_slice(&[encoding, 0]);
     out.extend_from_slice(&(pack.extents.len() as u16).to_le_bytes());
     out.extend_from_slice(&pack.raw_bytes.to_le_bytes());
-    let mut end = 0;
-    for extent in &pack.extents {
-        put_gap(extent.first, end, out)?;
-        put_varint(extent.count.into(), out);
-        end = extent.first + u64::from(extent.count);
+    put_extents(&pack.extents, out)?;
+    if encoding == ZSTD_WITH_DICTIONARY {
+        out.extend_from_slice(&(pack.dictionary.len() as u16).to_le_bytes());
+        put_extents(&pack.dictionary, out)?;
     }
     out.extend_from_slice(&pack.bytes);
     Ok(())
 }
 
-/// A pack from its payload; the bytes stay encoded.
-pub(crate) fn decode_pack(mut payload: Vec<u8>) -> Result<Pack> {
-    let mut records = Records::new(Kind::Pack, &payload);
-    let part = records.u32()?;
-    let [encoding, reserved] = records.array()?;
-    let encoding = match encoding {
-        0 => Encoding::Stored,
-        1 => Encoding::Zstd,
-        _ => return Err(records.bad("unknown encoding")),
-    };
-    if reserved != 0 {
-        return Err(records.bad("reserved byte is not zero"));
+fn put_extents(extents: &[PageExtent], out: &mut Vec<u8>) -> Result<()> {
+    let mut end = 0;
+    for extent in extents {
+        put_gap(extent.first, end, out)?;
+        put_varint(extent.count.into(), out);
+        end = extent.first + u64::from(extent.count);
     }
-    let count = usize::from(records.u16()?);
-    let raw_bytes = records.u32()?;
-    if count > max::PACK_PAGES_MAX {
+    Ok(())
+}
+
+fn read_extents(records: &mut Records<'_>, count: usize, max: usize) -> Result<Vec<PageExtent>> {
+    if count > max {
         return Err(records.bad("too many extents"));
     }
     let (mut extents, mut end) = (Vec::with_capacity(count), 0);
@@ -302,10 +309,37 @@ pub(crate) fn decode_pack(mut payload: Vec<u8>) -> Result<Pack> {
         end = first.checked_add(count.into()).ok_or_else(|| records.bad("extent overflows"))?;
         extents.push(PageExtent { first, count });
     }
+    Ok(extents)
+}
+
+/// A pack from its payload; the bytes stay encoded.
+pub(crate) fn decode_pack(mut payload: Vec<u8>) -> Result<Pack> {
+    let mut records = Records::new(Kind::Pack, &payload);
+    let part = records.u32()?;
+    let [number, reserved] = records.array()?;
+    let encoding = match number {
+        STORED => Encoding::Stored,
+        ZSTD | ZSTD_WITH_DICTIONARY => Encoding::Zstd,
+        _ => return Err(records.bad("unknown encoding")),
+    };
+    if reserved != 0 {
+        return Err(records.bad("reserved byte is not zero"));
+    }
+    let count = usize::from(records.u16()?);
+    let raw_bytes = records.u32()?;
+    let extents = read_extents(&mut records, count, max::PACK_PAGES_MAX)?;
+    let mut dictionary = Vec::new();
+    if number == ZSTD_WITH_DICTIONARY {
+        let count = usize::from(records.u16()?);
+        dictionary = read_extents(&mut records, count, max::DICTIONARY_PAGES_MAX)?;
+        if dictionary.is_empty() {
+            return Err(records.bad("empty dictionary"));
+        }
+    }
     let begin = records.at;
     let error = |rule| Invalid::BadFrame { kind: Kind::Pack.number(), rule, offset: begin as u64 };
     payload.drain(..begin);
-    let pack = Pack { part, extents, encoding, raw_bytes, bytes: payload };
+    let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes: payload };
     check_pack(&pack).map_err(error)?;
     Ok(pack)
 }

@@ -75,8 +75,10 @@ kinds! {
     Receipt = 0x26, max::RECEIPT_BYTES_MAX;
     Failed = 0x27, max::SMALL_BYTES_MAX;
     Abort = 0x28, max::SMALL_BYTES_MAX;
+    Probe = 0x29, max::PROBE_BYTES_MAX;
     Part = 0x40, max::PART_BYTES_MAX;
     Pack = 0x41, max::PACK_BYTES_MAX;
+    Values = 0x42, max::VALUES_BYTES_MAX;
 }
 
 /// One frame of a known type.

@@ -26,6 +26,7 @@ mod pack;
 mod receiver;
 mod refusal;
 mod sender;
+mod walk;
 mod wants;
 
 pub use compression::Compression;
@@ -35,9 +36,9 @@ pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};
 pub use message::{
     Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
     InventoryEntry, Join, JoinAccepted, JoinRefused, Lane, Message, Offer, Pack, PartsEnd, Ping,
-    Pong, Receipt, Refuse, Role, Text, VERSION_MAX, VERSION_MIN, Want,
+    Pong, Receipt, Refuse, Role, Text, VERSION_MAX, VERSION_MIN, Values, WalkStart, Want,
 };
-pub use pack::{Packer, unpack};
+pub use pack::{Dictionary, Packer, unpack, unpack_with};
 pub use receiver::{Receiver, ReceiverEvent};
 pub use refusal::Refusal;
 pub use sender::{Sender, SenderEvent};

@@ -5,7 +5,8 @@
 
 use blockferry_delta::{
     BLOCK_BYTES, ChunkParams, IMAGE_BYTES_MAX, PAGE_BYTES, PAGES_PER_BLOCK, PART_BLOCKS_MAX,
-    PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX,
+    PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, WALK_PAGES_NODES_MAX, WALK_PIECE_NODES_MAX,
+    WALK_PRINTS_BYTES, WALK_RUNS_MAX, WALK_VALUE_BYTES,
 };
 
 /// Bytes of a frame's header.
@@ -56,9 +57,19 @@ pub const PACK_RAW_BYTES_MAX: usize = 2 << 20;
 pub const PACK_PAGES_MAX: usize = PACK_RAW_BYTES_MAX / PAGE_BYTES;
 /// Bytes of a pack's fixed header.
 pub const PACK_HEADER_BYTES: usize = 12;
+/// Bytes of a pack's dictionary: those of the pack, and a quarter for the borders of what is
+/// chosen, which are rounded to pages.
+pub const DICTIONARY_BYTES_MAX: usize = PACK_RAW_BYTES_MAX + PACK_RAW_BYTES_MAX / 4;
+/// Pages of a dictionary, and its extents: each may be a page for itself.
+pub const DICTIONARY_PAGES_MAX: usize = DICTIONARY_BYTES_MAX / PAGE_BYTES;
+/// Logarithm of the window of a pack with a dictionary: its last byte reaches over both.
+pub const DICTIONARY_WINDOW_LOG: u32 = 23;
 /// Payload bytes of a pack: encoded bytes are never more than the raw ones.
-pub const PACK_BYTES_MAX: usize =
-    PACK_HEADER_BYTES + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX + PACK_RAW_BYTES_MAX;
+pub const PACK_BYTES_MAX: usize = PACK_HEADER_BYTES
+    + PACK_PAGES_MAX * 2 * VARINT_BYTES_MAX
+    + 2
+    + DICTIONARY_PAGES_MAX * 2 * VARINT_BYTES_MAX
+    + PACK_RAW_BYTES_MAX;
 
 /// Parts sent that have no want yet.
 pub const PARTS_IN_FLIGHT: usize = 3;
@@ -71,6 +82,18 @@ pub const PACKS_UNFILLED_MAX: usize = 3;
 /// Extents of a want: every page of a part for itself.
 pub const WANT_EXTENTS_MAX: usize = PART_PAGES_MAX;
 
+/// Payload bytes of a probe: its runs are two integers below 2^32 each.
+pub const PROBE_BYTES_MAX: usize = WALK_RUNS_MAX * 2 * 5 + 4 * HEAD;
+/// Bytes of the header of values.
+pub const VALUES_HEADER_BYTES: usize = 4;
+/// Payload bytes of values: one piece of an answer.
+pub const VALUES_BYTES_MAX: usize =
+    VALUES_HEADER_BYTES + WALK_PAGES_NODES_MAX as usize * WALK_PRINTS_BYTES;
+
+/// Older generations that an offer tells of.
+pub const OLDER_MAX: usize = 64;
+/// Bytes of a root by which an offer tells of an older generation.
+pub const OLDER_ROOT_BYTES: usize = 8;
 /// Runs of allocated zeros that an offer names.
 pub const ALLOCATED_ZERO_MAX: usize = 4096;
 
@@ -123,6 +146,7 @@ const OFFER_BYTES: usize = 32 * HEAD
     + IMAGE_NAME_BYTES_MAX
     + LINEAGE_BYTES
     + BASES_MAX * 34
+    + OLDER_MAX * OLDER_ROOT_BYTES
     + XATTRS_MAX * 2 * 5
     + XATTRS_BYTES_MAX
     + ALLOCATED_ZERO_MAX * 2 * HEAD;
@@ -130,6 +154,12 @@ const OFFER_BYTES: usize = 32 * HEAD
 const _: () = {
     assert!(PACK_RAW_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a pack holds whole pages");
     assert!(PACK_PAGES_MAX <= u16::MAX as usize, "a pack's extents are counted in 16 bits");
+    assert!(DICTIONARY_BYTES_MAX.is_multiple_of(PAGE_BYTES), "a dictionary holds whole pages");
+    assert!(DICTIONARY_PAGES_MAX <= u16::MAX as usize, "its extents are counted in 16 bits");
+    assert!(
+        PACK_RAW_BYTES_MAX + DICTIONARY_BYTES_MAX <= 1 << DICTIONARY_WINDOW_LOG,
+        "a pack's last byte reaches its dictionary's first"
+    );
     assert!(PART_BLOCKS_MAX <= u16::MAX as usize, "a part's blocks are counted in 16 bits");
     assert!(PART_CHUNKS_MAX <= u16::MAX as usize, "a part's chunks are counted in 16 bits");
     assert!(CHUNK_BYTES_MAX < 1 << 24, "a chunk's length is three bytes");
@@ -149,13 +179,18 @@ const _: () = {
         ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 3) + 256 <= JOIN_BYTES_MAX,
         "the largest join fits its frame"
     );
+    assert!(
+        WALK_PIECE_NODES_MAX as usize * WALK_VALUE_BYTES + VALUES_HEADER_BYTES <= VALUES_BYTES_MAX,
+        "a piece of values fits its frame"
+    );
+    assert!(PROBE_BYTES_MAX <= CONTROL_BYTES_MAX, "a probe is no larger than a control message");
     assert!(PARTS_IN_FLIGHT <= PARTS_OPEN_MAX, "a part in flight is open");
     assert!(
         2 * OFFERS_OPEN_PER_PEER_MAX <= STREAMS_PER_PEER_MAX,
         "offers both ways fit the streams"
     );
     assert!(
-        PACKS_UNFILLED_MAX * PACK_BYTES_MAX <= 7 << 20,
-        "what a receiver holds of one transfer is at most 7 MiB"
+        PACKS_UNFILLED_MAX * PACK_BYTES_MAX + DICTIONARY_BYTES_MAX <= 9 << 20,
+        "what a receiver holds of one transfer is at most 9 MiB"
     );
 };

@@ -142,6 +142,7 @@ mod tests {
             dirty_bytes: None,
             data_bytes: 0,
             allocated_zero: Vec::new(),
+            older: None,
         }
     }
 

@@ -1,16 +1,18 @@
 //! Stations `pack` and `unpack`: pages of a want, compressed together.
 //!
-//! Unpacking trusts nothing: one zstd frame that declares exactly the length that is due, no
-//! dictionary, nothing skippable, nothing after it. Only then is the output allocated.
+//! Unpacking trusts nothing: one zstd frame that declares exactly the length that is due, names no
+//! dictionary, nothing skippable, nothing after it. Only then is the output allocated. A pack may
+//! have pages of the agreed base as the frame's prefix: both sides read them for themselves, and if
+//! they differ the block hashes tell.
 
 use blockferry_delta::{PAGE_BYTES, PageExtent};
 use zstd::bulk::Compressor;
-use zstd::zstd_safe;
+use zstd::zstd_safe::{self, CCtx, CParameter};
 
 use crate::bulk::check_pack;
 use crate::compression::Compression;
 use crate::error::{Error, Invalid, Result};
-use crate::limits::PACK_RAW_BYTES_MAX;
+use crate::limits::{DICTIONARY_BYTES_MAX, DICTIONARY_WINDOW_LOG, PACK_RAW_BYTES_MAX};
 use crate::message::{Encoding, Pack};
 
 /// First bytes of a zstd frame that is not skippable.
@@ -21,6 +23,19 @@ const SAMPLE_BYTES_MIN: usize = 128 << 10;
 const SAMPLE_PAGES_STEP: usize = 32;
 /// A sample that keeps more than this share of its bytes says that nothing is to be gained.
 const SAMPLE_KEPT_PERCENT: usize = 99;
+/// zstd's tables for a pack and its dictionary, as logarithms of entries: up to which level, how
+/// long. With the tables a level is made for, zstd takes in no more than the end of the dictionary;
+/// longer ones than these gain nothing and take time. Higher levels have long ones.
+const TABLE_LOGS: [(i32, u32); 2] = [(4, 19), (9, 21)];
+
+/// Pages of the agreed base that resemble what is packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dictionary {
+    /// Which pages.
+    pub extents: Vec<PageExtent>,
+    /// Their bytes, one after the other.
+    pub bytes: Vec<u8>,
+}
 
 /// Compresses packs. Holds zstd's working memory, which grows to that of the highest level asked
 /// for (3: 1.3 MiB): one for each thread.
@@ -61,7 +76,36 @@ impl Packer {
             Some(bytes) => (Encoding::Zstd, bytes),
             None => (Encoding::Stored, pages),
         };
-        let pack = Pack { part, extents, encoding, raw_bytes, bytes };
+        let dictionary = Vec::new();
+        let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes };
+        check_pack(&pack).map_err(Error::ApiMisuse)?;
+        Ok(pack)
+    }
+
+    /// Packs the bytes of `extents` with a dictionary, at level 1 at least, when that makes them
+    /// fewer; as [`pack`](Self::pack) does otherwise.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when `pages` can't be the bytes of `extents`, or when anything is too much.
+    pub fn pack_with(
+        &mut self,
+        part: u32,
+        extents: Vec<PageExtent>,
+        pages: Vec<u8>,
+        dictionary: Dictionary,
+        compression: Compression,
+    ) -> Result<Pack> {
+        if pages.len() > PACK_RAW_BYTES_MAX || dictionary.bytes.len() > DICTIONARY_BYTES_MAX {
+            return Err(Error::ApiMisuse("pack or dictionary too large"));
+        }
+        let level = compression.level().map_or(1, |level| level.max(1));
+        let Some(bytes) = compress_with(&pages, &dictionary.bytes, level) else {
+            return self.pack(part, extents, pages, compression);
+        };
+        let raw_bytes = u32::try_from(pages.len()).expect("checked just above");
+        let encoding = Encoding::Zstd;
+        let dictionary = dictionary.extents;
+        let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes };
         check_pack(&pack).map_err(Error::ApiMisuse)?;
         Ok(pack)
     }
@@ -105,13 +149,44 @@ fn no_memory() -> Error {
     Error::ApiMisuse("zstd has no memory")
 }
 
-/// The bytes of a pack, which are to be `expected_bytes` many
+/// The frame of `pages` with `dictionary` as its prefix, when that is shorter than the pages.
+fn compress_with(pages: &[u8], dictionary: &[u8], level: i32) -> Option<Vec<u8>> {
+    if dictionary.is_empty() || pages.is_empty() {
+        return None;
+    }
+    let mut context = CCtx::try_create()?;
+    context.set_parameter(CParameter::CompressionLevel(level)).ok()?;
+    context.set_parameter(CParameter::WindowLog(DICTIONARY_WINDOW_LOG)).ok()?;
+    if let Some((_, log)) = TABLE_LOGS.iter().find(|(level_max, _)| level <= *level_max) {
+        context.set_parameter(CParameter::HashLog(*log)).ok()?;
+        context.set_parameter(CParameter::ChainLog(*log)).ok()?;
+    }
+    context.ref_prefix(dictionary).ok()?;
+    let mut frame = Vec::with_capacity(pages.len() - 1);
+    context.compress2(&mut frame, pages).ok()?;
+    (frame.len() < pages.len()).then_some(frame)
+}
+
+/// The bytes of a pack without a dictionary, which are to be `expected_bytes` many
 /// (see [`extents_bytes`](crate::extents_bytes)).
 ///
 /// # Errors
 /// `DECOMPRESS_LIMIT` before anything is allocated when the pack says otherwise, `DECOMPRESS_BAD`
 /// when it does not decompress.
 pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Vec<u8>> {
+    unpack_with(pack, expected_bytes, &[])
+}
+
+/// The bytes of a pack, with the bytes of its dictionary; see [`unpack`]. With other bytes than
+/// they were packed with it fails, or gives other pages.
+///
+/// # Errors
+/// Those of [`unpack`]; `DECOMPRESS_BAD` also when there is a dictionary and none is due, or none
+/// and one is due.
+pub fn unpack_with(pack: &Pack, expected_bytes: u64, dictionary: &[u8]) -> Result<Vec<u8>> {
+    if pack.dictionary.is_empty() != dictionary.is_empty() {
+        return Err(Invalid::DecompressBad { rule: "not the dictionary that is due" }.into());
+    }
     let due = usize::try_from(expected_bytes).ok().filter(|bytes| *bytes <= PACK_RAW_BYTES_MAX);
     let limit = |declared| Invalid::DecompressLimit { expected: expected_bytes, declared };
     let due = due.ok_or_else(|| limit(None))?;
@@ -123,13 +198,17 @@ pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Vec<u8>> {
             Err(limit(Some(pack.bytes.len() as u64)).into())
         }
         Encoding::Stored => Ok(pack.bytes.clone()),
-        Encoding::Zstd => decompress_exact(&pack.bytes, due),
+        Encoding::Zstd => decompress_exact(&pack.bytes, due, dictionary),
     }
 }
 
-/// Decompresses the one frame that `bytes` are to exactly `expected` bytes. The caller has bounded
-/// `expected`.
-pub(crate) fn decompress_exact(bytes: &[u8], expected: usize) -> Result<Vec<u8>> {
+/// Decompresses the one frame that `bytes` are, after the prefix `dictionary`, to exactly
+/// `expected` bytes. The caller has bounded `expected`.
+pub(crate) fn decompress_exact(
+    bytes: &[u8],
+    expected: usize,
+    dictionary: &[u8],
+) -> Result<Vec<u8>> {
     let bad = |rule| Error::from(Invalid::DecompressBad { rule });
     if !bytes.starts_with(&MAGIC) {
         return Err(bad("not a zstd frame"));
@@ -147,10 +226,12 @@ pub(crate) fn decompress_exact(bytes: &[u8], expected: usize) -> Result<Vec<u8>>
         Err(_) => return Err(bad("frame cut short or damaged")),
     }
     let mut out = Vec::with_capacity(expected);
-    let written = zstd_safe::DCtx::try_create()
-        .ok_or_else(|| bad("zstd has no memory"))?
-        .decompress(&mut out, bytes)
-        .map_err(|_| bad("does not decompress"))?;
+    let memory = || bad("zstd has no memory");
+    let mut context = zstd_safe::DCtx::try_create().ok_or_else(memory)?;
+    if !dictionary.is_empty() {
+        context.ref_prefix(dictionary).map_err(|_| memory())?;
+    }
+    let written = context.decompress(&mut out, bytes).map_err(|_| bad("does not decompress"))?;
     if written != expected {
         return Err(bad("wrong length"));
     }

@@ -8,14 +8,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use blockferry_delta::{PageExtent, RecipePart, Root};
+use blockferry_delta::{PageExtent, Probe, RecipePart, Root};
 
 use crate::error::{Error, PeerMisbehaved, Result, manifest, wrong_state};
 use crate::limits::{PACKS_UNFILLED_MAX, PART_PAGES_MAX, PARTS_IN_FLIGHT, PARTS_OPEN_MAX};
 use crate::manifest::Manifest;
 use crate::message::{
-    Abort, Accept, Failed, Filled, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Want,
+    Abort, Accept, Failed, Filled, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Values,
+    WalkStart, Want,
 };
+use crate::walk::Probing;
 use crate::wants::{PartPages, WantQueue, check_extents, extents_bytes, split_packs};
 
 /// What a receiver tells its driver.
@@ -23,9 +25,12 @@ use crate::wants::{PartPages, WantQueue, check_extents, extents_bytes, split_pac
 pub enum ReceiverEvent {
     /// Judge it, then answer with [`Receiver::accept`], [`Receiver::refuse`] or [`Receiver::have`].
     Offered(Box<Offer>),
+    /// Say what is held under these nodes with [`Receiver::handle_values`].
+    NeedValues(Probe),
     /// Plan it, then answer with [`Receiver::handle_planned`].
     Part(RecipePart),
-    /// Unpack and fill it, then answer with [`Receiver::handle_filled`].
+    /// Unpack and fill it, then answer with [`Receiver::handle_filled`]. Its dictionary may lie
+    /// beyond the base's end.
     Pack(Pack),
     /// Every part is filled: seal and commit, then answer with [`Receiver::handle_committed`] or
     /// [`Receiver::handle_failed`].
@@ -86,10 +91,15 @@ struct OpenPart {
 #[derive(Debug)]
 pub struct Receiver {
     state: State,
+    /// Packs may have dictionaries.
+    dictionaries: bool,
     offer: Option<(Offer, Manifest)>,
     open: BTreeMap<u32, OpenPart>,
     wants: WantQueue,
     packs_unfilled: usize,
+    walk: Option<Probing>,
+    /// The nodes that the driver is to tell of.
+    values_due: Option<Probe>,
     wanted_bytes: u64,
     received_bytes: u64,
     transmit: VecDeque<Message>,
@@ -107,10 +117,13 @@ impl Receiver {
     pub fn new() -> Self {
         Self {
             state: State::Waiting,
+            dictionaries: false,
             offer: None,
             open: BTreeMap::new(),
             wants: WantQueue::default(),
             packs_unfilled: 0,
+            walk: None,
+            values_due: None,
             wanted_bytes: 0,
             received_bytes: 0,
             transmit: VecDeque::new(),
@@ -147,7 +160,12 @@ impl Receiver {
 
     /// The next message to send.
     pub fn poll_transmit(&mut self) -> Option<Message> {
-        self.transmit.pop_front()
+        let message = self.transmit.pop_front()?;
+        // One piece of an answer at a time, however long the answer is.
+        if matches!(message, Message::Values(_)) {
+            self.need_values();
+        }
+        Some(message)
     }
 
     /// The next thing to do or to know.
@@ -175,12 +193,19 @@ impl Receiver {
         match (self.state, message) {
             (State::Ended | State::Cancelled, Message::Abort(_)) => Ok(()),
             (State::Ended, Message::Part(_) | Message::PartsEnd(_) | Message::Pack(_)) => Ok(()),
+            (State::Ended, Message::Probe(_)) => Ok(()),
             (State::Waiting, Message::Offer(offer)) => {
                 self.events.push_back(ReceiverEvent::Offered(Box::new(offer.clone())));
                 let manifest = Manifest::new(&offer);
                 self.offer = Some((offer, manifest));
                 self.state = State::Judging;
                 Ok(())
+            }
+            (_, Message::Part(_) | Message::PartsEnd(_) | Message::Probe(_)) if self.probed() => {
+                Err(wrong_state(name, "an answer is due"))
+            }
+            (State::Receiving { .. }, Message::Probe(probe)) if self.walk.is_some() => {
+                self.probe(probe)
             }
             (State::Receiving { nothing: false }, Message::Part(part)) => self.part(part),
             (State::Receiving { .. }, Message::PartsEnd(end)) => self.parts_end(end),
@@ -228,8 +253,11 @@ impl Receiver {
     fn pack(&mut self, pack: Pack) -> Result<()> {
         let unrequested = |rule| Error::from(PeerMisbehaved::Unrequested { rule });
         let wanted = self.wants.pop().ok_or_else(|| unrequested("no pack is wanted"))?;
-        if wanted.0 != pack.part || wanted.1 != pack.extents {
+        if wanted.part != pack.part || wanted.extents != pack.extents {
             return Err(unrequested("another pack is wanted first"));
+        }
+        if !pack.dictionary.is_empty() && (wanted.again || !self.dictionaries) {
+            return Err(unrequested("no dictionary may be used"));
         }
         let bytes = extents_bytes(&pack.extents, self.size_bytes());
         if bytes != u64::from(pack.raw_bytes) {
@@ -245,10 +273,11 @@ impl Receiver {
     }
 
     /// Sends for it. `base` is one of the offer's, its own root (then nothing travels), or none.
+    /// `dictionaries`: pages of the base can be read while packs come.
     ///
     /// # Errors
     /// `API_MISUSE` when no offer is open or the base was not offered.
-    pub fn accept(&mut self, base: Option<Root>) -> Result<()> {
+    pub fn accept(&mut self, base: Option<Root>, dictionaries: bool) -> Result<()> {
         if !self.judging()? {
             return Ok(());
         }
@@ -258,7 +287,43 @@ impl Receiver {
             return Err(Error::ApiMisuse("the base was not offered"));
         }
         self.state = State::Receiving { nothing: base == Some(offer.root) };
-        self.transmit.push_back(Message::Accept(Accept { base }));
+        self.dictionaries = dictionaries && base.is_some_and(|base| base != offer.root);
+        let accept = Accept { base, dictionaries: self.dictionaries, walk: None };
+        self.transmit.push_back(Message::Accept(accept));
+        Ok(())
+    }
+
+    /// Sends for what differs from a content that is held here and is none of the offer's bases.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when no offer is open, when the sender can't compare, or when no block can be
+    /// compared: accept without a base instead.
+    pub fn accept_walk(&mut self, start: WalkStart) -> Result<()> {
+        if !self.judging()? {
+            return Ok(());
+        }
+        let (offer, _) = self.offer.as_ref().expect("judging comes after the offer");
+        let walk = offer.older.as_ref().and_then(|_| Probing::begin(offer.size_bytes, &start));
+        self.walk = Some(walk.ok_or(Error::ApiMisuse("nothing can be compared"))?);
+        self.state = State::Receiving { nothing: false };
+        let accept = Accept { base: None, dictionaries: false, walk: Some(start) };
+        self.transmit.push_back(Message::Accept(accept));
+        self.need_values();
+        Ok(())
+    }
+
+    /// What is held under the nodes that were asked about last.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when nothing was asked about or it is not as long as it has to be.
+    pub fn handle_values(&mut self, bytes: Vec<u8>) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        let fits = |piece: &Probe| piece.count() * piece.level.answer_bytes() as u64;
+        let due = self.values_due.take_if(|piece| fits(piece) == bytes.len() as u64);
+        let level = due.ok_or(Error::ApiMisuse("values of other nodes"))?.level;
+        self.transmit.push_back(Message::Values(Values { level, bytes }));
         Ok(())
     }
 
@@ -368,6 +433,26 @@ impl Receiver {
         Ok(())
     }
 
+    fn probe(&mut self, probe: Probe) -> Result<()> {
+        let walk = self.walk.as_mut().expect("there is a walk");
+        walk.ask(probe).map_err(|rule| PeerMisbehaved::Unrequested { rule })?;
+        self.need_values();
+        Ok(())
+    }
+
+    /// Is an answer due, or on its way out?
+    fn probed(&self) -> bool {
+        let unsent = || self.transmit.iter().any(|message| matches!(message, Message::Values(_)));
+        self.values_due.is_some() || self.walk.as_ref().is_some_and(|w| w.is_open() || unsent())
+    }
+
+    fn need_values(&mut self) {
+        if let Some(piece) = self.walk.as_mut().and_then(Probing::next_piece) {
+            self.values_due = Some(piece.clone());
+            self.events.push_back(ReceiverEvent::NeedValues(piece));
+        }
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.state, State::Ended | State::Cancelled | State::Broken)
     }
@@ -394,7 +479,7 @@ impl Receiver {
         open.planned = true;
         open.packs_due += split_packs(&extents).len();
         self.wanted_bytes += extents_bytes(&extents, size_bytes);
-        self.wants.push(part, extents.clone());
+        self.wants.push(part, again, extents.clone());
         self.transmit.push_back(Message::Want(Want { part, again, extents }));
         Ok(())
     }
@@ -433,6 +518,7 @@ impl Receiver {
         self.open.clear();
         self.wants = WantQueue::default();
         self.packs_unfilled = 0;
+        (self.walk, self.values_due) = (None, None);
         self.transmit.clear();
         self.events.clear();
     }

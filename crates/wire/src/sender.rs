@@ -7,15 +7,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use blockferry_delta::{PageExtent, RecipePart, Root};
+use blockferry_delta::{PageExtent, Probe, RecipePart, Root};
 
 use crate::bulk::check_pack;
 use crate::error::{Error, PeerMisbehaved, Result, wrong_state};
 use crate::limits::{PACKS_IN_FLIGHT, PARTS_IN_FLIGHT, PARTS_OPEN_MAX};
 use crate::manifest::Manifest;
-use crate::message::{Abort, Failed, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Want};
+use crate::message::{
+    Abort, Accept, Failed, Message, Offer, Pack, PartsEnd, Receipt, Refuse, Values, WalkStart, Want,
+};
 use crate::refusal::Refusal;
-use crate::wants::{BadPage, PartPages, WantQueue, extents_bytes};
+use crate::walk::Probing;
+use crate::wants::{BadPage, PartPages, WantQueue, Wanted, extents_bytes};
 
 /// What a sender tells its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,15 +28,31 @@ pub enum SenderEvent {
     Accepted {
         /// One of the offer's bases, its own root, or none.
         base: Option<Root>,
+        /// Packs may have pages of that base as dictionaries.
+        dictionaries: bool,
     },
-    /// Answer with [`Sender::handle_part`] or [`Sender::handle_parts_end`].
+    /// The receiver starts from a content that is none of the bases: compare with it. The answer to
+    /// the first probe of a [`Walk`](blockferry_delta::Walk) comes unasked, before a part is asked
+    /// for.
+    Walk(WalkStart),
+    /// What the receiver holds under these nodes.
+    Values {
+        /// The nodes: a piece of the open probe.
+        piece: Probe,
+        /// As many bytes for each node as the level has.
+        bytes: Vec<u8>,
+    },
+    /// Answer with [`Sender::handle_part`] or [`Sender::handle_parts_end`]; in a walk also with
+    /// [`Sender::handle_probe`].
     NeedPart,
     /// Answer with [`Sender::handle_pack`]. Several may be asked for at a time; answer in order.
     NeedPack {
         /// The part the pages belong to.
         part: u32,
-        /// At most 256 pages.
+        /// At most 512 pages.
         extents: Vec<PageExtent>,
+        /// It may have a dictionary: the receiver can read the base and doesn't ask again.
+        dictionary: bool,
     },
     /// The receiver has it; the signature is for the driver to verify.
     Done(Receipt),
@@ -86,13 +105,16 @@ struct OpenPart {
 pub struct Sender {
     offer: Offer,
     state: State,
+    /// The receiver takes dictionaries.
+    dictionaries: bool,
     manifest: Manifest,
     open: BTreeMap<u32, OpenPart>,
     wants: WantQueue,
     /// Packs asked of the driver, oldest first.
-    asked: VecDeque<(u32, Vec<PageExtent>)>,
+    asked: VecDeque<Wanted>,
     packs_queued: usize,
     part_asked: bool,
+    walk: Option<Probing>,
     wanted_bytes: u64,
     sent_bytes: u64,
     transmit: VecDeque<Message>,
@@ -111,11 +133,13 @@ impl Sender {
             transmit: VecDeque::from([Message::Offer(offer.clone())]),
             offer,
             state: State::Offered,
+            dictionaries: false,
             open: BTreeMap::new(),
             wants: WantQueue::default(),
             asked: VecDeque::new(),
             packs_queued: 0,
             part_asked: false,
+            walk: None,
             wanted_bytes: 0,
             sent_bytes: 0,
             events: VecDeque::new(),
@@ -183,7 +207,9 @@ impl Sender {
             (State::Cancelled, Message::Refuse(_) | Message::Receipt(_) | Message::Failed(_)) => {
                 Ok(())
             }
-            (State::Offered, Message::Accept(accept)) => self.accepted(accept.base),
+            (State::Cancelled, Message::Values(_)) => Ok(()),
+            (State::Offered, Message::Accept(accept)) => self.accepted(accept),
+            (State::Sending, Message::Values(values)) if self.walk.is_some() => self.values(values),
             (State::Offered, Message::Refuse(refuse)) => self.ended(SenderEvent::Refused(refuse)),
             (State::Offered, Message::Receipt(receipt)) => self.receipt(receipt),
             (State::Ending, Message::Receipt(receipt)) if self.open.is_empty() => {
@@ -198,18 +224,42 @@ impl Sender {
         }
     }
 
-    fn accepted(&mut self, base: Option<Root>) -> Result<()> {
+    fn accepted(&mut self, accept: Accept) -> Result<()> {
+        let Accept { base, dictionaries, walk } = accept;
         let offered = |root: &Root| *root == self.offer.root || self.offer.bases.contains(root);
         if !base.as_ref().is_none_or(offered) {
             return Err(PeerMisbehaved::WrongBase.into());
         }
-        self.events.push_back(SenderEvent::Accepted { base });
+        if let Some(start) = walk {
+            let offered = self.offer.older.as_ref();
+            let walk = offered.and_then(|_| Probing::begin(self.offer.size_bytes, &start));
+            self.walk = Some(walk.ok_or(PeerMisbehaved::WrongBase)?);
+            self.events.push_back(SenderEvent::Walk(start));
+            self.state = State::Sending;
+            return Ok(());
+        }
+        self.dictionaries = dictionaries && base.is_some_and(|base| base != self.offer.root);
+        let dictionaries = self.dictionaries;
+        self.events.push_back(SenderEvent::Accepted { base, dictionaries });
         self.state = State::Sending;
         if base == Some(self.offer.root) {
             self.send_parts_end()
         } else {
             self.ask()
         }
+        Ok(())
+    }
+
+    fn values(&mut self, Values { level, bytes }: Values) -> Result<()> {
+        let unrequested = |rule| Error::from(PeerMisbehaved::Unrequested { rule });
+        let piece = self.walk.as_mut().and_then(Probing::next_piece);
+        let piece = piece.ok_or_else(|| unrequested("nothing was asked about"))?;
+        let due = piece.count() * level.answer_bytes() as u64;
+        if level != piece.level || bytes.len() as u64 != due {
+            return Err(unrequested("values of other nodes"));
+        }
+        self.events.push_back(SenderEvent::Values { piece, bytes });
+        self.ask();
         Ok(())
     }
 
@@ -230,7 +280,7 @@ impl Sender {
         part.planned = true;
         part.pages_due += count_pages(&extents);
         self.wanted_bytes += extents_bytes(&extents, self.offer.size_bytes);
-        self.wants.push(number, extents);
+        self.wants.push(number, again, extents);
         self.ask();
         Ok(())
     }
@@ -265,6 +315,7 @@ impl Sender {
         self.open.clear();
         self.wants = WantQueue::default();
         self.asked.clear();
+        self.walk = None;
         self.packs_queued = 0;
         self.transmit.clear();
         self.events.clear();
@@ -287,6 +338,24 @@ impl Sender {
         self.open.insert(part.number, OpenPart { pages, planned: false, pages_due: 0 });
         self.transmit.push_back(Message::Part(part));
         self.ask();
+        Ok(())
+    }
+
+    /// Asks about what the receiver holds, instead of giving the part that was asked for. The part
+    /// is asked for again when the answer is complete.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when no part was asked for, outside a walk, or for nodes that may not be asked
+    /// about.
+    pub fn handle_probe(&mut self, probe: Probe) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        let walk = self.walk.as_mut().filter(|_| self.part_asked);
+        let walk = walk.ok_or(Error::ApiMisuse("nothing is to be asked about"))?;
+        walk.ask(probe.clone()).map_err(Error::ApiMisuse)?;
+        self.part_asked = false;
+        self.transmit.push_back(Message::Probe(probe));
         Ok(())
     }
 
@@ -315,10 +384,12 @@ impl Sender {
             return Ok(());
         }
         check_pack(&pack).map_err(Error::ApiMisuse)?;
-        let asked = self.asked.front().is_some_and(|(part, extents)| {
-            *part == pack.part
-                && *extents == pack.extents
-                && extents_bytes(extents, self.offer.size_bytes) == u64::from(pack.raw_bytes)
+        let asked = self.asked.front().is_some_and(|wanted| {
+            let may_have = self.dictionaries && !wanted.again;
+            wanted.part == pack.part
+                && wanted.extents == pack.extents
+                && extents_bytes(&pack.extents, self.offer.size_bytes) == pack.raw_bytes.into()
+                && (pack.dictionary.is_empty() || may_have)
         });
         if !asked {
             return Err(Error::ApiMisuse("not the oldest pack that was asked for"));
@@ -356,15 +427,18 @@ impl Sender {
     fn ask(&mut self) {
         let unplanned = self.open.values().filter(|part| !part.planned).count();
         let room = unplanned < PARTS_IN_FLIGHT && self.open.len() < PARTS_OPEN_MAX;
-        if self.state == State::Sending && !self.part_asked && room {
+        let probing = self.walk.as_ref().is_some_and(Probing::is_open);
+        if self.state == State::Sending && !self.part_asked && room && !probing {
             self.part_asked = true;
             self.events.push_back(SenderEvent::NeedPart);
         }
         while self.asked.len() + self.packs_queued < PACKS_IN_FLIGHT
-            && let Some((part, extents)) = self.wants.pop()
+            && let Some(wanted) = self.wants.pop()
         {
-            self.asked.push_back((part, extents.clone()));
-            self.events.push_back(SenderEvent::NeedPack { part, extents });
+            let Wanted { part, again, extents } = wanted.clone();
+            self.asked.push_back(wanted);
+            let dictionary = self.dictionaries && !again;
+            self.events.push_back(SenderEvent::NeedPack { part, extents, dictionary });
         }
     }
 }

@@ -38,27 +38,36 @@ pub fn extents_bytes(extents: &[PageExtent], size_bytes: u64) -> u64 {
 /// [`PACK_PAGES_MAX`] pages each, in order.
 pub fn split_packs(extents: &[PageExtent]) -> Vec<Vec<PageExtent>> {
     let mut queue = WantQueue::default();
-    queue.push(0, extents.to_vec());
-    std::iter::from_fn(|| queue.pop()).map(|(_, pack)| pack).collect()
+    queue.push(0, false, extents.to_vec());
+    std::iter::from_fn(|| queue.pop()).map(|wanted| wanted.extents).collect()
+}
+
+/// What the next pack is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) part: u32,
+    /// It answers an *again* want.
+    pub(crate) again: bool,
+    pub(crate) extents: Vec<PageExtent>,
 }
 
 /// Wants not yet answered, oldest first, taken pack by pack.
 #[derive(Debug, Default)]
 pub(crate) struct WantQueue {
-    wants: VecDeque<(u32, VecDeque<PageExtent>)>,
+    wants: VecDeque<(u32, bool, VecDeque<PageExtent>)>,
 }
 
 impl WantQueue {
-    pub(crate) fn push(&mut self, part: u32, extents: Vec<PageExtent>) {
+    pub(crate) fn push(&mut self, part: u32, again: bool, extents: Vec<PageExtent>) {
         if !extents.is_empty() {
-            self.wants.push_back((part, extents.into()));
+            self.wants.push_back((part, again, extents.into()));
         }
     }
 
     /// Takes the extents of the next pack.
-    pub(crate) fn pop(&mut self) -> Option<(u32, Vec<PageExtent>)> {
-        let (part, extents) = self.wants.front_mut()?;
-        let part = *part;
+    pub(crate) fn pop(&mut self) -> Option<Wanted> {
+        let (part, again, extents) = self.wants.front_mut()?;
+        let (part, again) = (*part, *again);
         let (mut pack, mut room) = (Vec::new(), PACK_PAGES_MAX as u32);
         while room > 0
             && let Some(extent) = extents.front_mut()
@@ -75,7 +84,7 @@ impl WantQueue {
         if extents.is_empty() {
             self.wants.pop_front();
         }
-        Some((part, pack))
+        Some(Wanted { part, again, extents: pack })
     }
 }
 

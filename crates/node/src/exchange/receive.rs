@@ -7,23 +7,26 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, NodeId, Root};
+use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
-    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store,
+    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap,
 };
 use blockferry_wire::{
-    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, extents_bytes,
-    unpack,
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
 };
 use tracing::warn;
 
 use super::Step;
+use super::dictionary::{Unpacked, unpacked};
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::identity::Identity;
-use crate::judge::{Decision, Offerer, Version, judge};
+use crate::judge::{Decision, Held, Offerer, Version, judge};
 use crate::verdict;
+
+/// The content to start from and, when the sender has to compare with it, how.
+type Planned = (Option<Root>, Option<(WalkStart, WalkMap)>);
 
 /// How a transfer ended for the receiver.
 #[derive(Debug)]
@@ -75,6 +78,10 @@ pub struct RecvSide {
     peer_role: Option<Role>,
     receiver: Receiver,
     staging: Option<Staging>,
+    /// What is held here, for a sender that has no map of it.
+    walk: Option<WalkMap>,
+    /// What is replaced goes into quarantine.
+    sets_aside: bool,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
     wire_bytes: u64,
@@ -101,6 +108,8 @@ impl RecvSide {
             peer_role,
             receiver: Receiver::new(),
             staging: None,
+            walk: None,
+            sets_aside: false,
             generation: None,
             wire_bytes: 0,
             found_bytes: 0,
@@ -171,6 +180,11 @@ impl RecvSide {
                 self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
                 Ok(self.receiver.handle_planned(part.number, planned.wants)?)
             }
+            ReceiverEvent::NeedValues(piece) => {
+                let Some(walk) = &mut self.walk else { return Ok(()) };
+                let bytes = walk.answer(&piece)?;
+                Ok(self.receiver.handle_values(bytes)?)
+            }
             ReceiverEvent::Pack(pack) => self.fill(&pack),
             ReceiverEvent::Complete => self.commit(),
             ReceiverEvent::Cancelled(abort) => {
@@ -193,15 +207,26 @@ impl RecvSide {
             Version { number: offer.number, root: offer.root, lineage: offer.lineage.clone() };
         let from = Offerer { role: self.peer_role, is_author: offer.author == self.peer };
         let mut generation = generation_of(offer);
-        match judge(held.as_ref(), &offered, from) {
+        let came_by = self.came_by(ours.as_ref(), offer)?;
+        match judge(held.as_ref(), came_by, &offered, from) {
             Decision::Accept => {}
+            Decision::SetAside => self.sets_aside = true,
             Decision::Merge(lineage) => {
                 // Its number must be free here; the lineages tell the two sides who goes on.
                 let ours = held.map_or(0, |h| h.number);
                 generation.number = ours.max(offer.number).saturating_add(1);
                 generation.lineage = lineage;
             }
-            Decision::AlreadyHere => return self.already_here(offer),
+            Decision::AlreadyHere => {
+                if came_by != Held::Recorded {
+                    self.store.confirm(&generation, now_unix_ms())?;
+                }
+                return self.already_here(offer);
+            }
+            Decision::Diverged if came_by != Held::Recorded => {
+                let text = "what was found there is no generation known here";
+                return self.refuse(offer, Refuse::new(Refusal::Diverged, text));
+            }
             Decision::Older => return self.refuse_as(offer, Refusal::GenerationOld),
             Decision::Diverged => return self.refuse_as(offer, Refusal::Diverged),
             Decision::Fork => {
@@ -210,21 +235,58 @@ impl RecvSide {
             }
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
+        if let Some(confirmed) = self.confirmed(offer, &generation)? {
+            self.receiver.have(self.receipt(offer))?;
+            self.outcome = Some(RecvOutcome::Committed(Box::new(confirmed)));
+            return Ok(());
+        }
         self.stage(offer, generation)
     }
 
+    /// How we came by what we hold of the offered image.
+    fn came_by(&self, ours: Option<&Generation>, offer: &Offer) -> Result<Held> {
+        let Some(ours) = ours.filter(|ours| ours.is_adopted()) else { return Ok(Held::Recorded) };
+        if self.store.is_gone(&offer.image)? {
+            return Ok(Held::Gone);
+        }
+        let receipts = self.store.receipts(&offer.image)?;
+        let received =
+            receipts.iter().any(|(peer, _, root)| *peer == self.peer && *root == ours.root);
+        let known = received || offer.knows(&ours.root);
+        Ok(Held::Adopted { known, mirror: self.store.is_mirror() })
+    }
+
+    /// The offered generation, if its bytes are under this name already and only its lineage is new.
+    fn confirmed(&self, offer: &Offer, generation: &Generation) -> Result<Option<Generation>> {
+        let ours = self.store.current(&offer.image)?;
+        match ours.is_some_and(|ours| ours.root == offer.root && ours.meta == offer.meta) {
+            true => Ok(self.store.confirm(generation, now_unix_ms())?),
+            false => Ok(None),
+        }
+    }
+
     fn stage(&mut self, offer: &Offer, generation: Generation) -> Result<()> {
-        let staged =
-            self.store.plan_base(offer.root, &offer.bases, &offer.image).and_then(|base| {
-                let dirty_bytes = dirty_bytes_max(offer, base);
-                let request = StageRequest { generation: generation.clone(), base, dirty_bytes };
-                Ok((base, self.store.stage(request)?))
-            });
+        let staged = self.plan_base(offer).and_then(|(base, walk)| {
+            let request = StageRequest {
+                generation: generation.clone(),
+                base,
+                dirty_bytes: dirty_bytes_max(offer, base),
+                keep_replaced: self.sets_aside,
+            };
+            Ok((base, walk, self.store.stage(request)?))
+        });
         match staged {
-            Ok((base, staging)) => {
+            Ok((base, walk, staging)) => {
+                let dictionaries = staging.has_base();
                 self.staging = Some(staging);
                 self.generation = Some(generation);
-                Ok(self.receiver.accept(base)?)
+                match walk {
+                    Some((start, map)) => {
+                        self.walk = Some(map);
+                        Ok(self.receiver.accept_walk(start)?)
+                    }
+                    None => Ok(self.receiver.accept(base, dictionaries)?),
+                }
             }
             Err(error) => {
                 let text = error.to_string();
@@ -239,16 +301,41 @@ impl RecvSide {
         }
     }
 
+    /// What to start from. Where the sender has no map of what is held under this name, but can
+    /// compare, that is better than a map of something else.
+    fn plan_base(&self, offer: &Offer) -> std::result::Result<Planned, StoreError> {
+        let base = self.store.plan_base(offer.root, &offer.bases, &offer.image)?;
+        let own = self.store.walk_base(&offer.image)?.filter(|own| {
+            offer.older.is_some()
+                && base != Some(offer.root)
+                && base != Some(own.root)
+                && comparable_blocks(offer.size_bytes, own.size_bytes) > 0
+        });
+        let Some(own) = own else { return Ok((base, None)) };
+        let start =
+            WalkStart { size_bytes: own.size_bytes, salt: self.store.walk_salt(&offer.root) };
+        let map = self.store.walk_map(&offer.image, own.root, offer.size_bytes, start.salt)?;
+        Ok((Some(own.root), Some((start, map))))
+    }
+
+    /// Whether what the offer replaces goes into quarantine.
+    pub fn sets_aside(&self) -> bool {
+        self.sets_aside
+    }
+
     fn fill(&mut self, pack: &Pack) -> Result<()> {
         let Some(staging) = &mut self.staging else { return Ok(()) };
         let size = self.receiver.offer().map_or(0, |offer| offer.size_bytes);
-        let pages = unpack(pack, extents_bytes(&pack.extents, size))?;
-        let filled = staging.fill(pack.part, &pack.extents, &pages)?;
+        let filled = match unpacked(pack, size, staging)? {
+            Unpacked::Sent(pages) => staging.fill(pack.part, &pack.extents, &pages)?,
+            Unpacked::Guessed(pages) => staging.fill_guessed(pack.part, &pack.extents, &pages)?,
+        };
         Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
     }
 
     fn commit(&mut self) -> Result<()> {
         let Some(staging) = self.staging.take() else { return Ok(()) };
+        self.walk = None;
         let sealed = staging.seal()?;
         let stats = Received {
             recorded_unix_ms: now_unix_ms(),

@@ -9,18 +9,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use blockferry_delta::{
-    ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, RecipePart, Root,
+    ChangedBlock, ChunkParams, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, PageExtent, Probe,
+    RecipePart, Root,
 };
-use blockferry_store::{Error as StoreError, Generation, RecipeCursor, Source, Store};
+use blockferry_store::{
+    Dictionaries, Error as StoreError, Generation, RecipeCursor, Source, Store,
+};
+use blockferry_wire::limits::{OLDER_MAX, OLDER_ROOT_BYTES};
 use blockferry_wire::{
     Compression, Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
+    WalkStart,
 };
 
 use super::Step;
+use super::dictionary::pressed;
 use crate::encoded::PackKey;
 use crate::error::{Error, Result};
 use crate::level::PackCost;
 use crate::verdict;
+
+/// The beginning of a root.
+type RootStart = [u8; OLDER_ROOT_BYTES];
 
 /// How a transfer ended for the sender.
 #[derive(Debug)]
@@ -49,6 +58,8 @@ pub struct PackJob {
     root: Root,
     base: Option<Root>,
     source: Arc<Source>,
+    /// Where a dictionary may come from, if the pack may have one.
+    dictionaries: Option<Arc<Dictionaries>>,
 }
 
 /// A pack, or why there is none.
@@ -70,19 +81,21 @@ impl PackJob {
         packer: &mut Packer,
         compression: Compression,
     ) -> (Packed, Option<PackCost>) {
-        let number = self.number;
+        let Self { number, part, extents, source, dictionaries, .. } = self;
         let started = Instant::now();
-        let pages = match self.source.read(&self.extents) {
+        let pages = match source.read(&extents) {
             Ok(pages) => pages,
             Err(error) => return (Packed { number, result: Err(error.into()) }, None),
         };
         let (raw_bytes, read) = (pages.len(), started.elapsed());
-        let result = packer.pack(self.part, self.extents, pages, compression);
+        let result = pressed(packer, dictionaries.as_deref(), part, (extents, pages), compression);
         let press = started.elapsed().saturating_sub(read);
+        // What a dictionary does says nothing about the level.
+        let plain = result.as_ref().ok().filter(|pack| pack.dictionary.is_empty());
         let cost =
             |pack: &Pack| PackCost { compression, raw_bytes, bytes: pack.bytes.len(), read, press };
-        let cost = result.as_ref().ok().map(cost);
-        (Packed { number, result: result.map_err(Error::from) }, cost)
+        let cost = plain.map(cost);
+        (Packed { number, result }, cost)
     }
 
     /// What this pack has in common with those that other peers want.
@@ -93,6 +106,7 @@ impl PackJob {
             base: self.base,
             part: self.part,
             extents: self.extents.clone(),
+            dictionary: self.dictionaries.is_some(),
             compression,
         }
     }
@@ -124,6 +138,7 @@ pub struct SendSide {
     cursor: Option<RecipeCursor>,
     source: Option<Arc<Source>>,
     base: Option<Root>,
+    dictionaries: Option<Arc<Dictionaries>>,
     /// Number of the next pack asked for, and of the next one that may be handed over.
     asked: u64,
     handed: u64,
@@ -144,11 +159,12 @@ impl SendSide {
         let mut bases = store.bases(image)?;
         bases.retain(|root| *root != generation.root);
         bases.truncate(blockferry_wire::limits::BASES_MAX);
+        let older = older_roots(&store, image, &bases)?;
         let dirty_bytes = match bases.first() {
             Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
             None => generation.data_bytes,
         };
-        let sender = Sender::new(offer_of(&store, &generation, bases, dirty_bytes))?;
+        let sender = Sender::new(offer_of(&store, &generation, bases, older, dirty_bytes))?;
         Ok(Self {
             total_bytes: generation.size_bytes,
             store,
@@ -157,6 +173,7 @@ impl SendSide {
             cursor: None,
             source: None,
             base: None,
+            dictionaries: None,
             asked: 0,
             handed: 0,
             early: BTreeMap::new(),
@@ -234,9 +251,13 @@ impl SendSide {
 
     fn take(&mut self, event: SenderEvent) -> Result<Option<PackJob>> {
         match event {
-            SenderEvent::Accepted { base } => self.accepted(base)?,
+            SenderEvent::Accepted { base, dictionaries } => self.accepted(base, dictionaries)?,
+            SenderEvent::Walk(start) => self.walk(&start),
+            SenderEvent::Values { piece, bytes } => self.compare(&piece, &bytes),
             SenderEvent::NeedPart => self.next_part()?,
-            SenderEvent::NeedPack { part, extents } => return Ok(self.pack(part, extents)),
+            SenderEvent::NeedPack { part, extents, dictionary } => {
+                return Ok(self.pack(part, extents, dictionary));
+            }
             SenderEvent::Done(receipt) => self.outcome = Some(SendOutcome::Receipt(receipt)),
             SenderEvent::Refused(refuse) => self.outcome = Some(SendOutcome::Refused(refuse)),
             SenderEvent::Failed(failed) => {
@@ -247,7 +268,7 @@ impl SendSide {
         Ok(None)
     }
 
-    fn accepted(&mut self, base: Option<Root>) -> Result<()> {
+    fn accepted(&mut self, base: Option<Root>, dictionaries: bool) -> Result<()> {
         let (image, root) = (self.generation.image.clone(), self.generation.root);
         if base == Some(root) {
             self.total_bytes = 0;
@@ -258,18 +279,47 @@ impl SendSide {
                 Some(_) => self.store.dirty_bytes(&image, root, base)?,
                 None => self.generation.data_bytes,
             };
-            Ok((cursor, self.store.source(&image, root)?, total))
+            let held = match base.filter(|_| dictionaries) {
+                Some(base) => self.store.dictionaries(&image, base)?,
+                None => None,
+            };
+            Ok((cursor, self.store.source(&image, root)?, held, total))
         });
         match prepared {
-            Ok((cursor, source, total)) => {
+            Ok((cursor, source, held, total)) => {
                 self.cursor = Some(cursor);
                 self.source = Some(Arc::new(source));
                 self.base = base;
+                self.dictionaries = held.map(Arc::new);
                 self.total_bytes = total;
             }
             Err(error) => self.fail(error),
         }
         Ok(())
+    }
+
+    /// The receiver builds on what no base tells of.
+    fn walk(&mut self, start: &WalkStart) {
+        let (image, root) = (self.generation.image.clone(), self.generation.root);
+        let prepared = self
+            .store
+            .recipe_by_walk(&image, root, start.size_bytes, start.salt)
+            .and_then(|cursor| Ok((cursor, self.store.source(&image, root)?)));
+        match prepared {
+            Ok((cursor, source)) => {
+                self.cursor = Some(cursor);
+                self.source = Some(Arc::new(source));
+                self.total_bytes = self.generation.data_bytes;
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn compare(&mut self, piece: &Probe, bytes: &[u8]) {
+        let Some(cursor) = &mut self.cursor else { return };
+        if let Err(error) = cursor.handle_values(piece, bytes) {
+            self.fail(error);
+        }
     }
 
     fn next_part(&mut self) -> Result<()> {
@@ -280,18 +330,22 @@ impl SendSide {
                 self.open_parts.insert(part.number, changed_bytes(&part));
                 self.sender.handle_part(part)?;
             }
-            Ok(None) => self.sender.handle_parts_end()?,
+            Ok(None) => match cursor.next_probe() {
+                Some(probe) => self.sender.handle_probe(probe)?,
+                None => self.sender.handle_parts_end()?,
+            },
             Err(error) => self.fail(error),
         }
         Ok(())
     }
 
-    fn pack(&mut self, part: u32, extents: Vec<PageExtent>) -> Option<PackJob> {
+    fn pack(&mut self, part: u32, extents: Vec<PageExtent>, dictionary: bool) -> Option<PackJob> {
         let source = self.source.clone()?;
         let number = self.asked;
         self.asked += 1;
         let (root, base) = (self.generation.root, self.base);
-        Some(PackJob { number, part, extents, root, base, source })
+        let dictionaries = self.dictionaries.clone().filter(|_| dictionary);
+        Some(PackJob { number, part, extents, root, base, source, dictionaries })
     }
 
     fn fail(&mut self, error: StoreError) {
@@ -303,7 +357,29 @@ impl SendSide {
     }
 }
 
-fn offer_of(store: &Store, generation: &Generation, bases: Vec<Root>, dirty_bytes: u64) -> Offer {
+/// Beginnings of the roots of the generations before the current one that are no bases.
+fn older_roots(store: &Store, image: &ImageName, bases: &[Root]) -> Result<Vec<RootStart>> {
+    let mut older = Vec::new();
+    for generation in store.history(image)?.into_iter().skip(1) {
+        let start = generation.root.as_bytes()[..OLDER_ROOT_BYTES].try_into();
+        let start = start.expect("a root is longer");
+        if !bases.contains(&generation.root) && !older.contains(&start) {
+            older.push(start);
+        }
+        if older.len() >= OLDER_MAX {
+            break;
+        }
+    }
+    Ok(older)
+}
+
+fn offer_of(
+    store: &Store,
+    generation: &Generation,
+    bases: Vec<Root>,
+    older: Vec<RootStart>,
+    dirty_bytes: u64,
+) -> Offer {
     Offer {
         store: store.identity().id,
         image: generation.image.clone(),
@@ -317,6 +393,7 @@ fn offer_of(store: &Store, generation: &Generation, bases: Vec<Root>, dirty_byte
         dirty_bytes: Some(dirty_bytes),
         data_bytes: generation.data_bytes,
         allocated_zero: generation.allocated_zero.clone(),
+        older: Some(older),
         bases,
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Normal,

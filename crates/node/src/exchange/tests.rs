@@ -285,3 +285,5 @@ fn a_stranger_store_is_refused() {
     let Message::Refuse(refuse) = *answer else { panic!("a refusal") };
     assert_eq!(refuse.code, Refusal::StoreUnknown);
 }
+
+mod adopt;

@@ -20,7 +20,8 @@ use redb::{
 };
 
 pub(crate) use records::{
-    Checkpoint, Held, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks, encode_chunks,
+    Checkpoint, Held, HeldBefore, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks,
+    decode_places, encode_chunks, encode_places,
 };
 pub use records::{Discover, Generation};
 
@@ -40,6 +41,8 @@ const MAP: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("map.v1
 /// (image, generation, segment): what the next generation replaced.
 const MAP_OLD: TableDefinition<'_, (u32, u64, u32), &[u8]> = TableDefinition::new("map_old.v1");
 const CUTS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("cuts.v1");
+/// (image, segment): places of chunks in the generation before that the change of a segment took.
+const PLACES_OLD: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("places_old.v1");
 /// High bits of the chunk's id, to the entries that share them.
 const CHUNKS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("chunks.v2");
 /// Serial number, to changes of the index that aren't in its rows yet.
@@ -296,6 +299,38 @@ impl CatalogRead {
         Ok(None)
     }
 
+    /// Was a segment of generation `number` replaced by one of the generations up to `until`?
+    pub(crate) fn is_replaced(
+        &self,
+        image: u32,
+        number: u64,
+        until: u64,
+        segment: u32,
+    ) -> Result<bool> {
+        let table = self.transaction.open_table(MAP_OLD)?;
+        for generation in number..until {
+            if table.get((image, generation, segment))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where chunks were in the generation before, as far as they are there no more or elsewhere,
+    /// too; at most `most`.
+    pub(crate) fn old_places(&self, image: u32, most: usize) -> Result<Vec<(ChunkId, u64)>> {
+        let table = self.transaction.open_table(PLACES_OLD)?;
+        let mut all = Vec::new();
+        for row in table.range((image, 0)..=(image, u32::MAX))? {
+            all.extend(decode_places(row?.1.value())?);
+            if all.len() >= most {
+                all.truncate(most);
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// What was prepared and not yet made current.
     pub(crate) fn prepared(&self) -> Result<Vec<(u32, Prepared)>> {
         let table = self.transaction.open_table(PREPARED)?;
@@ -357,6 +392,7 @@ impl CatalogWrite {
         self.transaction.open_table(MAP)?;
         self.transaction.open_table(MAP_OLD)?;
         self.transaction.open_table(CUTS)?;
+        self.transaction.open_table(PLACES_OLD)?;
         self.transaction.open_table(CHUNKS)?;
         self.transaction.open_table(CHUNKS_NEW)?;
         self.transaction.open_table(PREPARED)?;
@@ -444,11 +480,32 @@ impl CatalogWrite {
         Ok(())
     }
 
-    /// Replaces chunk lists and brings the chunk index up to date with them.
+    /// Forgets where chunks were before.
+    pub(crate) fn drop_old_places(&self, image: u32) -> Result<()> {
+        let mut table = self.transaction.open_table(PLACES_OLD)?;
+        table.retain_in((image, 0)..=(image, u32::MAX), |_, _| false)?;
+        Ok(())
+    }
+
+    /// Remembers where chunks were before a segment changed.
+    pub(crate) fn put_old_places(
+        &self,
+        image: u32,
+        segment: u32,
+        places: &[(ChunkId, u64)],
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(PLACES_OLD)?;
+        table.insert((image, segment), encode_places(places).as_slice())?;
+        Ok(())
+    }
+
+    /// Replaces chunk lists and brings the chunk index up to date with them. Places of chunks that
+    /// the lists or the index lose are appended to `former`.
     pub(crate) fn put_cuts(
         &self,
         image: u32,
         lists: impl IntoIterator<Item = Result<(u32, Vec<Chunk>)>>,
+        former: &mut Vec<(ChunkId, u64)>,
     ) -> Result<()> {
         let mut table = self.transaction.open_table(CUTS)?;
         for item in lists {
@@ -458,8 +515,9 @@ impl CatalogWrite {
             } else {
                 table.insert((image, segment), encode_chunks(segment, &chunks).as_slice())?
             };
-            let before = before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()));
-            self.reindex(Place { image, segment }, &before?, &chunks)?;
+            let before = before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))?;
+            former.extend(before.iter().map(|chunk| (chunk.id, chunk.offset)));
+            self.reindex(Place { image, segment }, &before, &chunks)?;
         }
         Ok(())
     }

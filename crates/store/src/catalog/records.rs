@@ -152,6 +152,12 @@ fn encode<T: Encode<()>>(record: &T) -> Vec<u8> {
 }
 
 impl Generation {
+    /// Was it found here when nothing was known of it, and has no peer confirmed it? It descends
+    /// from nothing and nobody made it: it is older than whatever somebody made.
+    pub fn is_adopted(&self) -> bool {
+        self.discover != Discover::Received && self.lineage.entries().next().is_none()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let lineage = self.lineage.entries();
         encode(&GenerationRecord {
@@ -253,6 +259,8 @@ pub(crate) struct ImageRecord {
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Oldest generation whose block map is still known.
     pub(crate) oldest_map: u64,
+    /// Its file was there before the catalog was: what it holds is older than anything recorded.
+    pub(crate) adopted: bool,
 }
 
 #[derive(Encode, Decode)]
@@ -266,6 +274,8 @@ struct ImageFields {
     checkpoint: Option<Checkpoint>,
     #[n(3)]
     oldest_map: u64,
+    #[n(4)]
+    adopted: Option<bool>,
 }
 
 impl ImageRecord {
@@ -275,6 +285,7 @@ impl ImageRecord {
             current: self.current,
             checkpoint: self.checkpoint,
             oldest_map: self.oldest_map,
+            adopted: self.adopted.then_some(true),
         })
     }
 
@@ -286,6 +297,7 @@ impl ImageRecord {
             current: fields.current,
             checkpoint: fields.checkpoint,
             oldest_map: fields.oldest_map,
+            adopted: fields.adopted.unwrap_or(false),
         })
     }
 }
@@ -322,6 +334,9 @@ pub(crate) struct Prepared {
     /// The staging is a journal, with this BLAKE3, of changes to the image's own file.
     #[n(9)]
     pub(crate) journal: Option<ByteArray<32>>,
+    /// What is replaced goes into quarantine.
+    #[n(10)]
+    pub(crate) keep_replaced: Option<bool>,
 }
 
 /// A staging that has its base's content and may be resumed.
@@ -359,6 +374,19 @@ pub(crate) struct Held {
     pub(crate) root: ByteArray<32>,
     #[n(1)]
     pub(crate) checkpoint: Checkpoint,
+    /// The clone that was held before, of another content.
+    #[n(2)]
+    pub(crate) before: Option<HeldBefore>,
+}
+
+/// A clone of the content recorded before the last.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct HeldBefore {
+    #[n(0)]
+    pub(crate) root: ByteArray<32>,
+    #[n(1)]
+    pub(crate) checkpoint: Checkpoint,
 }
 
 macro_rules! cbor_record {
@@ -388,6 +416,27 @@ pub(crate) struct Location {
     pub(crate) image: u32,
     pub(crate) offset: u64,
     pub(crate) bytes: u32,
+}
+
+/// Bytes of one former place of a chunk: id, offset.
+const PLACE_RECORD_BYTES: usize = 16;
+
+/// Former places of chunks: for each its id (u64) and its offset in the image (u64).
+pub(crate) fn encode_places(places: &[(ChunkId, u64)]) -> Vec<u8> {
+    places.iter().flat_map(|(id, at)| [id.0.to_le_bytes(), at.to_le_bytes()]).flatten().collect()
+}
+
+/// Parses former places.
+pub(crate) fn decode_places(record: &[u8]) -> Result<impl Iterator<Item = (ChunkId, u64)>> {
+    let (rows, rest) = record.as_chunks::<PLACE_RECORD_BYTES>();
+    if !rest.is_empty() {
+        return Err(Error::Corrupt { what: "a list of places", detail: "odd length".to_owned() });
+    }
+    Ok(rows.iter().map(|row| {
+        let (id, at) = row.split_first_chunk::<8>().expect("8 of 16 bytes");
+        let at = at.try_into().expect("the other 8");
+        (ChunkId(u64::from_le_bytes(*id)), u64::from_le_bytes(at))
+    }))
 }
 
 /// Bytes of one chunk in a list: offset in the segment, length, id.
@@ -463,6 +512,8 @@ mod tests {
             Chunk { offset: 2 * SEGMENT_BYTES - 1, bytes: 70_000, id: ChunkId(2) },
         ];
         assert_eq!(decode_chunks(1, &encode_chunks(1, &chunks)).expect("decodes"), chunks);
+        let places = [(ChunkId(u64::MAX - 1), 5), (ChunkId(2), u64::MAX)];
+        assert!(decode_places(&encode_places(&places)).expect("decodes").eq(places));
     }
 
     #[test]
@@ -472,5 +523,6 @@ mod tests {
         let survived = (0..bytes.len()).filter(|n| Generation::decode(&name, &bytes[..*n]).is_ok());
         assert_eq!(survived.count(), 0);
         assert!(decode_chunks(0, &[0; 17]).is_err());
+        assert!(decode_places(&[0; 17]).is_err());
     }
 }

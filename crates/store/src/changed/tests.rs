@@ -46,6 +46,7 @@ fn image(stat: &Stat) -> ImageRecord {
         current: 7,
         checkpoint: Some(Checkpoint::of(stat)),
         oldest_map: 1,
+        adopted: false,
     }
 }
 

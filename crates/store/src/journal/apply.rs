@@ -67,6 +67,7 @@ impl Store {
             sealed: None,
             spool_sum: Some(spool.sum().into()),
             journal: Some(sum.into()),
+            keep_replaced: None,
         };
         let write = self.catalog.write()?;
         write.put_prepared(image.id, Some(&prepared))?;

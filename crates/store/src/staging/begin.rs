@@ -115,6 +115,7 @@ impl Store {
             claim,
             image,
             base_root: request.base,
+            keep_replaced: request.keep_replaced,
             own,
             spool: Spool::new(format!("{path}.spool")),
             path,

@@ -1,13 +1,15 @@
 //! The copy station: chunks that the index says are here already. Whatever is found is hashed
-//! before it is believed, and proved again by its block.
+//! before it is believed, and proved again by its block. Pages of the base for dictionaries come
+//! from the same files.
 
-use blockferry_delta::{BLOCK_BYTES, Chunk, ChunkId};
+use blockferry_delta::{BLOCK_BYTES, Chunk, ChunkId, PageExtent};
 
 use super::Staging;
 use crate::assemble::BlockBuild;
 use crate::catalog::Location;
-use crate::disk::{AlignedBuf, Open};
-use crate::error::{IoContext, Result};
+use crate::dictionary::read_pages;
+use crate::disk::{AlignedBuf, DiskFile, Open};
+use crate::error::{Error, IoContext, Result};
 
 /// Chunks of this staging that are remembered, in case the image holds them twice.
 const STAGED_CHUNKS_MAX: usize = 1 << 19;
@@ -58,22 +60,44 @@ impl Staging {
 
     /// Reads what may be a found chunk; `None` when the file isn't there or is too short.
     fn read_found(&mut self, image: u32, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>> {
-        if image != OWN && !self.sources.contains_key(&image) {
-            let read = self.store.catalog.read()?;
-            let name = read.images()?.into_iter().find(|i| i.id == image).map(|i| i.name);
-            let file = name.and_then(|n| self.store.disk.open(n.as_str(), Open::Read).ok());
-            self.sources.insert(image, file);
-        }
         let aligned = offset - offset % crate::disk::ALIGN_BYTES as u64;
         let want = (offset + bytes - aligned) as usize;
         if image == OWN {
             let mut data = self.content.read_bulk(&self.path, aligned, want)?;
             return Ok((data.len() == want).then(|| data.split_off((offset - aligned) as usize)));
         }
-        let Some(file) = self.sources[&image].as_ref() else { return Ok(None) };
+        let Some(file) = self.source(image)? else { return Ok(None) };
         let mut buf = AlignedBuf::with_capacity(want);
         let got = file.read_bulk_at(&mut buf, aligned, want).during("read", "a found chunk")?;
         Ok((got == want).then(|| buf[(offset - aligned) as usize..].to_vec()))
+    }
+
+    /// The file of an image; `None` when it can't be opened.
+    fn source(&mut self, image: u32) -> Result<Option<&dyn DiskFile>> {
+        if !self.sources.contains_key(&image) {
+            let read = self.store.catalog.read()?;
+            let name = read.images()?.into_iter().find(|i| i.id == image).map(|i| i.name);
+            let file = name.and_then(|n| self.store.disk.open(n.as_str(), Open::Read).ok());
+            self.sources.insert(image, file);
+        }
+        Ok(self.sources[&image].as_deref())
+    }
+
+    /// Can pages of a base be read here?
+    pub fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// The bytes of pages of the base, one after the other, as far as its file is what it was: from
+    /// the base itself, not from what is staged over it. For dictionaries; nothing proves them.
+    ///
+    /// # Errors
+    /// Also when the pages are beyond the base's end.
+    pub fn base_pages(&mut self, extents: &[PageExtent]) -> Result<Vec<u8>> {
+        let base = self.base.as_ref().map(|base| (base.of.image, base.of.size_bytes));
+        let (image, bytes) = base.ok_or(Error::BadPart("a dictionary without a base"))?;
+        let file = self.source(image)?.ok_or(Error::BadPart("the base can't be opened"))?;
+        read_pages(file, extents, bytes).during("read", "the base")
     }
 
     /// Puts a found chunk over the missing pages of the blocks it lies in.

@@ -183,6 +183,7 @@ fn packs_have_one_form() {
         part: 1,
         extents,
         encoding,
+        dictionary: vec![],
         raw_bytes,
         bytes: vec![1; len],
     };
@@ -233,7 +234,7 @@ fn bad_packs_of_a_peer_are_refused() {
     };
     assert!(with(head(0, 0, 1, 4096), &[5, 1], 4096).is_ok());
     let bad = Err("BAD_FRAME");
-    assert_eq!(with(head(2, 0, 1, 4096), &[5, 1], 4096), bad, "unknown encoding");
+    assert_eq!(with(head(3, 0, 1, 4096), &[5, 1], 4096), bad, "unknown encoding");
     assert_eq!(with(head(0, 1, 1, 4096), &[5, 1], 4096), bad, "reserved");
     assert_eq!(with(head(0, 0, 0, 0), &[], 0), bad, "nothing in it");
     assert_eq!(with(head(0, 0, 257, 4096), &[5, 1], 4096), bad, "too many extents");
@@ -245,4 +246,67 @@ fn bad_packs_of_a_peer_are_refused() {
     assert_eq!(with(head(0, 0, 1, 4096), &absurd, 4096), bad, "2^32 - 1 pages");
     let overflow = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 1];
     assert_eq!(with(head(0, 0, 1, 4096), &overflow, 4096), bad, "past 64 bits");
+}
+
+#[test]
+fn dictionaries_have_one_form_and_a_limit() {
+    let extent = |first, count| PageExtent { first, count };
+    let pack = |dictionary: Vec<PageExtent>| Pack {
+        part: 1,
+        extents: vec![extent(0, 1)],
+        encoding: Encoding::Zstd,
+        dictionary,
+        raw_bytes: 4096,
+        bytes: vec![1; 99],
+    };
+    let all = max::DICTIONARY_PAGES_MAX as u64;
+    let good = [
+        vec![extent(7, 1)],
+        vec![extent(0, all as u32)],
+        vec![extent(9, 3), extent(12, 1), extent(1 << 50, 2)],
+        (0..all).map(|page| extent(page << 50, 1)).collect(),
+    ];
+    for dictionary in good {
+        let pack = pack(dictionary);
+        let mut out = Vec::new();
+        encode_pack(&pack, &mut out).expect("good");
+        assert_eq!((out[4], decode_pack(out)), (2, Ok(pack)));
+    }
+    let bad = [
+        vec![extent(0, 0)],
+        vec![extent(0, all as u32 + 1)],
+        vec![extent(0, all as u32), extent(1 << 20, 1)],
+        vec![extent(5, 1), extent(4, 1)],
+        vec![extent(5, 2), extent(6, 1)],
+        vec![extent(u64::MAX, 2)],
+    ];
+    for dictionary in bad {
+        let pack = pack(dictionary);
+        let error = encode_pack(&pack, &mut Vec::new()).expect_err("bad");
+        assert_eq!(error.code(), "API_MISUSE", "{pack:?}");
+    }
+    let stored = Pack { encoding: Encoding::Stored, bytes: vec![1; 4096], ..pack(vec![]) };
+    let stored = Pack { dictionary: vec![extent(0, 1)], ..stored };
+    assert_eq!(encode_pack(&stored, &mut Vec::new()).expect_err("bad").code(), "API_MISUSE");
+}
+
+#[test]
+fn bad_dictionaries_of_a_peer_are_refused() {
+    let with = |dictionary: &[u8]| {
+        let mut out = vec![1, 0, 0, 0, 2, 0, 1, 0, 0, 16, 0, 0, 5, 1];
+        out.extend_from_slice(dictionary);
+        out.extend([3; 99]);
+        decode_pack(out).map_err(|error| error.code())
+    };
+    assert!(with(&[1, 0, 5, 1]).is_ok_and(|pack| pack.bytes.len() == 99));
+    let bad = Err("BAD_FRAME");
+    assert_eq!(with(&[0, 0]), bad, "an empty one");
+    assert_eq!(with(&[1, 0, 5, 0]), bad, "an empty extent");
+    assert_eq!(with(&[1, 0, 0x85, 0, 1]), bad, "a longer varint");
+    assert_eq!(with(&[1, 0, 5, 0x81, 5]), bad, "641 pages");
+    assert_eq!(with(&[0x81, 2, 5, 1]), bad, "641 extents");
+    assert_eq!(with(&[2, 0, 5, 0x80, 4, 0, 0x81, 1]), bad, "641 pages of two extents");
+    assert_eq!(with(&[1, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x1f]), bad, "past 32 bits");
+    let overflow = [1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 1];
+    assert_eq!(with(&overflow), bad, "past 64 bits");
 }

@@ -9,6 +9,7 @@ mod fields;
 mod pairing;
 mod text;
 mod transfer;
+mod walk;
 
 pub use control::{
     Goodbye, Head, Hello, HelloAck, Inventory, InventoryEntry, VERSION_MAX, VERSION_MIN,
@@ -18,8 +19,9 @@ pub use text::Text;
 pub use transfer::{
     Abort, Accept, Encoding, Failed, Filled, Lane, Offer, Pack, PartsEnd, Receipt, Refuse, Want,
 };
+pub use walk::{Values, WalkStart};
 
-use blockferry_delta::RecipePart;
+use blockferry_delta::{Probe, RecipePart};
 
 use crate::bulk;
 use crate::cbor::{Reader, Writer};
@@ -103,6 +105,10 @@ messages! {
     Part(RecipePart),
     /// Pages.
     Pack(Pack),
+    /// What do you hold there?
+    Probe(Probe),
+    /// That.
+    Values(Values),
 }
 
 /// A token to be sent back.
@@ -143,6 +149,7 @@ impl Message {
         match self {
             Message::Part(part) => return bulk::encode_part(part, out),
             Message::Pack(pack) => return bulk::encode_pack(pack, out),
+            Message::Values(values) => return values.encode(out),
             _ => {}
         }
         let w = &mut Writer::new(out);
@@ -168,7 +175,8 @@ impl Message {
             Message::Receipt(body) => body.write(w),
             Message::Failed(body) => body.write(w),
             Message::Abort(body) => body.write(w),
-            Message::Part(_) | Message::Pack(_) => Ok(()),
+            Message::Probe(body) => body.write(w),
+            Message::Part(_) | Message::Pack(_) | Message::Values(_) => Ok(()),
         }
     }
 
@@ -200,6 +208,8 @@ impl Message {
             Kind::Abort => Message::Abort(body(kind, &payload)?),
             Kind::Part => Message::Part(bulk::decode_part(&payload)?),
             Kind::Pack => Message::Pack(bulk::decode_pack(payload)?),
+            Kind::Probe => Message::Probe(body(kind, &payload)?),
+            Kind::Values => Message::Values(Values::decode(payload)?),
         })
     }
 }

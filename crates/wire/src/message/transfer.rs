@@ -9,8 +9,9 @@ use super::Body;
 use super::control::code_and_text;
 use super::fields as field;
 use super::text::Text;
+use super::walk::WalkStart;
 use crate::cbor::{Reader, Writer};
-use crate::error::{Result, manifest};
+use crate::error::{Error, Result, manifest};
 use crate::limits as max;
 use crate::refusal::Refusal;
 
@@ -80,9 +81,19 @@ pub struct Offer {
     pub data_bytes: u64,
     /// Runs of zero pages that have storage in the source.
     pub allocated_zero: Vec<PageExtent>,
+    /// First bytes of the roots of generations that it descends from and that are no bases, newest
+    /// first. `None`: the sender can't compare with a content that is none of the bases.
+    pub older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
 }
 
 impl Offer {
+    /// Is `root` a content that the sender says it knows: a base or an older generation?
+    pub fn knows(&self, root: &Root) -> bool {
+        let older = self.older.iter().flatten();
+        self.bases.contains(root)
+            || older.into_iter().any(|short| root.as_bytes().starts_with(short))
+    }
+
     /// The rules an offer keeps, read or to be written.
     pub(crate) fn check(&self) -> Result<()> {
         field::check_number(self.number)?;
@@ -105,6 +116,9 @@ impl Offer {
         {
             return Err(manifest("allocated zeros beyond the end"));
         }
+        if self.older.as_ref().is_some_and(|older| older.len() > max::OLDER_MAX) {
+            return Err(manifest("too many older generations"));
+        }
         Ok(())
     }
 }
@@ -126,6 +140,7 @@ struct OfferFields {
     dirty_bytes: Option<u64>,
     data_bytes: Option<u64>,
     allocated_zero: Vec<PageExtent>,
+    older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
 }
 
 impl OfferFields {
@@ -156,6 +171,15 @@ impl OfferFields {
                 let (extents, pages) = (max::ALLOCATED_ZERO_MAX, page_count(IMAGE_BYTES_MAX));
                 self.allocated_zero = field::read_extents(reader, extents, pages)?;
             }
+            15 => {
+                let rule = "too many older generations";
+                let bytes = reader.bytes(max::OLDER_MAX * max::OLDER_ROOT_BYTES, rule)?;
+                let (roots, rest) = bytes.as_chunks();
+                if !rest.is_empty() {
+                    return Err(reader.bad("a root cut short"));
+                }
+                self.older = Some(roots.to_vec());
+            }
             _ => reader.skip()?,
         }
         Ok(())
@@ -185,6 +209,7 @@ impl Body for Offer {
             dirty_bytes: fields.dirty_bytes,
             data_bytes: reader.need(fields.data_bytes, "data bytes missing")?,
             allocated_zero: fields.allocated_zero,
+            older: fields.older,
         };
         offer.check()?;
         Ok(offer)
@@ -193,7 +218,8 @@ impl Body for Offer {
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         self.check()?;
         let zeros = !self.allocated_zero.is_empty();
-        writer.map(13 + usize::from(self.dirty_bytes.is_some()) + usize::from(zeros));
+        let optional = [self.dirty_bytes.is_some(), zeros, self.older.is_some()];
+        writer.map(13 + optional.iter().filter(|there| **there).count());
         writer.uint(0u8).bytes(self.store.as_bytes()).uint(1u8).text(self.image.as_str());
         writer.uint(2u8).uint(self.number).uint(3u8).bytes(self.root.as_bytes());
         writer.uint(4u8).uint(self.size_bytes).uint(5u8);
@@ -217,6 +243,9 @@ impl Body for Offer {
             let pages = page_count(IMAGE_BYTES_MAX);
             field::write_extents(&self.allocated_zero, pages, writer)?;
         }
+        if let Some(older) = &self.older {
+            writer.uint(15u8).bytes(older.as_flattened());
+        }
         Ok(())
     }
 }
@@ -226,25 +255,45 @@ impl Body for Offer {
 pub struct Accept {
     /// The base the receiver starts from: one of the offer's, the offer's own root, or none.
     pub base: Option<Root>,
+    /// It can read pages of that base: packs may have dictionaries.
+    pub dictionaries: bool,
+    /// Without a base: the receiver starts from this content, with which the sender compares.
+    pub walk: Option<WalkStart>,
 }
 
 impl Body for Accept {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
-        let mut base = None;
+        let (mut base, mut dictionaries, mut walk) = (None, false, None);
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
                 0 => base = Some(field::read_root(reader)?),
+                1 => walk = Some(WalkStart::read(reader)?),
+                2 => dictionaries = reader.bool()?,
                 _ => reader.skip()?,
             }
         }
-        Ok(Self { base })
+        if base.is_some() && walk.is_some() {
+            return Err(reader.bad("a walk with a base"));
+        }
+        Ok(Self { base, dictionaries, walk })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
-        writer.map(usize::from(self.base.is_some()));
+        if self.base.is_some() && self.walk.is_some() {
+            return Err(Error::ApiMisuse("a walk with a base"));
+        }
+        let keys = [self.base.is_some(), self.walk.is_some(), self.dictionaries];
+        writer.map(keys.into_iter().filter(|there| *there).count());
         if let Some(base) = &self.base {
             writer.uint(0u8).bytes(base.as_bytes());
+        }
+        if let Some(walk) = &self.walk {
+            writer.uint(1u8);
+            walk.write(writer)?;
+        }
+        if self.dictionaries {
+            writer.uint(2u8).bool(true);
         }
         Ok(())
     }
@@ -512,6 +561,8 @@ pub struct Pack {
     pub extents: Vec<PageExtent>,
     /// How `bytes` are encoded.
     pub encoding: Encoding,
+    /// Pages of the agreed base that are the zstd frame's prefix; as a rule none.
+    pub dictionary: Vec<PageExtent>,
     /// Bytes of the pages.
     pub raw_bytes: u32,
     /// The encoded bytes.
@@ -524,6 +575,7 @@ impl std::fmt::Debug for Pack {
             .field("part", &self.part)
             .field("extents", &self.extents)
             .field("encoding", &self.encoding)
+            .field("dictionary", &self.dictionary)
             .field("raw_bytes", &self.raw_bytes)
             .field("encoded_bytes", &self.bytes.len())
             .finish()

@@ -24,7 +24,8 @@ fn noise(bytes: usize) -> Vec<u8> {
 
 fn zstd_pack(raw_bytes: u32, bytes: Vec<u8>) -> Pack {
     let count = raw_bytes.div_ceil(PAGE_BYTES as u32);
-    Pack { part: 0, extents: extent(count), encoding: Encoding::Zstd, raw_bytes, bytes }
+    let (extents, encoding, dictionary) = (extent(count), Encoding::Zstd, vec![]);
+    Pack { part: 0, extents, encoding, dictionary, raw_bytes, bytes }
 }
 
 fn frame(data: &[u8]) -> Vec<u8> {
@@ -179,4 +180,85 @@ fn the_memory_of_a_compressor_is_what_the_budget_says() {
         let bytes = packer.compressor.context_mut().sizeof();
         assert!(bytes < bytes_max, "{bytes} of {bytes_max}");
     }
+}
+
+const THREE: Compression = Compression::Zstd(3);
+
+/// Pages of the base: with edits they are what is packed.
+fn dictionary(bytes: Vec<u8>) -> Dictionary {
+    Dictionary { extents: extent(bytes.len().div_ceil(PAGE_BYTES) as u32), bytes }
+}
+
+#[test]
+fn a_dictionary_makes_an_edit_cost_its_size() {
+    let base = noise(PACK_RAW_BYTES_MAX);
+    let mut pages = base.clone();
+    for at in (100..pages.len()).step_by(PAGE_BYTES) {
+        pages[at..at + 8].copy_from_slice(&(at as u64).to_le_bytes());
+    }
+    // An insertion in the middle moves the rest.
+    pages.copy_within(1 << 20..(2 << 20) - 77, (1 << 20) + 77);
+    let levels = [-5, 1, 3, 4, 5, 6, 8, 9, 10, 12, 15, 19].map(Compression::zstd);
+    for level in levels.into_iter().chain([Compression::Stored]) {
+        let mut packer = Packer::new().unwrap();
+        let pack = packer.pack_with(1, extent(512), pages.clone(), dictionary(base.clone()), level);
+        let pack = pack.unwrap();
+        assert_eq!(pack.dictionary, extent(512), "{level:?}");
+        assert!(pack.bytes.len() < 32 * 512, "{} bytes, {level:?}", pack.bytes.len());
+        let back = unpack_with(&pack, pages.len() as u64, &base);
+        assert!(back.as_ref() == Ok(&pages), "{level:?}");
+    }
+}
+
+#[test]
+fn the_whole_of_the_largest_dictionary_is_reached() {
+    let base = noise(DICTIONARY_BYTES_MAX);
+    let pages = base[..PACK_RAW_BYTES_MAX].to_vec();
+    let pack = Packer::new().unwrap().pack_with(
+        0,
+        extent(512),
+        pages.clone(),
+        dictionary(base.clone()),
+        THREE,
+    );
+    let pack = pack.unwrap();
+    assert!(pack.bytes.len() < 4096, "{} bytes", pack.bytes.len());
+    assert!(unpack_with(&pack, pages.len() as u64, &base) == Ok(pages));
+}
+
+#[test]
+fn a_dictionary_of_no_use_is_left_out() {
+    let mut packer = Packer::new().unwrap();
+    let pack =
+        packer.pack_with(0, extent(2), noise(8192), dictionary(vec![7; 8192]), THREE).unwrap();
+    assert_eq!((pack.encoding, pack.dictionary.len()), (Encoding::Stored, 0));
+    let pack = packer.pack_with(0, extent(2), pages(2), Dictionary::default(), THREE).unwrap();
+    assert_eq!((pack.encoding, pack.dictionary.len()), (Encoding::Zstd, 0));
+    let huge = dictionary(vec![0; DICTIONARY_BYTES_MAX + 1]);
+    let misuse = packer.pack_with(0, extent(2), pages(2), huge, THREE).expect_err("too large");
+    assert_eq!(misuse.code(), "API_MISUSE");
+}
+
+#[test]
+fn another_dictionary_gives_no_more_than_is_due() {
+    let (base, mut pages) = (noise(256 << 10), noise(256 << 10));
+    pages[5000..9000].fill(3);
+    let pack =
+        Packer::new().unwrap().pack_with(0, extent(64), pages, dictionary(base.clone()), THREE);
+    let pack = pack.unwrap();
+    assert_eq!(pack.dictionary.len(), 1);
+    let mut wrong = base.clone();
+    wrong.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    for other in [wrong, base[..base.len() - 1].to_vec(), vec![1; 4096], noise(4 << 20)] {
+        if let Ok(out) = unpack_with(&pack, 256 << 10, &other) {
+            assert_eq!(out.len(), 256 << 10);
+        }
+    }
+    let code = |dictionary: &[u8]| {
+        unpack_with(&pack, 256 << 10, dictionary).map_or_else(|error| error.code(), |_| "good")
+    };
+    assert_eq!(code(&base), "good");
+    assert_eq!(code(&[]), "DECOMPRESS_BAD");
+    let plain = zstd_pack(16_384, frame(&super::tests::pages(4)));
+    assert_eq!(unpack_with(&plain, 16_384, &base).expect_err("none").code(), "DECOMPRESS_BAD");
 }

@@ -1,10 +1,11 @@
 //! The bytes of every message, pinned; the protocol page shows the same bytes and the same numbers.
 
 use blockferry_wire::{
-    Error, FrameDecoder, Invalid, Kind, Message, PeerIncompatible, PeerMisbehaved, Refusal, unpack,
+    Error, FrameDecoder, Invalid, Kind, Message, PeerIncompatible, PeerMisbehaved, Refusal,
+    unpack_with,
 };
 
-use crate::samples::{messages, receipt};
+use crate::samples::{base_pages, messages, receipt};
 
 const GOLDEN: &str = include_str!("../data/golden.txt");
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
@@ -50,7 +51,8 @@ fn golden_bytes_decode_to_their_messages() {
         assert_eq!(golden_name, name);
         assert_eq!(decode(&unhex(bytes)), Ok(message.clone()), "{name}");
         if let Message::Pack(pack) = message {
-            let pages = unpack(&pack, pack.raw_bytes.into()).expect("a good pack");
+            let prefix = base_pages(&pack.dictionary);
+            let pages = unpack_with(&pack, pack.raw_bytes.into(), &prefix).expect("a good pack");
             assert_eq!(pages.len(), pack.raw_bytes as usize);
         }
         count += 1;
@@ -61,7 +63,7 @@ fn golden_bytes_decode_to_their_messages() {
 #[test]
 fn the_protocol_page_shows_the_golden_bytes() {
     let page: String = PAGE.chars().filter(|c| !c.is_whitespace()).collect();
-    for name in ["Hello", "Offer", "Part", "Want", "Pack", "Receipt"] {
+    for name in ["Hello", "Offer", "Part", "Want", "Pack", "Pack-dictionary", "Receipt"] {
         let line = GOLDEN.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         assert!(page.contains(line.expect("in the golden file")), "{name}");
     }
@@ -73,9 +75,14 @@ fn the_protocol_page_lists_every_number() {
         let row = format!("| {:#04x} | {} |", kind.number(), kind.name());
         assert!(PAGE.contains(&row), "{row}");
     }
-    for (kind, bytes) in [(Kind::Part, "355,367"), (Kind::Pack, "2,107,404")] {
+    for (kind, from, bytes) in [
+        (Kind::Part, "S", "355,367"),
+        (Kind::Pack, "S", "2,120,206"),
+        (Kind::Probe, "S", "655,396"),
+        (Kind::Values, "R", "1,048,580"),
+    ] {
         assert_eq!(kind.payload_bytes_max().to_string(), bytes.replace(',', ""));
-        assert!(PAGE.contains(&format!("| S | {bytes} |")), "{kind:?}");
+        assert!(PAGE.contains(&format!("| {from} | {bytes} |")), "{kind:?}");
     }
     for refusal in Refusal::ALL {
         let row = format!("| {:#06x} | `{}` |", refusal.number(), refusal.code());

@@ -1,14 +1,14 @@
 //! Every limit that a message can reach: at it, one above, and absurd.
 
-use blockferry_delta::{IMAGE_BYTES_MAX, Lineage, NodeId, PageExtent};
+use blockferry_delta::{IMAGE_BYTES_MAX, Lineage, NodeId, PageExtent, WalkLevel};
 use blockferry_wire::limits as max;
 use blockferry_wire::{
-    Frame, Hello, Inventory, InventoryEntry, Join, Kind, Message, Offer, Refusal, Refuse, Text,
-    Want,
+    Accept, Frame, Hello, Inventory, InventoryEntry, Join, Kind, Message, Offer, Refusal, Refuse,
+    Text, Values, Want,
 };
 
 use crate::golden::decode;
-use crate::samples::{entry, extent, image, offer, root, store, store_name};
+use crate::samples::{entry, extent, image, offer, probe, root, store, store_name, walk_start};
 
 /// Encodes and decodes: the code of whoever refuses.
 fn trip(message: impl Into<Message>) -> &'static str {
@@ -88,6 +88,9 @@ fn offers() {
     assert_eq!(with(|o| o.chunk_params.max_bytes = max::CHUNK_BYTES_MAX + 2), "API_MISUSE");
     assert_eq!(with(|o| o.chunk_params.average_bytes = 0), "API_MISUSE");
     assert_eq!(with(|o| o.dirty_bytes = None), "good");
+    assert_eq!(with(|o| o.older = None), "good");
+    assert_eq!(with(|o| o.older = Some(vec![[9; 8]; max::OLDER_MAX])), "good");
+    assert_eq!(with(|o| o.older = Some(vec![[9; 8]; max::OLDER_MAX + 1])), "API_MISUSE");
     assert_eq!(with(|o| o.recorded_unix_ms = i64::MIN), "good");
 }
 
@@ -285,4 +288,31 @@ fn maps_evolve_but_have_one_form() {
     let lineage = |items: &[u8]| raw(Kind::Head, &[&[0xa1, 1, 0xa1, 3][..], items].concat());
     assert_eq!(lineage(&[0x99, 0x02, 0x01]), "BAD_FRAME", "257 writers");
     assert_eq!(lineage(&[0x81, 0]), "BAD_FRAME", "half an entry");
+}
+
+#[test]
+fn probes_and_values() {
+    let runs = |n: u64| (0..n).map(|i| (2 * i, 1)).collect::<Vec<_>>();
+    let most = max::PROBE_BYTES_MAX as u64 / 10;
+    assert_eq!(trip(probe(WalkLevel::Blocks, &runs(1 << 16))), "good");
+    assert_eq!(trip(probe(WalkLevel::Blocks, &runs((1 << 16) + 1))), "API_MISUSE");
+    assert_eq!(trip(probe(WalkLevel::Pages, &runs(1 << 15))), "good");
+    assert_eq!(trip(probe(WalkLevel::Pages, &runs((1 << 15) + 1))), "API_MISUSE");
+    assert_eq!(trip(probe(WalkLevel::Blocks, &[(9, 1 << 19)])), "good");
+    assert_eq!(trip(probe(WalkLevel::Blocks, &[(9, (1 << 19) + 1)])), "API_MISUSE");
+    assert_eq!(trip(probe(WalkLevel::Groups, &[])), "API_MISUSE");
+    assert_eq!(trip(probe(WalkLevel::Groups, &[(7, 0)])), "API_MISUSE");
+    assert!(most >= 1 << 16, "the longest probe fits its frame");
+    let values = |level, bytes| trip(Values { level, bytes: vec![3; bytes] });
+    assert_eq!(values(WalkLevel::Blocks, 131_072 * 6), "good");
+    assert_eq!(values(WalkLevel::Blocks, 131_073 * 6), "API_MISUSE");
+    assert_eq!(values(WalkLevel::Stretches, 7), "API_MISUSE");
+    assert_eq!(values(WalkLevel::Pages, max::VALUES_BYTES_MAX - 4), "good");
+    assert_eq!(values(WalkLevel::Pages, 0), "API_MISUSE");
+    assert_eq!(raw(Kind::Values, &[4, 0, 0, 0, 1, 2, 3, 4, 5, 6]), "BAD_FRAME", "unknown level");
+    assert_eq!(raw(Kind::Values, &[1, 0, 1, 0, 1, 2, 3, 4, 5, 6]), "BAD_FRAME", "reserved");
+    assert_eq!(raw(Kind::Probe, &[0xa2, 0, 4, 1, 0x82, 0, 1]), "BAD_FRAME", "unknown level");
+    assert_eq!(raw(Kind::Probe, &[0xa2, 0, 1, 1, 0x81, 0]), "BAD_FRAME", "no count");
+    let both = Accept { base: Some(root(1)), dictionaries: false, walk: Some(walk_start()) };
+    assert_eq!(trip(both), "API_MISUSE");
 }

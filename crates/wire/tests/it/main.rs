@@ -3,8 +3,10 @@
 
 mod damage;
 mod dialogue;
+mod dictionaries;
 mod golden;
 mod limits;
 mod pair;
 mod rng;
 mod samples;
+mod walk;

@@ -332,15 +332,16 @@ impl Pair {
 
     fn sender_event(&mut self, event: SenderEvent) {
         match event {
-            SenderEvent::Accepted { base } => {
+            SenderEvent::Accepted { base, .. } => {
                 let same = base == Some(self.sender.offer().root);
                 assert_eq!(same, self.plan == Plan::SameBytes);
             }
+            SenderEvent::Walk(_) | SenderEvent::Values { .. } => panic!("no walk"),
             SenderEvent::NeedPart => match self.parts.pop_front() {
                 Some(part) => self.sender.handle_part(part).expect("asked for"),
                 None => self.sender.handle_parts_end().expect("asked for"),
             },
-            SenderEvent::NeedPack { part, extents } => {
+            SenderEvent::NeedPack { part, extents, .. } => {
                 let read = extents.iter().flat_map(|e| {
                     let start = e.offset() as usize;
                     &self.truth[start..start + e.bytes_in(self.truth.len() as u64) as usize]
@@ -411,6 +412,7 @@ impl Pair {
                 self.receiver.handle_committed(receipt_of_sample()).expect("complete");
                 self.outcome.receiver = Some("committed");
             }
+            ReceiverEvent::NeedValues(piece) => panic!("no walk: {piece:?}"),
             ReceiverEvent::Cancelled(abort) => {
                 assert_eq!(abort.code, Refusal::SourceTorn);
                 self.outcome.receiver = Some("cancelled");
@@ -430,9 +432,9 @@ impl Pair {
             }
             Plan::SameBytes => {
                 self.staging.data.clone_from(&self.truth);
-                self.receiver.accept(Some(offer.root))
+                self.receiver.accept(Some(offer.root), false)
             }
-            _ => self.receiver.accept(base()),
+            _ => self.receiver.accept(base(), false),
         };
         answered.expect("an offer is open");
     }

@@ -2,12 +2,13 @@
 
 use blockferry_delta::{
     BlockHash, ChangedBlock, Chunk, ChunkId, ChunkParams, ImageName, Lineage, Meta, NodeId,
-    PageExtent, RecipePart, Root, StoreId, StoreKey, StoreName,
+    NodeRun, PageExtent, Probe, RecipePart, Root, StoreId, StoreKey, StoreName, WalkLevel,
+    WalkSalt,
 };
 use blockferry_wire::{
-    Abort, Accept, Compression, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck,
-    Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message, Offer, Pack,
-    Packer, PartsEnd, Receipt, Refusal, Refuse, Role, Want,
+    Abort, Accept, Compression, Dictionary, Encoding, Failed, Filled, Goodbye, Head, Hello,
+    HelloAck, Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message,
+    Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Role, Values, WalkStart, Want,
 };
 
 pub(crate) fn node(n: u8) -> NodeId {
@@ -74,7 +75,17 @@ pub(crate) fn offer() -> Offer {
             PageExtent { first: 16, count: 240 },
             PageExtent { first: 4096, count: 1 },
         ],
+        older: Some(vec![[0x1d; 8], [0x2d; 8]]),
     }
+}
+
+pub(crate) fn walk_start() -> WalkStart {
+    WalkStart { size_bytes: 8 << 30, salt: WalkSalt([0x77; 32]) }
+}
+
+pub(crate) fn probe(level: WalkLevel, runs: &[(u64, u64)]) -> Probe {
+    let run = |(first, count): &(u64, u64)| NodeRun { first: *first, count: *count };
+    Probe { level, nodes: runs.iter().map(run).collect() }
 }
 
 pub(crate) fn part() -> RecipePart {
@@ -117,7 +128,27 @@ pub(crate) fn zstd_pack() -> Pack {
 
 fn stored_pack() -> Pack {
     let bytes = vec![0xab; 512];
-    Pack { part: 4, extents: vec![extent(7, 1)], encoding: Encoding::Stored, raw_bytes: 512, bytes }
+    let (extents, encoding) = (vec![extent(7, 1)], Encoding::Stored);
+    Pack { part: 4, extents, encoding, dictionary: vec![], raw_bytes: 512, bytes }
+}
+
+/// Pages of the base, numbered from 0: what dictionaries of samples are made of.
+pub(crate) fn base_pages(extents: &[PageExtent]) -> Vec<u8> {
+    let pages = extents.iter().flat_map(|e| e.first..e.first + u64::from(e.count));
+    pages.flat_map(|page| (0..4096u32).map(move |i| (i * i / 9 + page as u32) as u8)).collect()
+}
+
+/// Two pages of the base with an edit each, and one of another place.
+pub(crate) fn dictionary_pack() -> Pack {
+    let extents = vec![extent(48, 2), extent(300, 1)];
+    let dictionary = Dictionary { extents: vec![extent(48, 2), extent(77, 1)], bytes: vec![] };
+    let bytes = base_pages(&dictionary.extents);
+    let mut pages = bytes.clone();
+    pages[100..104].copy_from_slice(b"edit");
+    pages.copy_within(5000..8192, 4999);
+    let mut packer = Packer::new().expect("memory");
+    let dictionary = Dictionary { bytes, ..dictionary };
+    packer.pack_with(0, extents, pages, dictionary, Compression::zstd(3)).expect("three pages")
 }
 
 /// Every message at least once, with the name of its golden line.
@@ -138,8 +169,9 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
         ("", offer().into()),
-        ("", Accept { base: Some(root(0xbb)) }.into()),
-        ("-no-base", Accept { base: None }.into()),
+        ("", Accept { base: Some(root(0xbb)), dictionaries: true, walk: None }.into()),
+        ("-no-base", Accept { base: None, dictionaries: false, walk: None }.into()),
+        ("-walk", Accept { base: None, dictionaries: false, walk: Some(walk_start()) }.into()),
         ("", Refuse::disk_full("no room", 9 << 30, 1 << 20).into()),
         ("-unknown", Refuse::new(Refusal::Unknown(0x7777), "").into()),
         ("", PartsEnd { parts: 3, blocks: 300 }.into()),
@@ -152,6 +184,10 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", part().into()),
         ("", zstd_pack().into()),
         ("-stored", stored_pack().into()),
+        ("-dictionary", dictionary_pack().into()),
+        ("", probe(WalkLevel::Groups, &[(3, 2), (300, 1)]).into()),
+        ("", Values { level: WalkLevel::Blocks, bytes: (0..12).collect() }.into()),
+        ("-pages", Values { level: WalkLevel::Pages, bytes: (0..64).collect() }.into()),
     ];
     let named = named.into_iter().map(|(suffix, m)| (format!("{}{suffix}", m.name()), m));
     let messages: Vec<_> = named.collect();

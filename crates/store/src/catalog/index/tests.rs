@@ -93,7 +93,7 @@ fn follows_the_lists_through_commits_aborts_and_restarts() {
                     _ => edited(&mut rng, segment, &old),
                 };
                 left.extend(old.iter().map(|c| c.id).filter(|id| new.iter().all(|c| c.id != *id)));
-                write.put_cuts(image, [Ok((segment, new.clone()))]).expect("puts");
+                write.put_cuts(image, [Ok((segment, new.clone()))], &mut Vec::new()).expect("puts");
                 after.insert(at, new);
             }
             if rng.below(5) > 0 {
@@ -136,7 +136,9 @@ fn a_small_commit_waits_and_a_large_one_takes_all_along() {
     };
     let put = |rng: &mut Rng, segment: u32, chunks: u64| {
         let write = catalog.write().expect("writes");
-        write.put_cuts(1, [Ok((segment, list(rng, segment, chunks)))]).expect("puts");
+        write
+            .put_cuts(1, [Ok((segment, list(rng, segment, chunks)))], &mut Vec::new())
+            .expect("puts");
         write.commit().expect("commits");
     };
     put(&mut rng, 0, 100);
@@ -158,7 +160,7 @@ fn a_small_commit_waits_and_a_large_one_takes_all_along() {
     // What is written again as it was changes nothing.
     let lists = catalog.read().expect("reads").cuts(1, 1).expect("reads");
     let write = catalog.write().expect("writes");
-    write.put_cuts(1, [Ok((1, lists))]).expect("puts");
+    write.put_cuts(1, [Ok((1, lists))], &mut Vec::new()).expect("puts");
     write.commit().expect("commits");
     assert_eq!(rows(&catalog), (buckets, 0, entries));
 }
@@ -171,7 +173,9 @@ fn a_lost_index_is_made_again() {
     let write = catalog.write().expect("writes");
     for segment in 0..50 {
         lists.insert((7, segment), list(&mut rng, segment, 100));
-        write.put_cuts(7, [Ok((segment, lists[&(7, segment)].clone()))]).expect("puts");
+        write
+            .put_cuts(7, [Ok((segment, lists[&(7, segment)].clone()))], &mut Vec::new())
+            .expect("puts");
     }
     write.commit().expect("commits");
     let write = catalog.write().expect("writes");
@@ -193,7 +197,9 @@ fn preparing_stops_when_it_is_told_to() {
     let (mut rng, disk) = (Rng(3), new_disk());
     let catalog = open(&disk);
     let write = catalog.write().expect("writes");
-    write.put_cuts(1, [Ok((0, list(&mut rng, 0, WAITING_MAX as u64 + 1)))]).expect("puts");
+    write
+        .put_cuts(1, [Ok((0, list(&mut rng, 0, WAITING_MAX as u64 + 1)))], &mut Vec::new())
+        .expect("puts");
     write.commit().expect("commits");
     assert!(!catalog.prepare_index(&|| true).expect("stops"));
     assert!(!catalog.index_memory().1);
