@@ -170,7 +170,8 @@ fn index_of(c: &mut Criterion, name: &str, chunks: u32, dir: &PathBuf) {
 fn commit(c: &mut Criterion) {
     let scratch = scratch();
     let pair = || {
-        let disk = |name| inputs::index::real_disk(&scratch.path().join(name)).expect("a directory");
+        let disk =
+            |name| inputs::index::real_disk(&scratch.path().join(name)).expect("a directory");
         Pair::new([disk("sender"), disk("receiver")], COMMIT_BYTES).expect("two stores")
     };
     let made = OnceCell::new();

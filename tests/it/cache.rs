@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use blockferry_delta::ImageName;
 use blockferry_store::disk::{Disk, Open, RealDisk};
-use blockferry_store::{Options, Store};
+use blockferry_store::{CommitMode, Options, Store};
 use blockferry_tests::{Carried, Carry, Rng, author, image_name, store_identity};
 
 const IMAGE_BYTES: usize = 32 << 20;
@@ -106,7 +106,9 @@ fn edit(bytes: &mut [u8], rng: &mut Rng) {
 
 #[test]
 fn cache_is_left_as_it_was() {
-    let options = Options { scan_threads: 2, ..Options::default() };
+    // A commit by journal leaves the pages that changed in the cache: it has no time to lose.
+    let commit = Some(CommitMode::Copy);
+    let options = Options { scan_threads: 2, commit, ..Options::default() };
     let (a, b, mut rng) = (End::new(&options), End::new(&options), Rng::new(7));
     let name = image_name("vm.raw");
     let mut bytes = image(&mut rng);

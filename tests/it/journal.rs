@@ -239,6 +239,25 @@ fn journal_is_replayed_around_a_reader_only_if_it_had_begun() {
     assert!(dropped > 0, "no commit had been prepared and not begun");
 }
 
+/// A file that a commit is being put into is nobody's change; after a failed one it is in doubt.
+#[test]
+fn journal_being_put_in_place_is_no_local_change() {
+    let (name, feeds) = feeds(8, 300_000, &[Edit::Byte]);
+    let mut in_doubt = 0;
+    for nth in 1..12 {
+        let b = side();
+        feeds[0].deliver(&b.store).expect("commits");
+        b.disk.fail_sync(nth);
+        let failed = feeds[1].deliver(&b.store).is_err();
+        let look = b.store.look().expect("looks").remove(0);
+        assert_eq!(look.name, name.as_str());
+        let changed = look.state == LookState::Changed;
+        assert!(!changed || failed && b.store.is_degraded(), "sync {nth}");
+        in_doubt += usize::from(changed);
+    }
+    assert!(in_doubt > 0, "no sync after the beginning failed");
+}
+
 /// A real file system: readers that open the image again and again see whole generations.
 #[test]
 fn journal_readers_of_a_real_file_system_see_whole_images() {

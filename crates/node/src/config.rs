@@ -327,6 +327,9 @@ mod tests {
         config.send_limit_bits_per_second = Some(0);
         assert_eq!(config.check().expect_err("zero").code(), "CONFIG_ERROR");
         config.send_limit_bits_per_second = None;
+        config.send_schedule = Some("night".into());
+        assert_eq!(config.check().expect_err("no such schedule").code(), "CONFIG_ERROR");
+        config.send_schedule = None;
         config.peers.push(PeerConfig {
             name: "me".into(),
             id: config.identity.id(),

@@ -15,11 +15,13 @@ use crate::budget::{PACE_BYTES_MAX, PACKET_WIRE_BYTES};
 use crate::calendar::Rate;
 use crate::rates::Cap;
 
-/// The least that may be saved up, in bytes on the wire: one packet.
+/// A packet in bytes on the wire.
 const PACKET_BYTES: f64 = PACKET_WIRE_BYTES as f64;
-/// What may be saved up, in seconds of the rate: what a timer that is late doesn't lose. With one ask
-/// more it is far below 3 % of any 250 ms, or below three packets.
-const SAVED_SECONDS: f64 = 0.004;
+/// What a late timer doesn't lose, in bytes on the wire: so many seconds of the rate less a packet, and
+/// a packet and a half at least. With one ask more (1 ms or a packet) it stays below 3 % of any 250 ms,
+/// or below three packets.
+const SAVED_SECONDS: f64 = 0.006;
+const SAVED_BYTES_LEAST: f64 = 1.5 * PACKET_BYTES;
 /// Debt that is remembered at most, in seconds of the rate: what was sent without asking.
 const DEBT_SECONDS: f64 = 0.5;
 /// Asks per second at a high rate; each is a wake-up of a timer that counts milliseconds.
@@ -88,7 +90,7 @@ impl Bucket {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = self.filled.max(now);
         let Some(rate) = self.rate else { return };
-        let most = PACKET_BYTES.max(rate * SAVED_SECONDS);
+        let most = SAVED_BYTES_LEAST.max(rate * SAVED_SECONDS - PACKET_BYTES);
         self.tokens = (self.tokens + elapsed * rate).min(most);
     }
 

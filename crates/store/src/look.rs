@@ -77,6 +77,16 @@ impl Store {
         Ok(looks)
     }
 
+    /// Is a commit of ours what changes the file just now, or did one end since the look began?
+    fn is_being_committed(&self, name: &ImageName) -> Result<bool> {
+        let read = self.catalog.read()?;
+        let Some(image) = read.image(name)? else { return Ok(false) };
+        let prepared = read.prepared()?.into_iter().any(|(id, _)| id == image.id);
+        // One that failed is for recovery.
+        Ok(prepared && !self.is_degraded()
+            || self.at_checkpoint(name, image.checkpoint.as_ref())?)
+    }
+
     fn look_at(
         &self,
         name: &ImageName,
@@ -88,6 +98,7 @@ impl Store {
             _ if stat.kind != Kind::File => LookState::NotRegular,
             None => LookState::New,
             Some(point) if point == Some(Checkpoint::of(&stat)) => LookState::Unchanged,
+            Some(_) if self.is_being_committed(name)? => LookState::Unchanged,
             Some(_) => LookState::Changed,
         };
         let quiet_ns = stat.mtime_ns.max(stat.ctime_ns);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use blockferry_store::disk::RealDisk;
+use blockferry_store::disk::{Disk, Open, RealDisk};
 use blockferry_store::{CommitMode, Discover, HoldBase, Options, Recorded, Store};
 use blockferry_tests::{Rng, author, image_name, store_identity};
 
@@ -155,4 +155,45 @@ fn extents_never_miss_on_xfs() {
 fn extents_never_miss_on_btrfs() {
     let found = history(&["mkfs.btrfs", "-q"], 2);
     eprintln!("{found} generations found by extents on btrfs");
+}
+
+/// Scattered pages written into a clone: what they take without the hint, and with it.
+#[test]
+fn extents_of_a_clone_take_the_room_of_what_is_written() {
+    const PAGES: u64 = 500;
+    let Some(mount) = Mount::new(&["mkfs.xfs", "-q", "-m", "reflink=1"]) else { return };
+    let disk = RealDisk::open(&mount.path()).expect("opens");
+    let file = disk.open("a", Open::CreateNew).expect("created");
+    file.write_at(&vec![7; 64 << 20], 0).expect("written");
+    file.sync().expect("synced");
+    let took = [false, true].map(|tight| {
+        assert!(disk.clone_file("a", "b").expect("answers"), "XFS clones");
+        let clone = disk.open("b", Open::ReadWrite).expect("opens");
+        clone.tight_cow(tight);
+        let before = disk.space().expect("answers").free_bytes;
+        for n in 0..PAGES {
+            clone.write_at(&[n as u8; 4096], n * 32 * 4096).expect("written");
+        }
+        clone.sync().expect("synced");
+        let after = disk.space().expect("answers").free_bytes;
+        clone.tight_cow(false);
+        drop(clone);
+        disk.remove_file("b").expect("removed");
+        // The room comes back in the background.
+        let back = || disk.space().expect("answers").free_bytes + PAGES * 4096 / 2 >= before;
+        for _ in 0..200 {
+            if back() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        before.saturating_sub(after)
+    });
+    let written = PAGES * 4096;
+    eprintln!(
+        "{written} bytes written into a clone took {} bytes, {} with the hint",
+        took[0], took[1]
+    );
+    assert!((written / 2..2 * written).contains(&took[1]), "{} bytes for {written}", took[1]);
+    assert!(took[1] < took[0] / 2, "the hint did nothing: {took:?}");
 }

@@ -224,3 +224,36 @@ fn those_who_lack_the_same_are_counted() {
     }
     assert!(!backlog.is_wanted(&store(), &image("a")));
 }
+
+/// What is in force when peer 2 is paused and the calendar of peer 3 says no.
+fn holding() -> Arc<InForce> {
+    use crate::overrides::Order;
+    use crate::rates::{Allowance, Rates};
+    let mut rates = Rates::default();
+    rates.overrides.give(Order::Pause, Scope::peer(node(2)), 0, None);
+    let calendar = crate::calendar::Calendar::constant(crate::calendar::Rate::Pause);
+    rates.calendars.insert("never".into(), Arc::new(calendar));
+    let schedule = Some("never".to_owned());
+    rates.peers.insert(node(3), Allowance { schedule, ..Allowance::default() });
+    Arc::new(Arc::new(rates).at(0))
+}
+
+#[test]
+fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
+    let (mut backlog, now) = (with_peers(3), Instant::now());
+    backlog.handle_rates(holding());
+    backlog.handle_head(store(), image("a"), head(1));
+    assert_eq!(offers(&mut backlog, now), [key(4, "a")]);
+    assert_eq!(backlog.reason(&key(2, "a")), Some(Reason::Paused));
+    assert_eq!(backlog.reason(&key(3, "a")), Some(Reason::Schedule));
+    assert_eq!(backlog.next_wake(), None, "nothing to wait for but a change");
+    let queued: Vec<u64> = backlog.items().iter().map(|item| item.queued_bytes).collect();
+    assert_eq!(queued, [0, 1000, 1000], "what an operator pauses has no end in sight");
+    // A transfer under way is held too; its end is no reason to try again before it may.
+    backlog.handle_setback(&key(4, "a"), Setback::Lost, now);
+    backlog.handle_peer_up(node(2));
+    assert_eq!(offers(&mut backlog, now + LOST_WAIT), [key(4, "a")]);
+    let nothing = Arc::new(crate::rates::Rates::default());
+    backlog.handle_rates(Arc::new(nothing.at(0)));
+    assert_eq!(offers(&mut backlog, now), [key(2, "a"), key(3, "a")]);
+}

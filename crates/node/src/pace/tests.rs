@@ -88,7 +88,7 @@ fn run(pacer: &mut Pacer, clock: &mut Clock, sources: &mut [Source], seconds: f6
 
 #[test]
 fn every_window_is_within_the_cap() {
-    for (seed, bits) in (0..).zip([64_000, 1_000_000, 5_000_000, 20_000_000, 500_000_000_u64]) {
+    for (seed, bits) in (0..).zip([64_000, 1_000_000, 4_700_000, 20_000_000, 500_000_000_u64]) {
         let (mut pacer, mut clock) = (Pacer::default(), Clock::new(seed));
         let rate = Rate::Limited(bits);
         pacer.set_rates([(node(), rate)], clock.now);
@@ -171,11 +171,11 @@ fn a_rest_saves_up_next_to_nothing_and_a_clock_that_steps_back_gives_nothing() {
     pacer.set_rates([(node(), Rate::Limited(8_000_000))], start);
     let later = start + Duration::from_secs(3600);
     let mut passed = 0;
-    for at in [later, later, later, later - Duration::from_secs(50)] {
+    for at in [later, later, later, later, later, later - Duration::from_secs(50)] {
         pacer.ask(1, vec![node()], PACKET_WIRE_BYTES);
         passed += pacer.poll(at).0.len();
     }
-    assert_eq!(passed, 3, "4 ms of the rate, the last one into debt");
+    assert_eq!(passed, 4, "6 ms of the rate less a packet, the last one into debt");
 }
 
 #[test]

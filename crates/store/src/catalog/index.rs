@@ -55,6 +55,11 @@ impl Change {
         Place { image: self.image & !GONE, segment: self.segment }
     }
 
+    /// What the index tells its id by.
+    fn key(self) -> u64 {
+        rows::key(self.id)
+    }
+
     fn is_gone(self) -> bool {
         self.image & GONE != 0
     }
@@ -140,6 +145,11 @@ impl Memory {
         self.deferring.store(deferring, Ordering::Relaxed);
     }
 
+    /// Gives up a filter that won't be filled: there will be another.
+    pub(super) fn drop_filter(&self) {
+        self.set_filter(None);
+    }
+
     /// Is there no filter, or one that more was added to than it was made for?
     pub(super) fn wants_filter(&self) -> bool {
         self.filter().is_none_or(|filter| filter.is_outgrown())
@@ -160,7 +170,7 @@ impl Memory {
     /// Tells the filter of chunks that will be in the index.
     pub(super) fn note(&self, changes: &[Change]) {
         if let Some(filter) = self.filter() {
-            changes.iter().filter(|c| !c.is_gone()).for_each(|c| filter.add(rows::key(c.id)));
+            changes.iter().filter(|c| !c.is_gone()).for_each(|c| filter.add(c.key()));
         }
     }
 
@@ -238,7 +248,7 @@ impl Written {
 /// Puts changes into the rows, each row once and in order, which halves redb's work and space.
 fn into_rows(transaction: &WriteTransaction, mut changes: Vec<Change>) -> Result<()> {
     // Stable: of two changes of one entry the later counts.
-    changes.sort_by_key(|change| rows::key(change.id));
+    changes.sort_by_key(|change| change.key());
     let mut table = transaction.open_table(CHUNKS)?;
     let (mut added, mut removed) = (0, 0);
     for of_row in changes.chunk_by(|a, b| rows::number_of(a.id) == rows::number_of(b.id)) {

@@ -154,7 +154,11 @@ impl Catalog {
         let entries = index::entries(&read.transaction)?.unwrap_or_default();
         let filter = index::begin_filter(&self.index, entries);
         drop(write);
-        index::fill_filter(&read.transaction, &self.index, &filter, stop)
+        let filled = index::fill_filter(&read.transaction, &filter, stop);
+        if !matches!(filled, Ok(true)) {
+            self.index.drop_filter();
+        }
+        filled
     }
 
     /// Indexes all chunk lists.
@@ -515,7 +519,8 @@ impl CatalogWrite {
             } else {
                 table.insert((image, segment), encode_chunks(segment, &chunks).as_slice())?
             };
-            let before = before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))?;
+            let before =
+                before.map_or(Ok(Vec::new()), |row| decode_chunks(segment, row.value()))?;
             former.extend(before.iter().map(|chunk| (chunk.id, chunk.offset)));
             self.reindex(Place { image, segment }, &before, &chunks)?;
         }

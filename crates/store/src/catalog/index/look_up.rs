@@ -6,9 +6,9 @@ use blockferry_delta::{Chunk, ChunkId};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::super::filter::Filter;
-use super::super::{CHUNKS, Location};
-use super::Memory;
+use super::super::{CHUNKS, CHUNKS_NEW, Location};
 use super::rows::{self, Place};
+use super::{Memory, decode_changes};
 use crate::error::Result;
 
 /// Chunk lists of a look-up that are kept at hand.
@@ -24,17 +24,20 @@ pub(in crate::catalog) fn begin_filter(memory: &Memory, entries: u64) -> Arc<Fil
 }
 
 /// Fills a filter with what the rows held when the transaction began and what waits. `false`: it
-/// was told to stop, and there is no filter.
+/// was told to stop.
 pub(in crate::catalog) fn fill_filter(
     transaction: &ReadTransaction,
-    memory: &Memory,
     filter: &Filter,
     stop: &dyn Fn() -> bool,
 ) -> Result<bool> {
-    memory.waiting().entries.keys().for_each(|id| filter.add(rows::key(*id)));
+    // Not those in memory: a commit that is just over may not have told them yet.
+    let mut waiting = Vec::new();
+    for row in transaction.open_table(CHUNKS_NEW)?.iter()? {
+        decode_changes(row?.1.value(), &mut waiting);
+    }
+    waiting.iter().filter(|c| !c.is_gone()).for_each(|c| filter.add(c.key()));
     for row in transaction.open_table(CHUNKS)?.iter()? {
         if stop() {
-            memory.set_filter(None);
             return Ok(false);
         }
         let (number, row) = row?;
