@@ -62,6 +62,8 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
         let ground = Ground { work: volume.path(), ..setup.ground() };
         let link = Link::up(Shape::UNSHAPED, setup.mtu)?;
         let pair = Pair::joined(&ground, "change", Some(link))?;
+        // The bounds of wire bytes are multiples of zstd -3.
+        pair.sender.ask(&["peer", "set", "receiver", "compression=3"])?;
         pair.place(&setup.images[1], NAME)?;
         pair.transfer(NAME)?;
         small_day(setup, (&pair, table), kind)?;

@@ -309,7 +309,7 @@ pub(crate) enum ImageCommand {
 pub(crate) struct PublishArgs {
     /// STORE/NAME
     pub(crate) image: String,
-    /// What changed since the current generation: a file of START LENGTH [STATE] lines, or a dirty
+    /// What changed since the current generation: a file of lines START LENGTH, or a dirty
     /// bitmap of qemu as nbd+unix:///EXPORT?socket=PATH&bitmap=NAME. Only that is read, if the map
     /// shows that it begins at the current generation
     #[arg(long, value_name = "MAP", value_hint = ValueHint::FilePath)]
