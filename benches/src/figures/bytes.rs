@@ -146,8 +146,8 @@ fn again(setup: &Setup, pair: &Pair, table: &mut Table) -> anyhow::Result<()> {
 /// The files of g3 in a fresh file system, as the next generation of the image.
 fn layout(setup: &Setup, pair: &Pair, table: &mut Table) -> anyhow::Result<()> {
     let figure = "the files of g3 in a new layout";
-    if let Some(why) = mount::missing() {
-        table.add(Row::skipped(&format!("wire bytes, {figure}"), why));
+    if let Some(why) = mount::missing("ext4") {
+        table.add(Row::skipped(&format!("wire bytes, {figure}"), &why));
         return Ok(());
     }
     let [_, _, g3] = &setup.images;

@@ -15,7 +15,7 @@ use rustix::fs::{OFlags, SeekFrom, seek};
 
 use super::edit::{self, Edited};
 use super::image::{changed_pages, same_bytes};
-use super::mount::Volume;
+use super::mount::{Volume, missing};
 use super::pair::{Ground, Pair, Transfer};
 use super::process::disk_traffic;
 use super::table::{Amount, Row, Table};
@@ -58,7 +58,7 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
         }
         say(&format!("an update in place, {kind}"));
         let size_bytes = fs::metadata(&setup.images[1])?.len() * 8;
-        let volume = Volume::make(kind, &setup.work, size_bytes)?;
+        let volume = Volume::new(kind, &setup.work, size_bytes)?;
         let ground = Ground { work: volume.path(), ..setup.ground() };
         let link = Link::up(Shape::UNSHAPED, setup.mtu)?;
         let pair = Pair::joined(&ground, "change", Some(link))?;
@@ -217,5 +217,5 @@ fn read_once(image: &Path) -> anyhow::Result<f64> {
 
 /// Why there can be no such file system, or no wire, here.
 fn no_place(kind: &str) -> Option<String> {
-    Volume::missing(kind).or_else(|| Link::missing(&Shape::UNSHAPED).map(str::to_owned))
+    missing(kind).or_else(|| Link::missing(&Shape::UNSHAPED).map(str::to_owned))
 }

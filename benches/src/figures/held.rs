@@ -2,15 +2,15 @@
 //! sender holds what the receiver still has. What travels is compared with what the changed pages
 //! come to, and with the same update between two nodes that hold nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+use super::edit::turn_into;
 use super::image::{changed_pages, outside};
-use super::mount::{Mount, make_xfs, missing_xfs};
+use super::mount::{Mount, make, missing};
 use super::pair::{Pair, Transfer};
 use super::table::{Amount, Row, Table};
 use super::tools::{Numbers, copy};
@@ -20,7 +20,6 @@ use crate::workload::{Request, prepare};
 
 const SEED: u64 = 20_261_122;
 const PAGE_BYTES: usize = 4096;
-const STEP_BYTES: usize = 4 << 20;
 /// The synthetic image with the database.
 const DATABASE_IMAGE_BYTES: u64 = 1 << 30;
 /// Rebuilt libraries: how many, how long they are at least, bytes put in at a place.
@@ -32,9 +31,9 @@ const DAY_SECONDS_MAX: f64 = 1.5;
 
 /// All rows of this file.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
-    if let Some(why) = missing_xfs() {
+    if let Some(why) = missing("xfs") {
         for what in ["g2 to g3", "database-like edits", "rebuilt libraries"] {
-            table.add(Row::skipped(&format!("held base, wire bytes, {what}"), why));
+            table.add(Row::skipped(&format!("held base, wire bytes, {what}"), &why));
         }
         return Ok(());
     }
@@ -62,7 +61,7 @@ impl Ends {
             setup.images.iter().map(|i| outside(i).map_or(0, |o| o.allocated_bytes)).sum();
         let mount = |name: &str, point: PathBuf| {
             let file = setup.work.join(format!("{name}.xfs"));
-            make_xfs(&file, 2 * bytes + 4 * DATABASE_IMAGE_BYTES)?;
+            make("xfs", &file, 2 * bytes + 4 * DATABASE_IMAGE_BYTES)?;
             Mount::new(&file, &point, "loop")
         };
         let mounts =
@@ -85,31 +84,10 @@ fn update(pair: &Pair, name: &str, before: &Path, after: &Path) -> anyhow::Resul
     copy(before, &image)?;
     pair.transfer(name)?;
     pair.settle()?;
-    write_over(&image, after)?;
+    turn_into(&image, before, after)?;
     let transfer = pair.transfer(name)?;
     pair.settle()?;
     Ok(transfer)
-}
-
-/// Writes the pages of `new` that differ over the file at `path`, as their owner would.
-fn write_over(path: &Path, new: &Path) -> anyhow::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let new = File::open(new)?;
-    let size_bytes = new.metadata()?.len();
-    file.set_len(size_bytes)?;
-    let (mut here, mut there) = (vec![0; STEP_BYTES], vec![0; STEP_BYTES]);
-    for offset in (0..size_bytes).step_by(STEP_BYTES) {
-        let bytes = usize::try_from((size_bytes - offset).min(STEP_BYTES as u64))?;
-        file.read_exact_at(&mut here[..bytes], offset)?;
-        new.read_exact_at(&mut there[..bytes], offset)?;
-        let pages = here[..bytes].chunks(PAGE_BYTES).zip(there[..bytes].chunks(PAGE_BYTES));
-        for (index, (was, is)) in pages.enumerate().filter(|(_, (was, is))| was != is) {
-            ensure!(was.len() == is.len(), "pages of one file");
-            file.write_all_at(is, offset + (index * PAGE_BYTES) as u64)?;
-        }
-    }
-    file.sync_all()?;
-    Ok(())
 }
 
 /// A row of bytes that travelled, with what else is known of the transfer.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use blockferry_store::disk::AlignedBuf;
 
-use super::mount::{Mount, make_xfs, missing};
+use super::mount::{Mount, make, missing};
 use super::node::Node;
 use super::pair::{STORE, free_address, text};
 use super::table::{Amount, Row, Table};
@@ -59,8 +59,8 @@ struct Written {
 pub(super) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     for (way, what) in [(Way::Direct, "direct"), (Way::Buffered, "through the page cache")] {
         let figure = format!("a writer at 200 MB/s ({what}) while its image is recorded and sent");
-        if let Some(why) = missing() {
-            table.add(Row::skipped(&figure, why));
+        if let Some(why) = missing("xfs") {
+            table.add(Row::skipped(&figure, &why));
             continue;
         }
         say(&figure);
@@ -105,7 +105,7 @@ fn measure(
     };
     let (mut sender, mut receiver) = (create(here, "sender")?, create(there, "receiver")?);
     let disk = here.join("disk.xfs");
-    make_xfs(&disk, DISK_BYTES)?;
+    make("xfs", &disk, DISK_BYTES)?;
     let mount = Mount::new(&disk, &sender.images(), "loop")?;
     let mut config =
         OpenOptions::new().append(true).open(here.join("sender").join("blockferry.toml"))?;

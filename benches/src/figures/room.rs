@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::image::outside;
-use super::mount::{Mount, make_ext4, missing};
+use super::mount::{Mount, make, missing};
 use super::node::Node;
 use super::pair::{Pair, STORE};
 use super::table::{Amount, Row, Table};
@@ -25,13 +25,13 @@ const TALK_BYTES: u64 = 256 << 10;
 /// Offers g1 to a receiver whose disk is too small for it.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     say("a receiver without room");
-    let small = missing().is_none() && has("ip");
+    let small = missing("ext4").is_none() && has("ip");
     let link = if small { Some(Link::up(Shape::UNSHAPED, setup.mtu)?) } else { None };
     let mut pair = Pair::start(&setup.ground(), "room", link)?;
     let mount = if small {
         let file = setup.work.join("small.ext4");
         let third = outside(&setup.images[0])?.allocated_bytes / 3;
-        make_ext4(&file, third.max(SMALL_BYTES_MIN))?;
+        make("ext4", &file, third.max(SMALL_BYTES_MIN))?;
         Some(Mount::new(&file, &pair.receiver.images(), "loop")?)
     } else {
         pair.receiver.set("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "99%");

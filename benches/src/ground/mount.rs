@@ -1,6 +1,5 @@
 //! File systems in files: the image whose files are laid out anew, the receiver without room, and
-//! stores with reflinks.
-//! Needs root, `mkfs.ext4`, for reflinks `mkfs.xfs`, and loop devices.
+//! stores with reflinks. Needs root, loop devices, and the program that makes the kind wanted.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,18 +7,27 @@ use std::process::Command;
 
 use super::tools::{has, is_root, run};
 
-/// Why it can't be done here, if so.
-pub(crate) fn missing() -> Option<&'static str> {
+/// Why there can be no file system of this `kind` (`ext4`, `xfs`, `btrfs`) here, if so.
+pub(crate) fn missing(kind: &str) -> Option<String> {
     if !is_root() {
-        return Some("needs root for loop mounts");
+        return Some("needs root for loop mounts".into());
     }
-    let programs = ["mkfs.ext4", "mkfs.xfs", "mount", "umount"];
-    programs.iter().any(|p| !has(p)).then_some("needs mkfs.ext4, mkfs.xfs and mount")
+    let mkfs = format!("mkfs.{kind}");
+    let programs = [mkfs.as_str(), "mount", "umount"];
+    programs.iter().any(|p| !has(p)).then(|| format!("needs {mkfs} and mount"))
 }
 
-/// The same for file systems with reflinks.
-pub(crate) fn missing_xfs() -> Option<&'static str> {
-    missing().or((!has("mkfs.xfs")).then_some("needs mkfs.xfs"))
+/// An empty file system of this `kind` and `size_bytes` in a new file, of which only what is
+/// written takes room.
+pub(crate) fn make(kind: &str, path: &Path, size_bytes: u64) -> anyhow::Result<()> {
+    File::create_new(path)?.set_len(size_bytes)?;
+    let options: &[&str] = match kind {
+        "ext4" => &["-F", "-E", "lazy_itable_init=0"],
+        "xfs" => &["-m", "reflink=1"],
+        _ => &[],
+    };
+    run(Command::new(format!("mkfs.{kind}")).arg("-q").args(options).arg(path))?;
+    Ok(())
 }
 
 /// A mounted file system; unmounted when dropped.
@@ -58,22 +66,10 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// Why there can be none of this `kind` (`xfs`, `btrfs`, `ext4`) here, if so.
-    pub(crate) fn missing(kind: &str) -> Option<String> {
-        let program = format!("mkfs.{kind}");
-        if !is_root() {
-            return Some("needs root for loop mounts".into());
-        }
-        (!has(&program)).then(|| format!("needs {program}"))
-    }
-
-    /// Makes one of `size_bytes`, of which only what is written takes room.
-    pub(crate) fn make(kind: &str, parent: &Path, size_bytes: u64) -> anyhow::Result<Volume> {
-        let file = parent.join(format!("{kind}.volume"));
-        File::create_new(&file)?.set_len(size_bytes)?;
-        let mut volume = Volume { mount: None, file };
-        let force = if kind == "ext4" { "-F" } else { "-f" };
-        run(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&volume.file))?;
+    /// Makes one of `size_bytes` below `parent`.
+    pub(crate) fn new(kind: &str, parent: &Path, size_bytes: u64) -> anyhow::Result<Volume> {
+        let mut volume = Volume { mount: None, file: parent.join(format!("{kind}.volume")) };
+        make(kind, &volume.file, size_bytes)?;
         volume.mount = Some(Mount::new(&volume.file, &parent.join(kind), "loop")?);
         Ok(volume)
     }
@@ -91,23 +87,9 @@ impl Drop for Volume {
     }
 }
 
-/// An empty ext4 of `size_bytes` in a new file.
-pub(crate) fn make_ext4(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
-    File::create_new(path)?.set_len(size_bytes)?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(path))?;
-    Ok(())
-}
-
-/// An empty XFS with reflinks of `size_bytes` in a new file.
-pub(crate) fn make_xfs(path: &Path, size_bytes: u64) -> anyhow::Result<()> {
-    File::create_new(path)?.set_len(size_bytes)?;
-    run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(path))?;
-    Ok(())
-}
-
 /// Makes `target`: a fresh file system of the same size with the files of the one in `source`.
 pub(crate) fn lay_out_anew(source: &Path, target: &Path, work: &Path) -> anyhow::Result<()> {
-    make_ext4(target, std::fs::metadata(source)?.len())?;
+    make("ext4", target, std::fs::metadata(source)?.len())?;
     let old = Mount::new(source, &work.join("old-layout"), "loop,ro,noload")?;
     let new = Mount::new(target, &work.join("new-layout"), "loop")?;
     run(Command::new("cp").arg("-a").arg(old.point.join(".")).arg(&new.point))?;

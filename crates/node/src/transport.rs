@@ -376,16 +376,29 @@ mod tests {
         })
     }
 
+    /// Two members, one of which accepts a connection.
+    struct Members {
+        hub: Identity,
+        branch: Identity,
+        server: Transport,
+        client: Transport,
+        accepted: tokio::task::JoinHandle<Result<Option<Link>>>,
+    }
+
+    fn members() -> Members {
+        let (hub, branch) = (Identity::generate().expect("a"), Identity::generate().expect("b"));
+        let trust = Arc::new(Trust::default());
+        trust.admit(branch.id());
+        let server = bound(&hub, trust);
+        let client = bound(&branch, Arc::new(Trust::default()));
+        let accepted = accept_one(&server);
+        Members { hub, branch, server, client, accepted }
+    }
+
     #[test]
     fn both_sides_know_the_proved_key() {
         runtime().block_on(async {
-            let (hub, branch) =
-                (Identity::generate().expect("a"), Identity::generate().expect("b"));
-            let trust = Arc::new(Trust::default());
-            trust.admit(branch.id());
-            let server = bound(&hub, trust);
-            let client = bound(&branch, Arc::new(Trust::default()));
-            let accepted = accept_one(&server);
+            let Members { hub, branch, server, client, accepted } = members();
             let dialled = client
                 .dial(server.local_addresses()[0], hub.id(), Purpose::Session)
                 .await
@@ -427,13 +440,7 @@ mod tests {
     #[test]
     fn another_node_at_the_address_is_refused() {
         runtime().block_on(async {
-            let (hub, branch) =
-                (Identity::generate().expect("a"), Identity::generate().expect("b"));
-            let trust = Arc::new(Trust::default());
-            trust.admit(branch.id());
-            let server = bound(&hub, trust);
-            let client = bound(&branch, Arc::new(Trust::default()));
-            let accepted = accept_one(&server);
+            let Members { server, client, accepted, .. } = members();
             let other = Identity::generate().expect("other");
             let result =
                 client.dial(server.local_addresses()[0], other.id(), Purpose::Session).await;
@@ -459,13 +466,7 @@ mod tests {
     #[test]
     fn a_connection_counts_what_it_carries() {
         runtime().block_on(async {
-            let (hub, branch) =
-                (Identity::generate().expect("a"), Identity::generate().expect("b"));
-            let trust = Arc::new(Trust::default());
-            trust.admit(branch.id());
-            let server = bound(&hub, trust);
-            let client = bound(&branch, Arc::new(Trust::default()));
-            let accepted = accept_one(&server);
+            let Members { hub, server, client, accepted, .. } = members();
             let at = server.local_addresses()[0];
             let link = client.dial(at, hub.id(), Purpose::Session).await.expect("dialled");
             let there = accepted.await.expect("ran").expect("accepted").expect("no retry");

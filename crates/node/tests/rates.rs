@@ -2,111 +2,46 @@
 //! UDP packets between the two. The machine may be busy, so tolerances are wide; what must not happen
 //! at all (bytes during a pause, bytes sent twice) is counted exactly.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+#[expect(dead_code, reason = "the tests of pairs use the rest")]
+mod running;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blockferry_node::api::{
-    AdminError, Affected, Answer, BacklogReport, Client, Invitation, Joined, OrderKind,
-    OrdersReport, PublishReport, ReadyReport, Request, Require, Role, StatusReport, StoresReport,
-    WaitReason,
+    Affected, BacklogReport, OrderKind, OrdersReport, Request, Role, StatusReport, WaitReason,
 };
 use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
 use blockferry_node::config::Config;
-use blockferry_node::{Identity, Node};
-use serde::de::DeserializeOwned;
 
-const LONG: Duration = Duration::from_secs(60);
+use crate::running::{LONG, Running, noise, start};
+
 /// Bytes of headers of UDP and IPv4.
 const HEADERS: u64 = 28;
 /// What may pass during a pause: acknowledgements, pings, probes.
 const CHATTER_BYTES: u64 = 20_000;
 
-/// A node in a directory of its own, on a thread of its own.
-struct Running {
-    dir: PathBuf,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
+/// A node that records by hand only.
 fn config(dir: &Path, name: &str) -> Config {
-    let dir = dir.join(name);
-    std::fs::create_dir_all(&dir).expect("a directory");
-    let identity = Identity::load_or_create(&dir.join("identity.key")).expect("a key");
-    let mut config = Config::new(name, identity, dir.join("state"));
-    config.admin_socket = Some(dir.join("admin.sock"));
-    config.listen = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)];
+    let mut config = running::config(&dir.join(name), name, 0);
+    (config.settle, config.rescan) = (LONG, LONG);
     config
 }
 
-fn start(config: Config) -> Running {
-    let dir = config.admin_socket.as_ref().and_then(|s| s.parent()).expect("a dir").to_owned();
-    let (stop, stopped) = tokio::sync::oneshot::channel();
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(async move {
-            let node = Node::start(config).await.expect("started");
-            ready.send(()).expect("awaited");
-            let _stopped = stopped.await;
-            node.stop().await;
-        });
-    });
-    is_ready.recv_timeout(LONG).expect("ready");
-    Running { dir, stop: Some(stop), thread: Some(thread) }
+/// Why the image waits.
+fn reason(node: &Running) -> Option<WaitReason> {
+    let backlog: BacklogReport = node.ask(&Request::Backlog { peer: None });
+    backlog.items.first().map(|item| item.reason)
 }
 
-impl Running {
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> T {
-        let answer = |request| -> Result<T, AdminError> {
-            let mut client = Client::connect(&self.dir.join("admin.sock"))?;
-            client.set_timeout(Some(LONG));
-            client.ask(request)
-        };
-        answer(request).unwrap_or_else(|e| panic!("{request:?}: {e}"))
-    }
-
-    fn reason(&self) -> Option<WaitReason> {
-        let backlog: BacklogReport = self.ask(&Request::Backlog { peer: None });
-        backlog.items.first().map(|item| item.reason)
-    }
-
-    fn wait(&self) {
-        let report: ReadyReport = self.ask(&Request::Wait {
-            image: "vdisks/x.img".into(),
-            require: Require::All,
-            timeout_seconds: Some(LONG.as_secs()),
-        });
-        assert!(report.ready);
-    }
-
-    fn codes(&self) -> Vec<String> {
-        let mut client = Client::connect(&self.dir.join("admin.sock")).expect("connected");
-        let request = Request::Events { follow: false, since_seconds: None };
-        let answers = client.call(&request).expect("asked");
-        let code = |answer: Result<Answer, AdminError>| match answer.expect("answered") {
-            Answer::Event(event) => Some(event.code),
-            _ => None,
-        };
-        answers.filter_map(code).collect()
-    }
-
-    fn end(&mut self) {
-        if let (Some(stop), Some(thread)) = (self.stop.take(), self.thread.take()) {
-            let _gone = stop.send(());
-            thread.join().expect("stopped");
-        }
-    }
+fn wait(node: &Running) {
+    assert!(node.wait("x.img").ready);
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.end();
-        }
-    }
+fn codes(node: &Running) -> Vec<String> {
+    node.events().into_iter().map(|event| event.code).collect()
 }
 
 /// Packets from the dialled node to the one that dials through the relay: when, and how many bytes.
@@ -182,22 +117,14 @@ fn scene(megabytes: usize, change: impl FnOnce(&mut Config)) -> Scene {
     hub.advertise = vec![relay.address.to_string()];
     change(&mut hub);
     let (a, b) = (start(hub.clone()), start(config(dir.path(), "b")));
-    let status: StatusReport = a.ask(&Request::Status {});
+    let status = a.status();
     let listen: SocketAddr = status.node.listen[0].parse().expect("an address");
     relay.back.connect(listen).expect("connected");
-    let images = a.dir.join("images");
-    std::fs::create_dir_all(&images).expect("a directory");
-    let (name, path, role) = ("vdisks".to_owned(), images.clone(), Role::Writer);
-    let _: StoresReport = a.ask(&Request::StoreAdd { name, path, role });
-    let request = Request::Invite { store: "vdisks".into(), role: Role::Mirror, ttl_seconds: 60 };
-    let ticket = a.ask::<Invitation>(&request).ticket;
-    let joined: Joined = b.ask(&Request::Join { ticket, path: None, name: None });
-    let mut noise = vec![0; megabytes * 1_000_000];
-    blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    std::fs::write(images.join("x.img"), noise).expect("written");
-    let _: PublishReport =
-        a.ask(&Request::Publish { image: "vdisks/x.img".into(), changed: None, since: None });
-    let images = [images, joined.path.into()];
+    let images = a.add_store();
+    let there = b.join(&a.invite(Role::Mirror));
+    std::fs::write(images.join("x.img"), noise(1, megabytes * 1_000_000)).expect("written");
+    a.publish("x.img");
+    let images = [images, there];
     Scene { a, b, relay, config: hub, images, _dir: dir }
 }
 
@@ -253,7 +180,7 @@ fn a_cap_a_change_and_a_pause_in_mid_transfer() {
 
     let report: OrdersReport = a.ask(&Request::Pause(affected()));
     assert_eq!(report.orders.last().map(|o| o.order), Some(OrderKind::Pause));
-    let status: StatusReport = a.ask(&Request::Status {});
+    let status = a.status();
     assert_eq!(status.peers[0].rate_limit_bits_per_second, Some(0));
     std::thread::sleep(HALF);
     let (paused, before) = (Instant::now(), scene.relay.total());
@@ -261,16 +188,16 @@ fn a_cap_a_change_and_a_pause_in_mid_transfer() {
     let during = scene.relay.between(paused, Instant::now());
     assert!(during < CHATTER_BYTES, "{during} bytes during a pause");
     assert!(before > 2_000_000 && !scene.arrived());
-    assert_eq!(a.reason(), Some(WaitReason::Paused));
+    assert_eq!(reason(a), Some(WaitReason::Paused));
 
     let _: OrdersReport = a.ask(&Request::LimitClear { peer: Some("b".into()) });
     let report: OrdersReport = a.ask(&Request::Resume(affected()));
     assert_eq!(report.orders, [], "nothing is left in force");
-    a.wait();
+    wait(a);
     assert!(scene.arrived());
     let total = scene.relay.total();
     assert!(total < 12_000_000 * 107 / 100 + 100_000, "{total} bytes for 12 MB: sent twice?");
-    let codes = a.codes();
+    let codes = codes(a);
     for code in ["LIMIT_SET", "PAUSED", "LIMIT_CLEARED", "RESUMED"] {
         assert!(codes.iter().any(|c| c == code), "{code} is missing in {codes:?}");
     }
@@ -335,17 +262,17 @@ fn a_calendar_pauses_and_resumes_by_itself() {
     });
     std::thread::sleep((from + HALF).saturating_duration_since(Instant::now()));
     assert!(scene.relay.total() > 0 && !scene.arrived(), "it is under way");
-    assert_eq!(scene.a.reason(), Some(WaitReason::Schedule));
+    assert_eq!(reason(&scene.a), Some(WaitReason::Schedule));
     std::thread::sleep((to + HALF).saturating_duration_since(Instant::now()));
     let during = scene.relay.between(from + HALF, to);
     assert!(during < CHATTER_BYTES, "{during} bytes while the calendar says pause");
     let after = scene.relay.between(to, to + HALF);
     assert!(after > 300_000, "{after} bytes in the half second after the pause");
-    scene.a.wait();
+    wait(&scene.a);
     assert!(scene.arrived());
     let total = scene.relay.total();
     assert!(total < 20_000_000 * 107 / 100 + 100_000, "{total} bytes for 20 MB: sent twice?");
-    assert!(scene.a.codes().iter().filter(|c| *c == "SCHEDULE").count() >= 3);
+    assert!(codes(&scene.a).iter().filter(|c| *c == "SCHEDULE").count() >= 3);
 }
 
 #[test]
@@ -357,16 +284,16 @@ fn a_transfer_that_is_held_for_long_gives_way_and_goes_on_where_it_was() {
     scene.until_sent(4_500_000);
     let _: OrdersReport = scene.a.ask(&Request::Pause(affected()));
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(scene.a.reason(), Some(WaitReason::Paused));
+    assert_eq!(reason(&scene.a), Some(WaitReason::Paused));
     let during = scene.measure(1.0);
     assert!(during < 0.2, "{during} Mbit/s during a pause");
     let _: OrdersReport = scene.a.ask(&Request::Resume(affected()));
-    scene.a.wait();
+    wait(&scene.a);
     assert!(scene.arrived());
     // What lay between the gate and the receiver's staging is lost with the stream: a pack or two.
     let total = scene.relay.total();
     assert!(total < 8_000_000 * 107 / 100 + 4_400_000, "{total} bytes for 8 MB");
-    let codes = scene.a.codes();
+    let codes = codes(&scene.a);
     assert!(!codes.iter().any(|c| c == "PEER_UNREACHABLE" || c == "HELD"), "{codes:?}");
 }
 
@@ -384,11 +311,11 @@ fn orders_survive_a_restart_and_end_by_themselves() {
     scene.a = start(config);
     let report: OrdersReport = scene.a.ask(&Request::Orders {});
     assert_eq!((report.orders.len(), report.orders[0].order), (1, OrderKind::Pause));
-    scene.a.wait();
+    wait(&scene.a);
     let took = given.elapsed().as_secs_f64();
     assert!(took >= 6.0, "it was sent {took} s after a pause of 6 s");
     assert!(scene.arrived());
-    let codes = scene.a.codes();
+    let codes = codes(&scene.a);
     assert!(codes.iter().any(|c| c == "ORDER_ENDED"), "{codes:?}");
     assert_eq!(scene.a.ask::<OrdersReport>(&Request::Orders {}).orders, []);
     let _: StatusReport = scene.b.ask(&Request::Status {});

@@ -22,6 +22,16 @@ const EXTENTS_SAMPLED_BLOCKS: u64 = 16;
 /// As many of a map: whoever made it is not known.
 const MAP_SAMPLED_BLOCKS: u64 = 64;
 
+/// What is read of an image, in bytes from and to.
+struct Partial<'a> {
+    /// What has storage.
+    data: &'a [(u64, u64)],
+    /// What is said to differ.
+    differing: &'a [(u64, u64)],
+    /// Blocks of the rest that are read all the same.
+    sampled: u64,
+}
+
 impl Store {
     /// Finds out what a frozen image holds; what differs from the current generation goes into
     /// `spool`.
@@ -115,30 +125,16 @@ impl Store {
         spool: &mut Spool,
         progress: &dyn Progress,
     ) -> Result<Option<Scanned>> {
-        let size_bytes = frozen.stat.size_bytes;
-        let read = self.catalog.read()?;
-        let scan = Scan {
-            file: frozen.file.as_ref(),
-            path: &frozen.path,
-            size_bytes,
-            chunker: &self.chunker,
-            known: Some(Known { read: &read, image: image.id, size_bytes: current.size_bytes }),
-            data: &data_extents(frozen.file.as_ref(), &frozen.path, size_bytes)?,
-            differing: Some(ranges),
-            threads: self.options.scan_threads,
-            progress,
-        };
-        let seed = sample_seed(&current.root, frozen);
-        let Some(sampled) = scan.sample(ranges, seed, MAP_SAMPLED_BLOCKS)? else {
+        let data = data_extents(frozen.file.as_ref(), &frozen.path, frozen.stat.size_bytes)?;
+        let partial = Partial { data: &data, differing: ranges, sampled: MAP_SAMPLED_BLOCKS };
+        let scanned = self.by_ranges(frozen, (image, current), &partial, spool, progress)?;
+        if scanned.is_none() {
             // A file that changed under the sample says nothing about the map.
             frozen.confirm(self.disk.as_ref(), &image.name)?;
             progress.event(MAP_MISSED, "the map missed a change: maps of this store are not used");
             self.turn_maps_off()?;
-            return Ok(None);
-        };
-        let mut scanned = scan.run(&mut |changed| self.push(spool, changed))?;
-        scanned.bytes_read += sampled;
-        Ok(Some(scanned))
+        }
+        Ok(scanned)
     }
 
     /// Reads only where the storage isn't that of the held clone; `None`: it can't be told where.
@@ -159,24 +155,42 @@ impl Store {
             return Ok(None);
         };
         let size_bytes = frozen.stat.size_bytes;
-        let differing = differing(&old, &new, size_bytes);
+        let (data, differing) = (data_of(&new, size_bytes), differing(&old, &new, size_bytes));
+        let partial =
+            Partial { data: &data, differing: &differing, sampled: EXTENTS_SAMPLED_BLOCKS };
+        let scanned = self.by_ranges(frozen, (image, current), &partial, spool, progress)?;
+        if scanned.is_none() {
+            tracing::error!(code = "EXTENTS_MISSED", image = %image.name,
+                "the filesystem's extents missed a change; images of this store are read whole");
+            self.turn_extents_off()?;
+        }
+        Ok(scanned)
+    }
+
+    /// Reads only the ranges that are said to differ; `None`: a sample of the others shows that
+    /// more does.
+    fn by_ranges(
+        &self,
+        frozen: &Frozen,
+        (image, current): (&ImageRecord, &Generation),
+        partial: &Partial<'_>,
+        spool: &mut Spool,
+        progress: &dyn Progress,
+    ) -> Result<Option<Scanned>> {
         let read = self.catalog.read()?;
         let scan = Scan {
             file: frozen.file.as_ref(),
             path: &frozen.path,
-            size_bytes,
+            size_bytes: frozen.stat.size_bytes,
             chunker: &self.chunker,
             known: Some(Known { read: &read, image: image.id, size_bytes: current.size_bytes }),
-            data: &data_of(&new, size_bytes),
-            differing: Some(&differing),
+            data: partial.data,
+            differing: Some(partial.differing),
             threads: self.options.scan_threads,
             progress,
         };
         let seed = sample_seed(&current.root, frozen);
-        let Some(sampled) = scan.sample(&differing, seed, EXTENTS_SAMPLED_BLOCKS)? else {
-            tracing::error!(code = "EXTENTS_MISSED", image = %image.name,
-                "the filesystem's extents missed a change; images of this store are read whole");
-            self.turn_extents_off()?;
+        let Some(sampled) = scan.sample(partial.differing, seed, partial.sampled)? else {
             return Ok(None);
         };
         let mut scanned = scan.run(&mut |changed| self.push(spool, changed))?;

@@ -2,5 +2,6 @@
 
 mod adopt;
 mod members;
+#[path = "../running/mod.rs"]
 mod running;
 mod travel;

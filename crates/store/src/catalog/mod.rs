@@ -503,8 +503,8 @@ impl CatalogWrite {
         Ok(())
     }
 
-    /// Replaces chunk lists and brings the chunk index up to date with them. Places of chunks that
-    /// the lists or the index lose are appended to `former`.
+    /// Replaces chunk lists and brings the chunk index up to date with them. Places of the
+    /// chunks that replaced lists had are appended to `former`.
     pub(crate) fn put_cuts(
         &self,
         image: u32,
