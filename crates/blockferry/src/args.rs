@@ -274,8 +274,8 @@ pub(crate) enum PeerCommand {
         /// Its name or id
         peer: String,
     },
-    /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19 or schedule=NAME
-    /// (schedule= for none)
+    /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19, schedule=NAME
+    /// (schedule= for none) or polite=true|false
     Set {
         /// Its name or id
         peer: String,

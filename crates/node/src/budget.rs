@@ -70,9 +70,8 @@ pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN
 pub const RECEIVE_BYTES: u64 =
     (FRAMES_QUEUED as u64 + 3) * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
 
-/// The sum for a node with one store and every transfer slot in use. QUIC's windows are bounded by
-/// [`SEND_WINDOW_BYTES`] and [`RECEIVE_WINDOW_BYTES`] per connection; of those, two connections are
-/// counted full each way: more only when peers stall on purpose.
+/// The sum for a node with one store and every transfer slot in use. QUIC's windows have one pool
+/// each way, for all connections that carry transfers.
 pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + STORE_CACHE_BYTES
     + STORE_INDEX_BYTES
@@ -83,8 +82,7 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
     + DICTIONARIES_MAX as u64 * DICTIONARY_BYTES_MAX
-    + 2 * SEND_WINDOW_BYTES
-    + 2 * RECEIVE_WINDOW_BYTES;
+    + 2 * WINDOW_POOL_BYTES;
 
 const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
 const _: () = assert!(PACKS_AHEAD <= blockferry_wire::limits::PACKS_IN_FLIGHT);
@@ -102,12 +100,15 @@ pub const PACKET_WIRE_BYTES: u64 = DATAGRAM_BYTES_MAX as u64 + 28;
 /// Sent to a peer before its first acknowledgement, in bytes: 64 ordinary packets. It must exceed a
 /// few of the largest datagrams: a closed connection whose window is full can't say why it closed.
 pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
-/// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
-pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
-/// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
-pub const RECEIVE_WINDOW_BYTES: u64 = 8 * MIB;
-/// What we keep unacknowledged towards one peer, in bytes.
-pub const SEND_WINDOW_BYTES: u64 = 8 * MIB;
+/// What all connections that carry transfers may have in flight together, each way, in bytes: one
+/// alone 1 Gbit/s over 134 ms. Each has the same share of it at most.
+pub const WINDOW_POOL_BYTES: u64 = 16 * MIB;
+/// What one may have in flight before anything is known of its link, in bytes: 1 Gbit/s over 67 ms.
+pub const WINDOW_BYTES: u64 = 8 * MIB;
+/// What a connection without a transfer may have in flight towards us, in bytes.
+pub const IDLE_WINDOW_BYTES: u64 = MIB;
+/// The receive window follows rate and delay this often while a transfer comes.
+pub const RECEIVE_WINDOW_EVERY: Duration = Duration::from_millis(100);
 /// The smallest send window, in bytes. What lies in it is sent whatever is ordered meanwhile: half a
 /// second of 1 Mbit/s.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 64 << 10;
@@ -158,7 +159,9 @@ pub const PAIRING_DEADLINE: Duration = Duration::from_secs(15);
 pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 
 const _: () = assert!(INITIAL_WINDOW_BYTES >= 8 * DATAGRAM_BYTES_MAX as u64);
-const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
+const _: () = assert!(WINDOW_BYTES <= WINDOW_POOL_BYTES);
+const _: () = assert!(RECEIVES_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
+const _: () = assert!(SENDS_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
 const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 <= SEND_WINDOW_BYTES_MIN);
 const _: () = assert!(HOLD_MAX.as_secs() < SILENCE_MAX.as_secs());

@@ -234,7 +234,7 @@ impl Config {
     pub fn rates(&self) -> Rates {
         let limit = Rate::from_bits_per_second(self.send_limit_bits_per_second);
         Rates {
-            node: Allowance { limit, schedule: self.send_schedule.clone() },
+            node: Allowance { limit, schedule: self.send_schedule.clone(), polite: false },
             calendars: self.schedules.clone(),
             ..Rates::default()
         }

@@ -29,6 +29,7 @@ use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
+use crate::windows::Receiving;
 use crate::workers::Workers;
 
 /// What all tasks of a node share.
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) backlog_wake: Notify,
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
+    /// Connections that receive something.
+    pub(crate) receiving: Arc<Receiving>,
     /// Transfers being received.
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,

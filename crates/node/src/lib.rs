@@ -14,6 +14,7 @@ pub mod backlog;
 pub mod budget;
 pub mod calendar;
 pub mod config;
+mod congestion;
 mod core;
 mod dialing;
 mod encoded;
@@ -51,6 +52,7 @@ pub mod transport;
 pub mod trust;
 mod upkeep;
 pub mod verdict;
+mod windows;
 mod workers;
 
 pub use error::{Error, Result};

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::backlog::Key;
 use crate::budget;
 use crate::calendar::Rate;
+use crate::congestion;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
@@ -24,6 +25,7 @@ use crate::orders;
 use crate::overrides::{Override, Scope};
 use crate::pace::{Meter, Pacer, slice_bytes, wire_bytes};
 use crate::rates::{Cap, Hold, InForce, Rates, Verdict};
+use crate::windows::send_window;
 
 /// Bytes of a datagram that a stream's payload doesn't get, at most, beside the UDP header.
 const OVERHEAD_BYTES_MAX: usize = 60;
@@ -48,6 +50,8 @@ struct State {
     pacer: Pacer,
     /// Who is to be woken, by flow.
     gates: BTreeMap<u64, Arc<Notify>>,
+    /// What each flow is and where it goes.
+    manners: BTreeMap<u64, (Scope, Connection)>,
     flows: u64,
     /// By connection, with the number of its flows.
     meters: BTreeMap<usize, (usize, Meter)>,
@@ -80,7 +84,21 @@ impl State {
             (cap, rate)
         });
         self.pacer.set_rates(rates, now);
+        self.mind_manners();
         true
+    }
+
+    /// Each connection gets the manner that is in force for what runs on it: polite if any of it is
+    /// to be, for other traffic can't tell them apart.
+    fn mind_manners(&self) {
+        let mut polite: BTreeMap<usize, (&Connection, bool)> = BTreeMap::new();
+        for (scope, connection) in self.manners.values() {
+            let entry = polite.entry(connection.stable_id()).or_insert((connection, false));
+            entry.1 |= self.in_force.verdict(scope).polite;
+        }
+        for (connection, polite) in polite.into_values() {
+            congestion::set_polite(connection, polite);
+        }
     }
 }
 
@@ -88,8 +106,9 @@ impl Limit {
     pub(crate) fn new(rates: Rates, hold: Duration) -> Self {
         let rates = Arc::new(rates);
         let in_force = Arc::new(rates.at(now_unix_ms()));
-        let (pacer, gates, meters) = Default::default();
-        let state = State { rates, in_force, stale: true, pacer, gates, flows: 0, meters };
+        let (pacer, gates, manners, meters) = Default::default();
+        let (stale, flows) = (true, 0);
+        let state = State { rates, in_force, stale, pacer, gates, manners, flows, meters };
         Self {
             hold,
             state: Mutex::new(state),
@@ -102,6 +121,11 @@ impl Limit {
     /// How long streams have waited for their turn, all together.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited_micros.load(Ordering::Relaxed))
+    }
+
+    /// The send window of a connection for its congestion window, in bytes.
+    pub(crate) fn send_window(&self, congestion: u64) -> u64 {
+        send_window(congestion, lock(&self.state).meters.len())
     }
 
     /// Changes what limits; it is in force before this returns.
@@ -234,17 +258,19 @@ pub(crate) struct Flow {
 impl Flow {
     /// What a transfer of `key` sends on `connection`.
     pub(crate) fn new(limit: Arc<Limit>, key: &Key, connection: Connection) -> Self {
-        let gate = Arc::new(Notify::new());
+        let (gate, scope) = (Arc::new(Notify::new()), Scope::from(key));
         let id = {
             let mut state = lock(&limit.state);
             state.flows += 1;
             let id = state.flows;
             state.gates.insert(id, gate.clone());
+            state.manners.insert(id, (scope.clone(), connection.clone()));
+            state.mind_manners();
             let meter = state.meters.entry(connection.stable_id());
             meter.or_insert_with(|| (0, Meter::new(sent_bytes(&connection)))).0 += 1;
             id
         };
-        let (mut changed, scope) = (limit.changed.subscribe(), Scope::from(key));
+        let mut changed = limit.changed.subscribe();
         changed.mark_changed();
         let (caps, rate, hold, window_at) = (Vec::new(), Rate::Pause, None, None);
         Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at }
@@ -333,7 +359,8 @@ impl Flow {
             return;
         }
         self.window_at = Some(now);
-        self.connection.set_send_window(send_window(self.connection.stats().path.cwnd));
+        let congestion = self.connection.stats().path.cwnd;
+        self.connection.set_send_window(self.limit.send_window(congestion));
     }
 }
 
@@ -342,6 +369,8 @@ impl Drop for Flow {
         let mut state = lock(&self.limit.state);
         state.pacer.cancel(self.id);
         state.gates.remove(&self.id);
+        state.manners.remove(&self.id);
+        state.mind_manners();
         let connection = self.connection.stable_id();
         if let Some((flows, _)) = state.meters.get_mut(&connection) {
             *flows -= 1;
@@ -352,12 +381,6 @@ impl Drop for Flow {
     }
 }
 
-/// The send window for a congestion window, both in bytes.
-pub(crate) fn send_window(congestion: u64) -> u64 {
-    let wanted = congestion.saturating_mul(budget::SEND_WINDOW_FLIGHTS);
-    wanted.clamp(budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES)
-}
-
 /// What a connection has sent so far as it appeared on the wire: with the headers of UDP and IP.
 fn sent_bytes(connection: &Connection) -> u64 {
     let sent = connection.stats().udp_tx;
@@ -366,16 +389,4 @@ fn sent_bytes(connection: &Connection) -> u64 {
         std::net::IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some(),
     };
     sent.bytes + sent.datagrams * if four { 28 } else { 48 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_follows_what_is_in_flight() {
-        assert_eq!(send_window(0), budget::SEND_WINDOW_BYTES_MIN);
-        assert_eq!(send_window(1_000_000), 3_000_000);
-        assert_eq!(send_window(u64::MAX), budget::SEND_WINDOW_BYTES);
-    }
 }

@@ -80,6 +80,7 @@ impl Node {
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            receiving: Arc::default(),
             receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
             tries: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -398,7 +399,14 @@ pub(crate) async fn set_peer(
             }
             config.send.schedule = name;
         }
-        _ => return Err(wrong("a peer has the settings name, address, compression and schedule")),
+        "polite" => {
+            let polite = value.parse::<bool>();
+            config.send.polite = polite.map_err(|_| wrong("polite is true or false"))?;
+        }
+        _ => {
+            let all = "name, address, compression, schedule and polite";
+            return Err(wrong(&format!("a peer has the settings {all}")));
+        }
     }
     let (id, kept) = (config.id, config.clone());
     change_members(core, move |members| {

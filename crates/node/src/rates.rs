@@ -24,11 +24,13 @@ pub struct Allowance {
     pub limit: Rate,
     /// By the calendar of this name.
     pub schedule: Option<String>,
+    /// Other traffic goes first, whatever a calendar says.
+    pub polite: bool,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { limit: Rate::Unlimited, schedule: None }
+        Self { limit: Rate::Unlimited, schedule: None, polite: false }
     }
 }
 
@@ -109,6 +111,8 @@ pub struct Verdict {
     pub hold: Option<Hold>,
     /// An operator's boost is in force.
     pub boosted: bool,
+    /// Other traffic goes first.
+    pub polite: bool,
     /// What it counts against.
     pub caps: Vec<Cap>,
     /// Until when this stays true, in milliseconds since 1970, as far as calendars and timed orders
@@ -225,6 +229,7 @@ impl InForce {
         let hold = self.hold(scope);
         let boosted = self.is_boosted(scope);
         let (mut rate, mut because, mut caps) = (Rate::Unlimited, Because::Nothing, Vec::new());
+        let polite = levels(scope).iter().any(|level| self.is_polite(level, boosted));
         for level in levels(scope) {
             let calendar = self.calendar(&level).filter(|_| !boosted);
             if calendar.is_some() {
@@ -241,7 +246,7 @@ impl InForce {
             (rate, because) = (Rate::Pause, Because::Paused);
         }
         let until_unix_ms = self.until_unix_ms();
-        Verdict { rate, because, hold, boosted, caps, until_unix_ms }
+        Verdict { rate, because, hold, boosted, polite, caps, until_unix_ms }
     }
 
     /// Why nothing of it may be sent, if so.
@@ -255,6 +260,13 @@ impl InForce {
                 levels(scope).into_iter().any(paused).then_some(Hold::Schedule)
             }
         }
+    }
+
+    /// By a fixed setting, or by a calendar that no boost lifts.
+    fn is_polite(&self, level: &Level, boosted: bool) -> bool {
+        let Some(allowance) = self.allowance(level) else { return false };
+        let decision = allowance.schedule.as_ref().and_then(|name| self.decisions.get(name));
+        allowance.polite || (!boosted && decision.is_some_and(|decision| decision.now.polite))
     }
 
     fn is_boosted(&self, scope: &Scope) -> bool {

@@ -39,6 +39,7 @@ pub(crate) async fn receive(
     link: Link,
     streams: (SendStream, RecvStream),
 ) {
+    let _window = core.receiving.follow(&link.connection);
     if let Err(error) = try_receive(&core, &peer, streams).await {
         debug!(peer = %peer.name(), code = error.code(), %error, "not received");
         end_connection_if_due(&link, &error);

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
 use crate::level::{Carried, PackCost};
-use crate::limit::{self, Flow};
+use crate::limit::Flow;
 use crate::meter;
 use crate::overrides::Scope;
 use crate::peer::Peer;
@@ -301,7 +301,7 @@ impl Drive {
         let limit = self.core.limit.verdict(&Scope::from(&self.key)).rate.bits_per_second();
         let carried = meter::carried(&self.link.connection).map(|carried| {
             let rtt = self.link.connection.rtt().as_secs_f64();
-            let window = limit::send_window(carried.window_bytes);
+            let window = self.core.limit.send_window(carried.window_bytes);
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let (window, limit) =
                 (window as f64, limit.map_or(f64::INFINITY, |bits| bits as f64 / 8.0));

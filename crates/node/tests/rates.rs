@@ -243,9 +243,9 @@ fn pausing(from: i64, to: i64) -> (Calendar, Instant, Instant) {
         zone.to_datetime(instant).strftime("%Y-%m-%d %H:%M:%S").to_string()
     };
     let window = format!("{}..{}", at(from), at(to)).parse().expect("a window");
-    let rules = vec![Rule { when: When::Once(vec![window]), rate: Rate::Pause }];
+    let rules = vec![Rule { when: When::Once(vec![window]), rate: Rate::Pause, polite: None }];
     let default = Rate::Limited(20_000_000);
-    let calendar = Calendar { zone: Zone::utc(), default, dfsr: None, rules };
+    let calendar = Calendar { zone: Zone::utc(), default, polite: false, dfsr: None, rules };
     let to_instant = |seconds: i64| {
         let ms = (second + seconds) * 1000 - now.as_millisecond();
         Instant::now() + Duration::from_millis(u64::try_from(ms).expect("ahead"))

@@ -123,6 +123,9 @@ pub(crate) struct PeerSection {
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent to by. Default: none.
     pub(crate) schedule: Option<String>,
+    /// Other traffic goes before what this node sends to it: it takes what is free of the link and
+    /// yields to the rest. Default: false, or as the calendar has it.
+    pub(crate) polite: Option<bool>,
 }
 
 /// A calendar. The last rule that matches wins.
@@ -133,6 +136,8 @@ pub(crate) struct ScheduleSection {
     pub(crate) zone: Option<String>,
     /// The rate when nothing else matches: a rate, unlimited or pause. Default: unlimited.
     pub(crate) default: Option<ScheduleRate>,
+    /// Other traffic goes first, unless a rule says otherwise. Default: false.
+    pub(crate) polite: Option<bool>,
     /// A week in DFS-R's form, one hexadecimal digit per quarter hour: 96 digits for every day, or
     /// seven times 96 beginning with Sunday, or DAYS=DIGITS for each. Rules go over it.
     pub(crate) dfsr: Option<DfsrText>,
@@ -156,6 +161,8 @@ pub(crate) struct RuleSection {
     pub(crate) once: Option<Vec<WindowText>>,
     /// A rate, unlimited or pause. Required.
     pub(crate) rate: Option<ScheduleRate>,
+    /// Other traffic goes first while it is in force. Default: as the schedule has it.
+    pub(crate) polite: Option<bool>,
 }
 
 /// How much of the machine may be used.

@@ -345,7 +345,9 @@ impl Reader<'_> {
         if let Some(compression) = compression {
             self.show(&at("compression"), compression.to_toml());
         }
-        let send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
+        let mut send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
+        send.polite = raw.polite.unwrap_or(false);
+        self.show(&at("polite"), send.polite.into());
         Some(PeerSettings { name: good?, id, address, stores, mirrors, compression, send })
     }
 

@@ -109,6 +109,9 @@ pub struct PeerRow {
     /// The calendar it is sent to by; `null`: none.
     #[serde(default)]
     pub schedule: Option<String>,
+    /// Other traffic goes before what is sent to it, as things are now.
+    #[serde(default)]
+    pub polite: bool,
     /// What the limit comes from, in words.
     #[serde(default)]
     pub limited_by: String,

@@ -125,7 +125,8 @@ pub enum Request {
     PeerSet {
         /// Which peer.
         peer: String,
-        /// `name`, `address` (addresses separated by commas) or `schedule` (empty: none).
+        /// `name`, `address` (addresses separated by commas), `compression`, `schedule` (empty:
+        /// none) or `polite` (`true`, `false`).
         key: String,
         /// The new value.
         value: String,

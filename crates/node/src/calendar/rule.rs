@@ -74,6 +74,8 @@ pub struct Rule {
     pub when: When,
     /// The rate.
     pub rate: Rate,
+    /// Whether other traffic goes first; `None`: as the calendar has it.
+    pub polite: Option<bool>,
 }
 
 impl When {
