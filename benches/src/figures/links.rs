@@ -50,23 +50,38 @@ const LOSSY: Shape = Shape::shaped(50, 80, 10.0);
 const BRANCH: Shape = Shape::shaped(20, 40, 1.0);
 const CLEAN: Shape = Shape::shaped(50, 40, 0.0);
 
-/// All links, then the rows.
+/// One transfer that has a link to itself.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
+    if !possible(table) {
+        return Ok(());
+    }
+    long(setup, table)?;
+    lossy(setup, table)?;
+    branch(setup, table)?;
+    plain(setup, table)?;
+    blackout(setup, table)
+}
+
+/// A transfer and a TCP stream on one link.
+pub(crate) fn sharing(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
+    if !possible(table) {
+        return Ok(());
+    }
+    beside(setup, table)?;
+    polite(setup, table)
+}
+
+/// Whether there can be links; the table says why not, or what TCP is like here.
+fn possible(table: &mut Table) -> bool {
     if let Some(why) = Link::missing(&CLEAN) {
         table.add(Row::skipped("links", why));
-        return Ok(());
+        return false;
     }
     let usual = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
     let usual = usual.unwrap_or_default();
     let congestion = format!("{CUBIC} beside us, {} under rsync", usual.trim());
     table.conditions.push(("TCP's congestion control".to_owned(), congestion));
-    long(setup, table)?;
-    lossy(setup, table)?;
-    branch(setup, table)?;
-    plain(setup, table)?;
-    beside(setup, table)?;
-    polite(setup, table)?;
-    blackout(setup, table)
+    true
 }
 
 fn long(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {

@@ -72,11 +72,20 @@ impl ControllerFactory for Factory {
 
 /// Which manner a connection has from now on.
 pub(crate) fn set_polite(connection: &Connection, polite: bool) {
-    // A copy, but it shares the switch.
-    if let Some(ferry) = meter::inner(connection).and_then(|it| it.into_any().downcast().ok()) {
-        let ferry: Box<Ferry> = ferry;
+    if let Some(ferry) = copy(connection) {
         ferry.polite.store(polite, Ordering::Relaxed);
     }
+}
+
+/// Which manner a connection has; `None` when its controller is none of ours.
+#[cfg(test)]
+pub(crate) fn is_polite(connection: &Connection) -> Option<bool> {
+    copy(connection).map(|ferry| ferry.polite.load(Ordering::Relaxed))
+}
+
+/// A copy of a connection's controller; it shares the switch.
+fn copy(connection: &Connection) -> Option<Box<Ferry>> {
+    meter::inner(connection)?.into_any().downcast().ok()
 }
 
 /// The controller of one connection.

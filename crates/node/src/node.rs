@@ -413,7 +413,7 @@ pub(crate) async fn set_peer(
         members.peers.insert(id, kept);
     })
     .await?;
-    if setting == "schedule" {
+    if config.send != peer.config().send {
         let send = config.send.clone();
         core.limit.change(|rates| rates.peers.insert(id, send));
     }

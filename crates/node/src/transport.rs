@@ -506,6 +506,10 @@ mod tests {
             assert!(after.bytes - before.bytes >= 1 << 20, "{after:?}");
             assert!(after.held_bytes <= after.bytes && after.window_bytes > 0, "{after:?}");
             assert!(after.held_bytes > 0, "the first window is smaller than that: {after:?}");
+            for polite in [true, false] {
+                congestion::set_polite(&link.connection, polite);
+                assert_eq!(congestion::is_polite(&link.connection), Some(polite));
+            }
         });
     }
 

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use blockferry_node::api::{
-    Affected, BacklogReport, OrderKind, OrdersReport, Request, Role, StatusReport, WaitReason,
+    Affected, BacklogReport, OrderKind, OrdersReport, PeersReport, Request, Role, StatusReport,
+    WaitReason,
 };
 use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
 use blockferry_node::config::Config;
@@ -319,4 +320,27 @@ fn orders_survive_a_restart_and_end_by_themselves() {
     assert!(codes.iter().any(|c| c == "ORDER_ENDED"), "{codes:?}");
     assert_eq!(scene.a.ask::<OrdersReport>(&Request::Orders {}).orders, []);
     let _: StatusReport = scene.b.ask(&Request::Status {});
+}
+
+#[test]
+fn politeness_is_a_setting_of_a_peer_and_in_force_at_once() {
+    let scene = scene(12, |hub| hub.send_limit_bits_per_second = Some(20_000_000));
+    scene.until_sent(500_000);
+    let set = |value: &str| -> PeersReport {
+        scene.a.ask(&Request::PeerSet {
+            peer: "b".into(),
+            key: "polite".into(),
+            value: value.into(),
+        })
+    };
+    assert!(!scene.a.status().peers[0].polite);
+    assert!(set("true").peers[0].polite && scene.a.status().peers[0].polite);
+    let report: OrdersReport = scene.a.ask(&Request::Orders {});
+    assert!(report.rates[0].polite);
+    assert!(!set("false").peers[0].polite);
+    assert!(set("true").peers[0].polite);
+    wait(&scene.a);
+    assert!(scene.arrived());
+    let total = scene.relay.total();
+    assert!(total < 12_000_000 * 107 / 100 + 100_000, "{total} bytes for 12 MB: sent twice?");
 }

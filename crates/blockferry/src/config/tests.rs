@@ -205,6 +205,15 @@ fn schedules_are_read() {
     assert_eq!(peer.limit.bits_per_second(), Some(50_000_000));
     assert_eq!(settings.stores[0].send.limit.bits_per_second(), Some(100_000_000));
     assert_eq!(settings.send.schedule.as_deref(), Some("branch-night"));
+    assert!(!peer.polite && !calendar.polite && calendar.rules[0].polite.is_none());
+    let polite = "[peers.branch-07]\npolite = true\n[schedules.branch-night]\npolite = true\n\
+                  [[schedules.branch-night.rule]]\nrate = \"5 Mbit/s\"\npolite = false\n";
+    let (settings, findings) = read(&[NIGHT, polite], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    let calendar = &settings.schedules["branch-night"];
+    assert!(settings.peers[0].send.polite && calendar.polite);
+    assert_eq!(calendar.rules[0].polite, Some(false));
     // A later layer takes the place of the whole list.
     let over = "[[schedules.branch-night.rule]]\nrate = \"pause\"\n";
     let (settings, _) = read(&[NIGHT, over], &[]);
