@@ -481,18 +481,19 @@ fn errors(seed: u64, tell: bool) -> (Option<f64>, Vec<f64>) {
     let mut night = Night::new(seed);
     let before = night.forecast();
     night.pass();
-    let ends = |of: &dyn Fn(&Key) -> bool| {
-        let these = || before.iter().filter(|(key, _)| of(key));
-        let forecast: Option<Vec<i64>> = these().map(|(_, finish)| finish.unix_ms()).collect();
+    let ends = |peer: Option<NodeId>| {
+        let of_peer = |key: &Key| peer.is_none_or(|peer| key.peer == peer);
+        let keys: Vec<&Key> = before.keys().filter(|key| of_peer(key)).collect();
+        let forecast: Option<Vec<i64>> = keys.iter().map(|key| before[*key].unix_ms()).collect();
         let actual: Option<Vec<i64>> =
-            these().map(|(key, _)| night.finished.get(key).copied()).collect();
+            keys.iter().map(|key| night.finished.get(*key).copied()).collect();
         let last = |list: Option<Vec<i64>>| list.and_then(|list| list.into_iter().max());
         (last(forecast), last(actual))
     };
     let peers: BTreeSet<NodeId> = before.keys().map(|key| key.peer).collect();
     let mut of_peers = Vec::new();
     for peer in peers {
-        let (forecast, actual) = ends(&|key| key.peer == peer);
+        let (forecast, actual) = ends(Some(peer));
         let off = off(forecast, actual);
         if tell {
             let minutes = |at: Option<i64>| at.map(|at| (at - START) as f64 / 60e3);
@@ -503,7 +504,7 @@ fn errors(seed: u64, tell: bool) -> (Option<f64>, Vec<f64>) {
         }
         of_peers.extend(off);
     }
-    let (forecast, actual) = ends(&|_| true);
+    let (forecast, actual) = ends(None);
     (off(forecast, actual), of_peers)
 }
 
