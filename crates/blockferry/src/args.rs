@@ -110,13 +110,8 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Record a generation now, without waiting for the image to settle
     Publish(PublishArgs),
-    /// Say what would travel, and send nothing
-    Plan {
-        /// STORE/NAME
-        image: String,
-        /// For this peer [default: the one that lacks most]
-        peer: Option<String>,
-    },
+    /// Say what would travel and when it would be there, and send nothing
+    Plan(PlanArgs),
     /// Offer an image to its peers now
     Push(PushArgs),
     /// What each peer lacks, how much that is and why it waits
@@ -317,6 +312,23 @@ pub(crate) struct PublishArgs {
     /// Number of the generation at which the map begins, if the map itself doesn't say it
     #[arg(long, value_name = "GENERATION", requires = "changed")]
     pub(crate) since: Option<u64>,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// STORE/NAME
+    pub(crate) image: String,
+    /// For this peer [default: the one that lacks most]
+    pub(crate) peer: Option<String>,
+    /// As if it began then, by the clock of the peer's calendar: 'Mon 22:00', '22:00', '2026-12-24
+    /// 18:00', or an instant: '2026-12-24T17:00:00Z' [default: now, in its turn]
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) at: Option<String>,
+    /// Would it be there by then, and what rate would that take? Exit status 0: it fits, 3: it
+    /// doesn't, or nobody can say
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) by: Option<String>,
 }
 
 /// `push`

@@ -49,7 +49,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Status => commands::status::run(app),
         Command::Image(command) => commands::image::run(app, command),
         Command::Publish(args) => commands::publish::run(app, args),
-        Command::Plan { image, peer } => commands::plan::run(app, image, peer),
+        Command::Plan(args) => commands::plan::run(app, args),
         Command::Push(args) => commands::push::run(app, args),
         Command::Backlog { peer } => commands::backlog::run(app, peer),
         Command::Ready(args) => commands::ready::ready(app, args),

@@ -109,8 +109,6 @@ struct Peer {
     /// What it said it holds.
     heads: BTreeMap<(StoreName, ImageName), Version>,
     sending: usize,
-    /// Changed bytes per second, measured.
-    rate: Option<f64>,
 }
 
 /// A line of the report.
@@ -120,12 +118,6 @@ pub struct Item {
     pub key: Key,
     /// Changed bytes that are not there yet, before any saving.
     pub bytes: u64,
-    /// How long it will take from now, if a rate is known and no calendar has a say.
-    pub eta: Option<Duration>,
-    /// Changed bytes up to and including it that go to the peer before it is there.
-    pub queued_bytes: u64,
-    /// Changed bytes per second to the peer, as measured.
-    pub bytes_per_second: Option<f64>,
     /// Why it waits.
     pub reason: Reason,
 }
@@ -251,14 +243,6 @@ impl Backlog {
         }
     }
 
-    /// Changed bytes per second to a peer, as just measured.
-    pub fn handle_rate(&mut self, peer: NodeId, bytes_per_second: f64) {
-        if let Some(known) = self.peers.get_mut(&peer) {
-            let old = known.rate.unwrap_or(bytes_per_second);
-            known.rate = Some(old * 0.7 + bytes_per_second * 0.3);
-        }
-    }
-
     /// What calendars and operators hold back from now on.
     pub fn handle_rates(&mut self, rates: Arc<InForce>) {
         self.rates = Some(rates);
@@ -302,18 +286,8 @@ impl Backlog {
 
     /// The next offer to make; it counts as being sent from now on.
     pub fn poll_offer(&mut self, now: Instant) -> Option<(Key, Head)> {
-        if self.sending >= budget::SENDS_MAX {
-            return None;
-        }
-        // The last slot is for a peer that has none.
-        let last = self.sending + 1 == budget::SENDS_MAX;
-        let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
-        let free = |p: &Peer| p.up && p.sending < allowed;
-        // Peers after the last served one first, so that none is starved.
-        let after = |id: &NodeId| self.served.is_some_and(|served| *id <= served);
-        let mut peers: Vec<NodeId> =
-            self.peers.iter().filter(|(_, p)| free(p)).map(|(id, _)| *id).collect();
-        peers.sort_by_key(|id| (after(id), *id));
+        let peers = self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, p.sending));
+        let peers = turns(peers, self.sending, self.served);
         let key = peers.into_iter().find_map(|peer| self.next_for(peer, now))?;
         let head = self.heads.get(&(key.store.clone(), key.image.clone()))?.clone();
         let entry = self.entries.get_mut(&key)?;
@@ -348,6 +322,17 @@ impl Backlog {
         self.receipts.get(key).copied()
     }
 
+    /// What a peer holds of an image, as far as it said so or gave a receipt.
+    pub fn held(&self, key: &Key) -> Option<Root> {
+        let said = self.peer_head(key).map(|version| version.root);
+        said.or_else(|| self.receipt(key).map(|(_, root)| root))
+    }
+
+    /// The peer that had the last turn.
+    pub fn served(&self) -> Option<NodeId> {
+        self.served
+    }
+
     /// How many connected peers lack exactly this generation and hold exactly this base of it.
     pub fn sharing(
         &self,
@@ -361,9 +346,7 @@ impl Backlog {
         }
         let lacks = |peer: &NodeId| {
             let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
-            let held = self.peer_head(&key).map(|version| version.root);
-            let held = held.or_else(|| self.receipt(&key).map(|(_, root)| root));
-            held == base && self.entries.contains_key(&key)
+            self.held(&key) == base && self.entries.contains_key(&key)
         };
         self.peers.iter().filter(|(id, peer)| peer.up && lacks(id)).count()
     }
@@ -416,25 +399,11 @@ impl Backlog {
 
     /// Everything that some peer lacks, in the order of the keys.
     pub fn items(&self) -> Vec<Item> {
-        let mut queued: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let mut items = Vec::new();
-        for (key, entry) in &self.entries {
-            let Some(reason) = self.reason(key) else { continue };
-            let bytes = self.bytes(key, entry);
-            let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);
-            let before = queued.entry(key.peer).or_default();
-            if matches!(reason, Reason::Transferring | Reason::Schedule) {
-                *before = before.saturating_add(bytes);
-            }
-            let queued_bytes = *before;
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds =
-                rate.filter(|_| reason == Reason::Transferring).map(|r| queued_bytes as f64 / r);
-            let eta = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-            let (key, bytes_per_second) = (key.clone(), rate);
-            items.push(Item { key, bytes, eta, queued_bytes, bytes_per_second, reason });
-        }
-        items
+        let item = |(key, entry): (&Key, &Entry)| {
+            let reason = self.reason(key)?;
+            Some(Item { key: key.clone(), bytes: self.bytes(key, entry), reason })
+        };
+        self.entries.iter().filter_map(item).collect()
     }
 
     /// What is not there yet, in changed bytes: what the generations since the peer's changed, or
@@ -444,10 +413,7 @@ impl Backlog {
             return entry.total_bytes - entry.done_bytes;
         }
         let Some(head) = self.head(&key.store, &key.image) else { return 0 };
-        let held = self.peer_head(key).map(|v| v.root);
-        let Some(held) = held.or_else(|| self.receipt(key).map(|(_, root)| root)) else {
-            return head.size_bytes;
-        };
+        let Some(held) = self.held(key) else { return head.size_bytes };
         let Some(at) = head.changed_bytes.iter().position(|(root, _)| *root == held) else {
             return head.size_bytes;
         };
@@ -527,6 +493,27 @@ impl Backlog {
             Order::Concurrent => (ours.root != held.root).then_some(true),
         }
     }
+}
+
+/// Whose turn it is, in this order: of `peers`, each with its transfers under way, those that may have
+/// one more beside `sending` in all. `served` is the one that had the last turn.
+pub fn turns(
+    peers: impl Iterator<Item = (NodeId, usize)>,
+    sending: usize,
+    served: Option<NodeId>,
+) -> Vec<NodeId> {
+    if sending >= budget::SENDS_MAX {
+        return Vec::new();
+    }
+    // The last slot is for a peer that has none.
+    let last = sending + 1 == budget::SENDS_MAX;
+    let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
+    // Peers after the last served one first, so that none is starved.
+    let after = |id: &NodeId| served.is_some_and(|served| *id <= served);
+    let free = peers.filter(|(_, under_way)| *under_way < allowed);
+    let mut peers: Vec<NodeId> = free.map(|(id, _)| id).collect();
+    peers.sort_by_key(|id| (after(id), *id));
+    peers
 }
 
 #[cfg(test)]

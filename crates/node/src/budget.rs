@@ -209,6 +209,11 @@ pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 // ---- time ----
 
+/// What waits is forecast at most this often without being asked.
+pub const FORECAST_EVERY: Duration = Duration::from_secs(5);
+/// And at least this often.
+pub const FORECAST_LONGEST: Duration = Duration::from_secs(60);
+
 /// First wait before a refused or failed transfer is tried again.
 pub const RETRY_FIRST: Duration = Duration::from_secs(10);
 /// Longest wait before it is tried again.

@@ -14,7 +14,7 @@ pub use blockferry_store::HoldBase;
 
 use crate::api::Role;
 use crate::budget;
-use crate::calendar::{Calendar, Rate};
+use crate::calendar::{Calendar, Clock, Rate};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 pub use crate::level::Setting;
@@ -151,6 +151,8 @@ pub struct Config {
     pub send_schedule: Option<String>,
     /// Calendars by name.
     pub schedules: BTreeMap<String, Arc<Calendar>>,
+    /// By when everything should be there each day, by the name of the calendar.
+    pub deadlines: BTreeMap<String, Clock>,
     /// A store is looked at as a whole this often, whatever the watch said.
     pub rescan: Duration,
     /// Space kept free in each store's file system.
@@ -180,6 +182,7 @@ impl Config {
             send_limit_bits_per_second: None,
             send_schedule: None,
             schedules: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
@@ -236,6 +239,7 @@ impl Config {
         Rates {
             node: Allowance { limit, schedule: self.send_schedule.clone(), polite: false },
             calendars: self.schedules.clone(),
+            deadlines: self.deadlines.clone(),
             ..Rates::default()
         }
     }

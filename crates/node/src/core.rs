@@ -23,7 +23,9 @@ use crate::events::Events;
 use crate::exchange::version_of;
 use crate::ledger::Ledger;
 use crate::limit::Limit;
+use crate::measured::Measured;
 use crate::members::Members;
+use crate::misses::Misses;
 use crate::peer::Peer;
 use crate::stores::OpenStore;
 use crate::ticket::Tries;
@@ -34,7 +36,10 @@ use crate::workers::Workers;
 
 /// What all tasks of a node share.
 pub(crate) struct Core {
+    /// As it was at the start.
     pub(crate) config: Config,
+    /// As it was read last: what may change while it runs is asked here.
+    pub(crate) live: RwLock<Arc<Config>>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
@@ -46,6 +51,10 @@ pub(crate) struct Core {
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) backlog: Mutex<Backlog>,
+    /// How fast links are and how much things take.
+    pub(crate) measured: Mutex<Measured>,
+    /// Which windows will be missed.
+    pub(crate) misses: Mutex<Misses>,
     /// Bytes sent in the last transfer of each image to each peer.
     pub(crate) sent: Mutex<BTreeMap<Key, Arc<AtomicU64>>>,
     /// The backlog may have something to offer.
@@ -70,6 +79,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
+    /// The configuration as it was read last. What needs a restart is in `config`.
+    pub(crate) fn live(&self) -> Arc<Config> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All stores in service.
     pub(crate) fn all_stores(&self) -> Vec<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +185,7 @@ impl Core {
 
     /// What an operator wants for what is sent to a peer.
     pub(crate) fn compression_for(&self, peer: &Peer) -> Setting {
-        peer.config().compression.unwrap_or(self.config.compression)
+        peer.config().compression.unwrap_or_else(|| self.live().compression)
     }
 
     /// Bytes sent in the last transfer of an image to a peer.

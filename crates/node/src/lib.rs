@@ -2,7 +2,8 @@
 //!
 //! The only crate that introduces `wire` (what is said) to `store` (what is on disk). Everything
 //! that decides is a pure value with events and time going in and actions coming out: [`judge`],
-//! [`backlog`], [`calendar`], [`rates`], [`pace`], [`settle`], [`verdict`]. Around them sit the shells that do I/O:
+//! [`backlog`], [`calendar`], [`rates`], [`pace`], [`forecast`],
+//! [`settle`], [`verdict`]. Around them sit the shells that do I/O:
 //! [`transport`] (QUIC), `stores` (blocking work in a bounded pool) and `admin` (the unix socket).
 //!
 //! Start at [`Node::start`]. The drivers of a transfer live in [`exchange`] and need no socket, so
@@ -21,14 +22,18 @@ mod encoded;
 mod error;
 mod events;
 pub mod exchange;
+pub mod forecast;
+mod foresight;
 pub mod identity;
 mod jobs;
 pub mod judge;
 pub mod ledger;
 pub mod level;
 mod limit;
+pub mod measured;
 pub mod members;
 mod meter;
+pub mod misses;
 mod node;
 mod orders;
 pub mod overrides;
@@ -40,6 +45,7 @@ pub mod rates;
 mod receiving;
 mod recording;
 mod reports;
+mod reload;
 mod requests;
 mod sending;
 mod session;
@@ -58,3 +64,4 @@ mod workers;
 pub use error::{Error, Result};
 pub use identity::Identity;
 pub use node::Node;
+pub use reload::Reloaded;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use blockferry_delta::NodeId;
 use quinn::Connection;
 use tokio::sync::{Notify, watch};
 
@@ -40,6 +41,8 @@ pub(crate) struct Limit {
     /// Something was ordered, or somebody waits: look again.
     wake: Notify,
     waited_micros: AtomicU64,
+    /// The same by peer.
+    waits: Mutex<BTreeMap<NodeId, Arc<AtomicU64>>>,
 }
 
 struct State {
@@ -115,6 +118,7 @@ impl Limit {
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             waited_micros: AtomicU64::new(0),
+            waits: Mutex::default(),
         }
     }
 
@@ -150,10 +154,11 @@ impl Limit {
         self.in_force().verdict(scope)
     }
 
-    /// When so many bytes would have been sent over a link of so many bits per second.
-    pub(crate) fn finish(&self, scope: &Scope, wire_bytes: u64, link: Option<u64>) -> Option<i64> {
-        let rates = lock(&self.state).rates.clone();
-        rates.finish(scope, wire_bytes, link, now_unix_ms())
+    /// How long streams to a peer have waited for their turn, all together.
+    pub(crate) fn waited_for(&self, peer: NodeId) -> Duration {
+        let waits = lock(&self.waits);
+        let micros = waits.get(&peer).map_or(0, |micros| micros.load(Ordering::Relaxed));
+        Duration::from_micros(micros)
     }
 
     fn refresh(&self) -> bool {
@@ -194,7 +199,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         let next = limit.poll();
         let pace = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-        let pause = pace.min(limit.quiet()).min(core.config.rescan);
+        let pause = pace.min(limit.quiet()).min(core.live().rescan);
         tokio::select! {
             () = core.stopped() => return,
             () = limit.wake.notified() => {}
@@ -253,6 +258,8 @@ pub(crate) struct Flow {
     rate: Rate,
     hold: Option<Hold>,
     window_at: Option<Instant>,
+    /// What it waited, with what others to the same peer did, in microseconds.
+    waited: Arc<AtomicU64>,
 }
 
 impl Flow {
@@ -273,7 +280,8 @@ impl Flow {
         let mut changed = limit.changed.subscribe();
         changed.mark_changed();
         let (caps, rate, hold, window_at) = (Vec::new(), Rate::Pause, None, None);
-        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at }
+        let waited = lock(&limit.waits).entry(key.peer).or_default().clone();
+        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at, waited }
     }
 
     /// Waits until some of `wanted` bytes of a stream may be sent, and says how many.
@@ -292,7 +300,10 @@ impl Flow {
                 if left.is_zero() {
                     return Err(Error::Held { paused: hold == Hold::Paused });
                 }
+                let since = Instant::now();
                 let _changed = tokio::time::timeout(left, self.changed.changed()).await;
+                let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.waited.fetch_add(micros, Ordering::Relaxed);
                 // Seen by the look above.
                 self.changed.mark_changed();
                 continue;
@@ -315,6 +326,7 @@ impl Flow {
             };
             let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.limit.waited_micros.fetch_add(micros, Ordering::Relaxed);
+            self.waited.fetch_add(micros, Ordering::Relaxed);
             if named {
                 return Ok(slice);
             }
@@ -382,7 +394,7 @@ impl Drop for Flow {
 }
 
 /// What a connection has sent so far as it appeared on the wire: with the headers of UDP and IP.
-fn sent_bytes(connection: &Connection) -> u64 {
+pub(crate) fn sent_bytes(connection: &Connection) -> u64 {
     let sent = connection.stats().udp_tx;
     let four = match connection.remote_address().ip() {
         std::net::IpAddr::V4(_) => true,

@@ -5,6 +5,7 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ type Announcements = BTreeSet<(StoreName, ImageName)>;
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// It stands in the configuration file.
-    pub(crate) configured: bool,
+    pub(crate) configured: AtomicBool,
     config: RwLock<PeerConfig>,
     active: Mutex<Option<Active>>,
     state: Mutex<PeerState>,
@@ -57,6 +58,8 @@ pub(crate) struct Active {
 #[derive(Default)]
 pub(crate) struct Outbox {
     announcements: Mutex<Announcements>,
+    /// Stores of which everything is to be told.
+    introductions: Mutex<BTreeSet<StoreName>>,
     probe: Mutex<Option<oneshot::Sender<()>>>,
     pub(crate) wake: Notify,
 }
@@ -65,6 +68,17 @@ impl Outbox {
     /// Takes what is to be announced.
     pub(crate) fn take_announcements(&self) -> Announcements {
         std::mem::take(&mut *lock(&self.announcements))
+    }
+
+    /// Has everything of a store told.
+    pub(crate) fn introduce(&self, store: StoreName) {
+        lock(&self.introductions).insert(store);
+        self.wake.notify_one();
+    }
+
+    /// Takes the stores of which everything is to be told.
+    pub(crate) fn take_introductions(&self) -> BTreeSet<StoreName> {
+        std::mem::take(&mut *lock(&self.introductions))
     }
 
     /// Takes the one who waits for a sign of life.
@@ -87,7 +101,7 @@ impl Peer {
         let workers = workers::threads().saturating_sub(1).clamp(1, budget::PACKS_AHEAD);
         Self {
             id: config.id,
-            configured,
+            configured: AtomicBool::new(configured),
             config: RwLock::new(config),
             active: Mutex::new(None),
             state: Mutex::new(PeerState::Down),
@@ -104,10 +118,12 @@ impl Peer {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what we were told of it.
-    pub(crate) fn set_config(&self, config: PeerConfig) {
+    /// Changes what we were told of it; `redial`: where it is, too.
+    pub(crate) fn set_config(&self, config: PeerConfig, redial: bool) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        self.redial.notify_one();
+        if redial {
+            self.redial.notify_one();
+        }
     }
 
     /// What we call it.
@@ -178,6 +194,13 @@ impl Peer {
         if let Some(active) = self.active() {
             lock(&active.outbox.announcements).insert((store, image));
             active.outbox.wake.notify_one();
+        }
+    }
+
+    /// Has everything that we hold of a store told to the peer, which answers with what it holds.
+    pub(crate) fn introduce(&self, store: StoreName) {
+        if let Some(active) = self.active() {
+            active.outbox.introduce(store);
         }
     }
 

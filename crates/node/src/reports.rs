@@ -10,10 +10,12 @@ use crate::api::{
     NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Role, Schema, StatusReport,
     StoreRow, WaitReason,
 };
-use crate::backlog::{Item, Reason};
+use crate::backlog::{Key, Reason};
 use crate::core::{Core, key, lock};
 use crate::error::Result;
 use crate::events::now_unix_ms;
+use crate::forecast::{Finish, Forecast};
+use crate::foresight;
 use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
@@ -24,6 +26,7 @@ use crate::stores::{Activity, OpenStore};
 /// `status`. Blocking.
 pub(crate) fn status(core: &Core) -> Result<StatusReport> {
     let stores = core.all_stores();
+    let ahead = foresight::now(core);
     Ok(StatusReport {
         schema: Schema,
         node: NodeRow {
@@ -33,8 +36,8 @@ pub(crate) fn status(core: &Core) -> Result<StatusReport> {
             uptime_seconds: core.started.elapsed().as_secs(),
             listen: listen(core),
         },
-        peers: core.all_peers().iter().map(|p| peer_row(core, p)).collect(),
-        stores: stores.iter().map(|s| store_row(core, s)).collect::<Result<_>>()?,
+        peers: core.all_peers().iter().map(|p| peer_row(core, p, &ahead)).collect(),
+        stores: stores.iter().map(|s| store_row(core, s, &ahead)).collect::<Result<_>>()?,
     })
 }
 
@@ -46,7 +49,7 @@ fn listen(core: &Core) -> Vec<String> {
 }
 
 /// One peer.
-pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
+pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let config = peer.config();
     let active = peer.active();
     let items = lock(&core.backlog).items();
@@ -67,11 +70,17 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
         polite: verdict.polite,
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),
+        finish: last(ahead, |key| key.peer == peer.id),
     }
 }
 
+/// When the last of these will be there.
+fn last(ahead: &Forecast, belongs: impl Fn(&Key) -> bool) -> Option<String> {
+    ahead.last(belongs).and_then(Finish::unix_ms).map(rfc3339)
+}
+
 /// One store. Blocking.
-pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
+pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Result<StoreRow> {
     let images = store.store.images()?;
     let sharers = core.sharers(&store.config.name);
     let backlog = lock(&core.backlog);
@@ -93,6 +102,7 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
         in_sync: synced && quiet && store.unrecorded().is_empty(),
         id: store.store.identity().id.to_string(),
         peers: sharers.iter().map(|p| p.name()).collect(),
+        finish: last(ahead, |key| key.store == store.config.name),
     })
 }
 
@@ -210,14 +220,14 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
 
 /// `backlog`. Blocking.
 pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
-    let items = lock(&core.backlog).items();
+    let (items, ahead) = (lock(&core.backlog).items(), foresight::now(core));
     let wanted = items.into_iter().filter(|item| peer.is_none_or(|id| item.key.peer == id));
     let items = wanted.map(|item| BacklogItem {
         store: item.key.store.to_string(),
         image: item.key.image.to_string(),
         peer: core.name_of(&item.key.peer),
         bytes: item.bytes,
-        eta: eta(core, &item).map(rfc3339),
+        eta: ahead.finish(&item.key).and_then(Finish::unix_ms).map(rfc3339),
         reason: wait_reason(item.reason),
         holder: None,
     });
@@ -252,21 +262,6 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
             }),
         }
     }
-}
-
-/// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
-/// most as fast as was measured. Saving is not known beforehand, so it may be sooner.
-fn eta(core: &Core, item: &Item) -> Option<i64> {
-    if !matches!(item.reason, Reason::Transferring | Reason::Schedule) {
-        return None;
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-    let link = item.bytes_per_second.map(|rate| (rate * 8.0).max(1.0) as u64);
-    let planned = core.limit.finish(&Scope::from(&item.key), item.queued_bytes, link);
-    planned.or_else(|| {
-        let ms = i64::try_from(item.eta?.as_millis()).unwrap_or(i64::MAX);
-        Some(now_unix_ms().saturating_add(ms))
-    })
 }
 
 /// `image history`. Blocking.

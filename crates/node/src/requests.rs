@@ -18,6 +18,7 @@ use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
+use crate::foresight;
 use crate::jobs;
 use crate::ledger::rfc3339;
 use crate::node;
@@ -72,8 +73,8 @@ pub(crate) async fn handle(
         Request::Publish { image, changed, since } => {
             jobs::publish(core, &spec(core, &image)?, changed, since, client).await
         }
-        Request::Plan { image, peer } => {
-            planning::plan(core, spec(core, &image)?, peer.as_deref()).await
+        Request::Plan { image, peer, at, by } => {
+            planning::plan(core, spec(core, &image)?, peer.as_deref(), (at, by)).await
         }
         Request::Push { image, peers, wait, .. } => {
             jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
@@ -178,7 +179,7 @@ async fn store_add(
 ) -> Result<Answer> {
     let bad = |e: blockferry_delta::NameError| Error::Control { what: e.to_string() };
     let mut config = StoreConfig::new(StoreName::new(name).map_err(bad)?, path, role);
-    config.settle = core.config.settle;
+    config.settle = core.live().settle;
     node::take_store(core, config, Origin::Ours).await?;
     stores(core, vec![core.store(name)?]).await
 }
@@ -186,13 +187,15 @@ async fn store_add(
 async fn stores(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer> {
     let to = core.clone();
     let rows = blocking("a report", move || {
-        stores.iter().map(|s| reports::store_row(&to, s)).collect::<Result<Vec<_>>>()
+        let ahead = foresight::now(&to);
+        stores.iter().map(|s| reports::store_row(&to, s, &ahead)).collect::<Result<Vec<_>>>()
     });
     done(&StoresReport { schema: Schema, stores: rows.await? })
 }
 
 fn peers(core: &Core, peers: &[Arc<crate::peer::Peer>]) -> PeersReport {
-    let rows = peers.iter().map(|p| reports::peer_row(core, p));
+    let ahead = foresight::now(core);
+    let rows = peers.iter().map(|p| reports::peer_row(core, p, &ahead));
     PeersReport { schema: Schema, peers: rows.collect() }
 }
 

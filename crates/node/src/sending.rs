@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{NodeId, Root};
+use blockferry_delta::Root;
 use blockferry_wire::{Pack, Receipt};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
@@ -22,8 +22,9 @@ use crate::encoded::Take;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
+use crate::foresight;
 use crate::level::{Carried, PackCost};
-use crate::limit::Flow;
+use crate::limit::{self, Flow};
 use crate::meter;
 use crate::overrides::Scope;
 use crate::peer::Peer;
@@ -43,7 +44,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             tokio::spawn(send(core.clone(), key, head));
         }
         let wake = lock(&core.backlog).next_wake();
-        let pause = wake.map_or(core.config.rescan, |at| at.duration_since(Instant::now()));
+        let pause = wake.map_or(core.live().rescan, |at| at.duration_since(Instant::now()));
         tokio::select! {
             () = core.stopped() => return,
             () = core.backlog_wake.notified() => {}
@@ -57,6 +58,8 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
     let started = Instant::now();
     let sent_bytes = Arc::new(AtomicU64::new(0));
     lock(&core.sent).insert(key.clone(), sent_bytes.clone());
+    // What it takes is known of this base: the receipt changes what the peer holds.
+    let delta = foresight::delta(&core, &key);
     let result = try_send(&core, &key, &sent_bytes).await;
     let peer = core.name_of(&key.peer);
     let image = format!("{}/{}", key.store, key.image);
@@ -64,7 +67,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
         Ok((receipt, changed_bytes)) => {
             let wire_bytes = sent_bytes.load(Ordering::Relaxed);
             let took = started.elapsed();
-            note_rate(&core, key.peer, changed_bytes, took);
+            if let Some(delta) = delta.filter(|delta| delta.root == receipt.root) {
+                lock(&core.measured).handle_transfer(delta, wire_bytes, changed_bytes);
+            }
             lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
             let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
             info!(%image, %peer, wire_bytes, ?took, "receipt");
@@ -93,15 +98,6 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
     }
     debug!(number = head.version.number, "offer is over");
     core.wake();
-}
-
-fn note_rate(core: &Core, peer: NodeId, changed_bytes: u64, took: Duration) {
-    // What took no time to measure says nothing about the link.
-    if changed_bytes > 1 << 20 && took > Duration::from_millis(50) {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let rate = changed_bytes as f64 / took.as_secs_f64();
-        lock(&core.backlog).handle_rate(peer, rate);
-    }
 }
 
 async fn try_send(
@@ -222,6 +218,7 @@ struct Drive {
 impl Drive {
     fn run(mut self, mut side: SendSide) -> Result<(SendOutcome, u64)> {
         let mut told = Instant::now();
+        lock(&self.core.measured).link(self.key.peer).handle_begin();
         loop {
             match side.step()? {
                 Step::Transmit(message) => self.transmit(message.encode()?)?,
@@ -236,6 +233,7 @@ impl Drive {
                 told = Instant::now();
                 let (done, total) = side.progress();
                 lock(&self.core.backlog).handle_progress(&self.key, done, total);
+                self.look_at_link();
             }
         }
     }
@@ -320,6 +318,14 @@ impl Drive {
         if before != after {
             debug!(peer = %self.name, ?before, ?after, "the level follows the link");
         }
+    }
+
+    /// What the connection has carried so far, for the forecast.
+    fn look_at_link(&self) {
+        let peer = self.key.peer;
+        let (sent, waited) =
+            (limit::sent_bytes(&self.link.connection), self.core.limit.waited_for(peer));
+        lock(&self.core.measured).link(peer).handle_look(Instant::now(), sent, waited);
     }
 
     fn transmit(&self, frame: Vec<u8>) -> Result<()> {

@@ -81,6 +81,8 @@ struct Dialogue<'a> {
     pings: u64,
     /// Stores whose inventory the peer has not finished.
     awaited: BTreeSet<StoreId>,
+    /// Stores that the peer introduced later, and that we answered.
+    answered: BTreeSet<StoreId>,
     up: bool,
 }
 
@@ -99,6 +101,7 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
         probe: None,
         pings: 0,
         awaited: BTreeSet::new(),
+        answered: BTreeSet::new(),
         up: false,
     };
     dialogue.transmit().await?;
@@ -194,15 +197,21 @@ impl Dialogue<'_> {
             .collect();
         self.awaited = stores.iter().map(|s| s.store.identity().id).collect();
         for store in stores {
-            let (core, held) = (self.core.clone(), store.clone());
-            let entries = blocking("an inventory", move || entries(&core, &held)).await?;
-            let id = store.store.identity().id;
-            for inventory in Inventory::split(id, &store.config.name, entries) {
-                self.say(inventory.into()).await?;
-            }
+            self.introduce(&store).await?;
         }
         if self.awaited.is_empty() {
             self.set_up();
+        }
+        Ok(())
+    }
+
+    /// Says what we hold of a store.
+    async fn introduce(&mut self, store: &Arc<OpenStore>) -> Result<()> {
+        let (core, held) = (self.core.clone(), store.clone());
+        let entries = blocking("an inventory", move || entries(&core, &held)).await?;
+        let id = store.store.identity().id;
+        for inventory in Inventory::split(id, &store.config.name, entries) {
+            self.say(inventory.into()).await?;
         }
         Ok(())
     }
@@ -222,6 +231,10 @@ impl Dialogue<'_> {
         }
         if last {
             self.awaited.remove(&store);
+            // It shares the store only now, and what we said of it before fell on deaf ears.
+            if self.up && self.shared(store).is_some() && self.answered.insert(store) {
+                self.active.outbox.introduce(store_name);
+            }
             if self.awaited.is_empty() && !self.up {
                 self.set_up();
             }
@@ -261,6 +274,12 @@ impl Dialogue<'_> {
             self.pings += 1;
             self.control.ping(self.pings);
             self.transmit().await?;
+        }
+        for name in self.active.outbox.take_introductions() {
+            let shared = self.core.store(name.as_str()).ok().filter(|_| self.peer.shares(&name));
+            if let Some(store) = shared {
+                self.introduce(&store).await?;
+            }
         }
         for (store, image) in self.active.outbox.take_announcements() {
             if let Some(head) = current(self.core, store, image).await? {

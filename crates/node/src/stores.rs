@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -40,11 +41,13 @@ pub(crate) enum Activity {
 
 /// A store in service.
 pub(crate) struct OpenStore {
+    /// As it was opened.
     pub(crate) config: StoreConfig,
     /// It stands in the configuration file.
-    pub(crate) configured: bool,
+    pub(crate) configured: AtomicBool,
     pub(crate) store: Arc<Store>,
-    names: Names,
+    /// What may change while it runs.
+    live: RwLock<Live>,
     settle: Mutex<Settle>,
     /// What the last look saw, by name; unchanged ones left out.
     seen: Mutex<BTreeMap<String, LookState>>,
@@ -54,6 +57,12 @@ pub(crate) struct OpenStore {
     /// Look now.
     pub(crate) wake: Arc<Notify>,
     gone: tokio::sync::watch::Sender<bool>,
+}
+
+/// Settings as they were read last.
+struct Live {
+    config: StoreConfig,
+    names: Names,
 }
 
 /// How to make a store that is not there yet.
@@ -100,9 +109,9 @@ pub(crate) fn open(
     }
     let open = OpenStore {
         config: config.clone(),
-        configured,
+        configured: AtomicBool::new(configured),
         store: Arc::new(store),
-        names,
+        live: RwLock::new(Live { config: config.clone(), names }),
         settle: Mutex::new(settle),
         seen: Mutex::default(),
         activity: Mutex::default(),
@@ -196,7 +205,22 @@ impl OpenStore {
 
     /// Whether a name is an image of this store.
     pub(crate) fn takes(&self, name: &str) -> bool {
-        self.names.takes(name)
+        self.live.read().unwrap_or_else(PoisonError::into_inner).names.takes(name)
+    }
+
+    /// Its settings as they were read last; `config` has those that it was opened with.
+    pub(crate) fn live_config(&self) -> StoreConfig {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
+    /// Gives it other settings, those that may change while it runs.
+    pub(crate) fn adjust(&self, config: StoreConfig) {
+        // The patterns were checked with the configuration.
+        let Ok(names) = Names::new(&config) else { return };
+        lock(&self.settle).set_quiet(config.settle);
+        let live = Live { config, names };
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.wake.notify_one();
     }
 
     /// What the last look saw of a file; `None`: it is unchanged.
@@ -286,7 +310,7 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
                     let note = Note::error(error.code(), error.to_string());
                     core.events.note(note.store(&store.config.name));
                 }
-                core.config.rescan
+                core.live().rescan
             }
         };
         tokio::select! {
@@ -313,7 +337,7 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     take_looks(core, store, &looks);
     loop {
         if core.is_stopping() {
-            return Ok(core.config.rescan);
+            return Ok(core.live().rescan);
         }
         let due = lock(&store.settle).poll_due(Instant::now(), now_unix_ms());
         let Some(name) = due else { break };
@@ -321,8 +345,8 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     }
     let wake = lock(&store.settle).next_wake(Instant::now(), now_unix_ms());
     // A file that is due again at once was being written: one look a second is enough.
-    let wake = wake.map_or(core.config.rescan, |w| w.max(Duration::from_secs(1)));
-    Ok(wake.min(core.config.rescan))
+    let wake = wake.map_or(core.live().rescan, |w| w.max(Duration::from_secs(1)));
+    Ok(wake.min(core.live().rescan))
 }
 
 fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
@@ -374,7 +398,7 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         settle.handle_recorded(name);
         return;
     };
-    let never = store.config.in_use == InUse::Never && error.code() == "IN_USE";
+    let never = store.live_config().in_use == InUse::Never && error.code() == "IN_USE";
     let news = if never {
         settle.handle_left_alone(name, error.code(), now)
     } else {

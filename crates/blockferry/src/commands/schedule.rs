@@ -151,6 +151,7 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
         let (name, calendar) = *named;
         row["default"] = json!(calendar.default.to_string());
         row["dfsr"] = json!(calendar.dfsr.as_ref().map(ToString::to_string));
+        row["by"] = json!(settings.deadlines.get(name).map(ToString::to_string));
         row["rules"] = calendar.rules.iter().map(rule).collect();
         row["polite"] = json!(calendar.polite);
         row["used_by"] = json!(users(&settings, name));
@@ -214,6 +215,9 @@ fn details(settings: &Settings, (name, calendar): Named<'_>) -> String {
     lines.push(format!("  default  {}{}", calendar.default, polite(calendar.polite)));
     if calendar.dfsr.is_some() {
         lines.push("  dfsr     a week of quarter hours".to_owned());
+    }
+    if let Some(by) = settings.deadlines.get(name) {
+        lines.push(format!("  by       {by}"));
     }
     for (index, rule) in calendar.rules.iter().enumerate() {
         let when = match &rule.when {

@@ -141,6 +141,9 @@ pub(crate) struct ScheduleSection {
     /// A week in DFS-R's form, one hexadecimal digit per quarter hour: 96 digits for every day, or
     /// seven times 96 beginning with Sunday, or DAYS=DIGITS for each. Rules go over it.
     pub(crate) dfsr: Option<DfsrText>,
+    /// By when everything should be there each day, by this clock; what will not be is an event
+    /// (WINDOW_MISSED) ahead of time. Default: the next change to a lower rate or a pause.
+    pub(crate) by: Option<ClockText>,
     /// Rules.
     pub(crate) rule: Option<Vec<RuleSection>>,
 }

@@ -29,6 +29,19 @@ impl Reader<'_> {
         schedules
     }
 
+    /// The schedules that say by when everything should be there.
+    pub(super) fn deadlines(
+        &mut self,
+        raw: &BTreeMap<String, ScheduleSection>,
+    ) -> BTreeMap<String, Clock> {
+        let by = |(name, section): (&String, &ScheduleSection)| {
+            let by = section.by.as_ref()?.0;
+            self.text(&["schedules", name, "by"], by.to_string());
+            Some((name.clone(), by))
+        };
+        raw.iter().filter_map(by).collect()
+    }
+
     fn schedule(&mut self, name: &str, raw: ScheduleSection) -> Option<Calendar> {
         let place = self.section_place("schedules", name);
         let good = self.name(&place, name);

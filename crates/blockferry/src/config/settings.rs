@@ -11,7 +11,7 @@ use super::known;
 use super::layers::{Key, Layers, Leaf};
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
 use blockferry_delta::{NodeId, StoreName};
-use blockferry_node::calendar::Calendar;
+use blockferry_node::calendar::{Calendar, Clock};
 use blockferry_node::config::Allowance;
 use globset::Glob;
 use serde::Deserialize;
@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     /// Of the node as a whole.
     pub(crate) send: Allowance,
     pub(crate) schedules: BTreeMap<String, Arc<Calendar>>,
+    /// By when everything should be there, by schedule.
+    pub(crate) deadlines: BTreeMap<String, Clock>,
     pub(crate) store_free_min: Reserve,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -163,6 +165,7 @@ impl Reader<'_> {
         self.socket_length(&socket);
         let compression = raw.limits.compression.unwrap_or_default();
         self.show(&["limits", "compression"], compression.to_toml());
+        let deadlines = self.deadlines(&raw.schedules);
         let schedules = self.schedules(raw.schedules);
         let names: Vec<String> = schedules.keys().cloned().collect();
         let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
@@ -192,6 +195,7 @@ impl Reader<'_> {
             compression,
             send,
             schedules,
+            deadlines,
             store_free_min: free,
             log_level,
             log_format,
@@ -447,11 +451,19 @@ impl Reader<'_> {
     }
 
     pub(super) fn complain(&mut self, place: Place, message: String) {
-        self.findings.push(Finding::new(place, message));
+        let finding = self.finding(place, message);
+        self.findings.push(finding);
     }
 
     pub(super) fn complain_with(&mut self, place: Place, message: String, help: String) {
-        self.findings.push(Finding::new(place, message).with_help(help));
+        let finding = self.finding(place, message).with_help(help);
+        self.findings.push(finding);
+    }
+
+    fn finding(&self, place: Place, message: String) -> Finding {
+        let here = self.leaves.iter().find(|(_, leaf)| leaf.place == place);
+        let key = here.map(|(key, _)| known::dotted(key));
+        Finding { key, ..Finding::new(place, message) }
     }
 }
 

@@ -173,6 +173,7 @@ schedule = "branch-night"
 [schedules.branch-night]
 zone = "Europe/Oslo"
 default = "5 Mbit/s"
+by = "06:30"
 [[schedules.branch-night.rule]]
 days = "Mon-Fri"
 from = "18:00"
@@ -192,6 +193,7 @@ fn schedules_are_read() {
     assert_eq!(findings, []);
     let settings = settings.unwrap();
     let calendar = &settings.schedules["branch-night"];
+    assert_eq!(settings.deadlines["branch-night"].to_string(), "06:30");
     let rate = |instant: &str| {
         let at = instant.parse::<jiff::Timestamp>().unwrap().as_millisecond();
         calendar.rate(at).to_string()

@@ -108,6 +108,11 @@ const ROWS: &[CodeRow] = &[
     row("CHANGED_WHILE_READING", Exit::Locked, "try again when nothing writes the image"),
     row("CHUNK_MISMATCH", Exit::VerifyFailed, VERIFY),
     row("CONFIG_ERROR", Exit::Config, "correct the file, then: blockferry config check"),
+    row(
+        "CONFIG_REJECTED",
+        Exit::Config,
+        "correct the named key, then: systemctl reload blockferry (or kill -HUP)",
+    ),
     row("CONTROL_BAD_REQUEST", Exit::Usage, "use the blockferry command of the same version"),
     row("CONTROL_BUSY", Exit::Unreachable, "too many admin connections; close some and try again"),
     row("CONTROL_FORBIDDEN", Exit::Refused, "run as root or as a member of the socket's group"),
@@ -265,6 +270,11 @@ const ROWS: &[CodeRow] = &[
     row("VERIFY_FAILED", Exit::VerifyFailed, VERIFY),
     row("VERSION_UNSUPPORTED", Exit::Failed, "update the older of the two nodes"),
     row("WANT_LIMIT", Exit::Failed, REPORT),
+    row(
+        "WINDOW_MISSED",
+        Exit::Partly,
+        "raise the rate, or: blockferry boost --peer PEER; see: blockferry backlog",
+    ),
     row("WRONG_BASE", Exit::Failed, REPORT),
     row("WRONG_COUNT", Exit::Failed, REPORT),
     row("WRONG_RECEIPT", Exit::Refused, "remove the peer and pair again: blockferry peer rm PEER"),

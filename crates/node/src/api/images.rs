@@ -205,8 +205,21 @@ pub struct PlanReport {
     pub send_bytes: u64,
     /// Bytes on the wire, estimated from a sample.
     pub wire_bytes_estimate: u64,
-    /// When it would be done, RFC 3339; `null` when no rate is known.
+    /// When it would be there, RFC 3339; `null` when no rate is known, or never.
     pub finish: Option<String>,
+    /// When it would begin, RFC 3339, if that was asked; `null`: now, in its turn.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// By when it should be there, RFC 3339, if that was asked.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Whether it would be there by then; `null`: not asked, or nobody can say.
+    #[serde(default)]
+    pub fits: Option<bool>,
+    /// Rate that would take: on the wire, for it alone, whenever the calendar doesn't pause between
+    /// `start` and `by`; `null`: not asked, or all that time it is paused.
+    #[serde(default)]
+    pub rate_needed_bits_per_second: Option<u64>,
 }
 
 /// One peer of a `push`.

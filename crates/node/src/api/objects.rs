@@ -118,6 +118,9 @@ pub struct PeerRow {
     /// Until when it is in force, RFC 3339; `null`: nothing changes it by itself.
     #[serde(default)]
     pub limit_until: Option<String>,
+    /// When everything that it lacks will be there, RFC 3339; `null`: nothing waits, or nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
 }
 
 /// `peer ls`, `peer show`, `peer set`.
@@ -150,6 +153,10 @@ pub struct StoreRow {
     /// Its members other than this node, by name.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// When every peer that can be reached will have everything, RFC 3339; `null`: nothing waits, or
+    /// nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
 }
 
 /// `store ls`, `store show`, `store add`.

@@ -166,6 +166,12 @@ pub enum Request {
         /// For which peer; absent: the one that lacks most.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
+        /// As if it began then, `Mon 22:00`, by the clock of the calendar; absent: now, in its turn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
+        /// Would it be there by then? `06:00` is the next one after the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// Offer an image now. Progress, one `item` (`PushPeer`) per peer; done: `PushDone`.
     Push {

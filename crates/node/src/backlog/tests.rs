@@ -171,15 +171,13 @@ fn a_head_that_moves_on_during_a_failure_is_tried_at_once() {
 }
 
 #[test]
-fn bytes_and_eta_follow_what_is_known() {
+fn bytes_follow_what_is_known() {
     let (mut backlog, now) = (with_peers(1), Instant::now());
     backlog.handle_head(store(), image("a"), head(3));
     let item = |b: &Backlog| b.items().remove(0);
-    assert_eq!((item(&backlog).bytes, item(&backlog).eta), (1000, None));
+    assert_eq!(item(&backlog).bytes, 1000);
     backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(1, 1)]));
     assert_eq!(item(&backlog).bytes, 50, "generations 2 and 3");
-    backlog.handle_rate(node(2), 10.0);
-    assert_eq!(item(&backlog).eta, Some(Duration::from_secs(5)));
     offers(&mut backlog, now);
     backlog.handle_progress(&key(2, "a"), 20, 60);
     assert_eq!(item(&backlog).bytes, 40);
@@ -247,8 +245,6 @@ fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
     assert_eq!(backlog.reason(&key(2, "a")), Some(Reason::Paused));
     assert_eq!(backlog.reason(&key(3, "a")), Some(Reason::Schedule));
     assert_eq!(backlog.next_wake(), None, "nothing to wait for but a change");
-    let queued: Vec<u64> = backlog.items().iter().map(|item| item.queued_bytes).collect();
-    assert_eq!(queued, [0, 1000, 1000], "what an operator pauses has no end in sight");
     // A transfer under way is held too; its end is no reason to try again before it may.
     backlog.handle_setback(&key(4, "a"), Setback::Lost, now);
     backlog.handle_peer_up(node(2));

@@ -126,28 +126,6 @@ fn what_is_in_force_says_until_when() {
 }
 
 #[test]
-fn finish_times_follow_the_calendar() {
-    let mut rates = night();
-    let finish = |rates: &Rates, hours: i64, bits: u64, link: Option<u64>| {
-        let bytes = bits / 8;
-        let at = rates.finish(&scope(), bytes, link, MONDAY + hours * HOUR);
-        at.map(|at| (at - MONDAY) / 1000)
-    };
-    // Within the day's rate; across the edge at 18:00; over the paused 25th.
-    assert_eq!(finish(&rates, 12, 5 * MBIT * 60, None), Some(12 * 3600 + 60));
-    let by_day = 5 * MBIT * 3600;
-    assert_eq!(finish(&rates, 17, by_day + 200 * MBIT * 100, None), Some(18 * 3600 + 100));
-    let tuesday_night = 200 * MBIT * 6 * 3600;
-    assert_eq!(finish(&rates, 42, tuesday_night + 200 * MBIT, None), Some(72 * 3600 + 1));
-    // A link slower than the calendar rules.
-    assert_eq!(finish(&rates, 20, 10 * MBIT * 60, Some(10 * MBIT)), Some(20 * 3600 + 60));
-    assert_eq!(finish(&rates, 0, 0, None), Some(0));
-    rates.overrides.give(Order::Pause, Scope::default(), MONDAY, None);
-    assert_eq!(finish(&rates, 12, MBIT, None), None, "never, as far as anybody knows");
-    assert_eq!(Rates::default().finish(&scope(), 1, None, MONDAY), None, "no rate is known");
-}
-
-#[test]
 fn polite_is_whoever_is_told_so_by_anybody() {
     let polite = |rates: &Rates| at(rates, MONDAY + 12 * HOUR).verdict(&scope()).polite;
     let mut rates = night();
