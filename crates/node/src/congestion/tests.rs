@@ -70,7 +70,7 @@ fn beside_cubic_it_takes_its_part() {
         link.run(10.0);
         let shares = link.run(40.0);
         say(&format!("cubic and ours, {round_trip} ms"), &link, &shares);
-        assert!((0.25..0.6).contains(&shares[1]), "{round_trip} {shares:?}");
+        assert!((0.2..0.6).contains(&shares[1]), "{round_trip} {shares:?}");
         assert!(shares[0] + shares[1] > 0.9, "{shares:?}");
     }
 }

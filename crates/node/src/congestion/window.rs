@@ -27,12 +27,13 @@ const STILL_ROUNDS: u32 = 4;
 const PACKETS_ANEW: f64 = 10.0;
 /// A queue of this share of the round trip, within these bounds, ends the doubling.
 const START_SHARE: u32 = 8;
-const START_LEAST: Duration = Duration::from_millis(4);
+const START_LEAST: Duration = Duration::from_millis(8);
 const START_MOST: Duration = Duration::from_millis(16);
 /// What the link carries, and this much more, is left after the doubling.
 const START_KEEPS: f64 = 1.2;
-/// Growth per round trip while there is no queue.
+/// Growth per round trip while there is no queue, or on a short path one that a busy machine makes.
 const FREE_GAIN: f64 = 0.125;
+const FREE_QUEUE: Duration = Duration::from_millis(4);
 /// Up to this share of what was too much, or so many round trips after that, a free link is taken.
 const FREE_SHARE: f64 = 0.9;
 const FREE_ROUNDS: u64 = 10;
@@ -201,11 +202,19 @@ impl Window {
         } else {
             (self.path.base() / START_SHARE).clamp(START_LEAST, START_MOST)
         };
-        if self.path.newest_queue() <= limit && self.bytes < most {
+        let queues = self.path.newest_queue() > limit;
+        if !queues && self.bytes < most {
             return self.bytes + acked;
         }
         self.start = None;
-        let after = self.carried().clamp(self.bytes / 2.0, self.bytes);
+        if !queues {
+            self.curve = Curve::level(self.bytes);
+            return self.bytes;
+        }
+        // On a short path that is next to nothing; then what makes as long a queue as this.
+        let queued = self.path.base() + limit;
+        let queued = self.path.rate().map_or(self.bytes, |rate| rate * queued.as_secs_f64());
+        let after = self.carried().max(queued).clamp(self.bytes / 2.0, self.bytes);
         if after < self.bytes * 0.85 {
             // What overflows now was sent before.
             self.cut_at(now);
@@ -215,7 +224,7 @@ impl Window {
     }
 
     fn normal_step(&mut self, acked: f64, used: Duration) -> f64 {
-        let calm = self.path.queue() <= self.path.calm();
+        let calm = self.path.queue() <= self.path.calm().max(FREE_QUEUE);
         let rounds = self.path.rounds() - self.cut_round;
         let room = self.bytes < self.curve.top * FREE_SHARE || rounds >= FREE_ROUNDS;
         let free = if calm && room { acked * FREE_GAIN } else { 0.0 };
