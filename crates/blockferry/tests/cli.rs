@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "demo",
     "init",
     "serve",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 26] = [
     "backlog",
     "ready",
     "wait",
+    "promote",
     "verify",
     "pause",
     "resume",
@@ -41,8 +42,8 @@ const COMMANDS: [&str; 26] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 8] =
-    ["promote", "rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 7] =
+    ["rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,
@@ -328,6 +329,7 @@ fn the_sample_with_everything_switched_on_is_one_too() {
         "peers.branch-07.schedule",
         "schedules.branch-night.rule",
         "limits.send",
+        "promote.hook_after",
         "log.level",
     ] {
         assert!(ran.stdout.contains(key), "{key}");

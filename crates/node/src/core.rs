@@ -29,6 +29,7 @@ use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
+use crate::witness::{Which, Witness};
 use crate::workers::Workers;
 
 /// What all tasks of a node share.
@@ -49,6 +50,12 @@ pub(crate) struct Core {
     pub(crate) sent: Mutex<BTreeMap<Key, Arc<AtomicU64>>>,
     /// The backlog may have something to offer.
     pub(crate) backlog_wake: Notify,
+    /// What nodes have stated, we among them.
+    pub(crate) witness: Witness,
+    /// Images that are being read back, or are next.
+    pub(crate) proving: Mutex<BTreeSet<Which>>,
+    /// Images read back at the same time.
+    pub(crate) read_backs: Arc<Semaphore>,
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
     /// Transfers being received.
@@ -150,6 +157,7 @@ impl Core {
 
     /// Our current generation of an image has changed: the backlog and the peers learn it.
     pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
+        self.witness.touch(&store.config.name, &generation.image);
         if !self.travels(store, generation) {
             return;
         }

@@ -7,8 +7,7 @@ use blockferry_store::{CommitMode, Discover, Generation, LookState};
 
 use crate::api::{
     BacklogItem, BacklogReport, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImageState,
-    NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Role, Schema, StatusReport,
-    StoreRow, WaitReason,
+    NodeRow, PairState, PeerRow, Role, Schema, StatusReport, StoreRow, WaitReason,
 };
 use crate::backlog::{Item, Reason};
 use crate::core::{Core, key, lock};
@@ -18,6 +17,7 @@ use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::promote;
 use crate::recording::{self, Deferred};
 use crate::stores::{Activity, OpenStore};
 
@@ -127,6 +127,7 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
         },
         set: None,
         peers: Vec::new(),
+        promoted: None,
     }
 }
 
@@ -155,6 +156,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         state,
         set: None,
         peers,
+        promoted: promote::rows(core, store, image).pop().map(|(_, row)| row),
     }
 }
 
@@ -255,7 +257,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
 
 /// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
 /// most as fast as was measured. Saving is not known beforehand, so it may be sooner.
-fn eta(core: &Core, item: &Item) -> Option<i64> {
+pub(crate) fn eta(core: &Core, item: &Item) -> Option<i64> {
     if !matches!(item.reason, Reason::Transferring | Reason::Schedule) {
         return None;
     }
@@ -271,6 +273,7 @@ fn eta(core: &Core, item: &Item) -> Option<i64> {
 /// `image history`. Blocking.
 pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Result<HistoryReport> {
     let receipts = store.store.receipts(image)?;
+    let promotions = promote::rows(core, store, image);
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
@@ -288,6 +291,11 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             wire_bytes: g.wire_bytes,
             seconds,
             peers: peers.collect(),
+            promoted: promotions
+                .iter()
+                .filter(|(of, _)| of.root == g.root && of.lineage == g.lineage)
+                .map(|(_, row)| row.clone())
+                .collect(),
         }
     });
     let generations = rows.collect();
@@ -307,54 +315,6 @@ pub(crate) fn discovered(generation: &Generation) -> &'static str {
 
 fn author(core: &Core, id: &NodeId) -> String {
     if *id == core.config.identity.id() { core.config.name.clone() } else { core.name_of(id) }
-}
-
-/// `ready`: who holds `generation` of an image, by verified receipt. Blocking.
-pub(crate) fn ready(
-    core: &Core,
-    store: &OpenStore,
-    generation: &Generation,
-    require: &Require,
-) -> Result<ReadyReport> {
-    let image = &generation.image;
-    let receipts = store.store.receipts(image)?;
-    let newer: Vec<_> = store.store.history(image)?;
-    let newer: Vec<_> = newer.iter().filter(|g| g.number >= generation.number).collect();
-    let holds = |id: NodeId| {
-        let of_peer = receipts.iter().filter(|(peer, _, _)| *peer == id);
-        of_peer
-            .clone()
-            .any(|(_, number, root)| newer.iter().any(|g| g.number == *number && g.root == *root))
-    };
-    let asked = match require {
-        Require::Peers(names) => {
-            names.iter().map(|name| core.find_peer(name)).collect::<Result<Vec<_>>>()?
-        }
-        Require::All | Require::Count(_) => core.sharers(&store.config.name),
-    };
-    let peers: Vec<PeerReady> = asked
-        .iter()
-        .map(|peer| {
-            let ready = holds(peer.id);
-            let key = key(peer.id, &store.config.name, image);
-            let reason = lock(&core.backlog).reason(&key).map(wait_reason);
-            let reason = if ready { None } else { Some(reason.unwrap_or(WaitReason::Other)) };
-            PeerReady { peer: peer.name(), ready, reason }
-        })
-        .collect();
-    let count = peers.iter().filter(|p| p.ready).count();
-    let ready = match require {
-        // Nobody to ask is no proof that it is anywhere.
-        Require::All | Require::Peers(_) => !peers.is_empty() && count == peers.len(),
-        Require::Count(least) => count as u64 >= u64::from(*least),
-    };
-    Ok(ReadyReport {
-        schema: Schema,
-        image: store.full_name(image),
-        generation: generation.number,
-        ready,
-        peers,
-    })
 }
 
 /// Addresses for `invite`, when there are none to give.

@@ -91,9 +91,8 @@ mod tests {
         say(&mut book, b, 1, vec![member(a, "a"), member(c, "c")]);
         say(&mut book, d, 1, vec![member(c, "c")]);
         let of = |book: &Book, revoked: Option<NodeId>| {
-            let all = members(book, &STORE, &us.id(), vec![member(a, "a")], |n| {
-                Some(*n) == revoked
-            });
+            let all =
+                members(book, &STORE, &us.id(), vec![member(a, "a")], |n| Some(*n) == revoked);
             let mut names: Vec<String> = all.into_values().map(|k| k.name).collect();
             names.sort();
             names.join(",")

@@ -63,9 +63,8 @@ pub fn newest<'a>(
 ) -> Option<Version> {
     let mut best = own;
     for holding in held {
-        let newer = best.as_ref().is_none_or(|best| {
-            holding.lineage.compare(&best.lineage) == Order::Newer
-        });
+        let newer =
+            best.as_ref().is_none_or(|best| holding.lineage.compare(&best.lineage) == Order::Newer);
         if newer {
             best = Some(version_of(holding));
         }

@@ -181,6 +181,7 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.send_limit_bits_per_second = settings.send.limit.bits_per_second();
     config.send_schedule.clone_from(&settings.send.schedule);
     config.schedules.clone_from(&settings.schedules);
+    config.promote.clone_from(&settings.promote);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {

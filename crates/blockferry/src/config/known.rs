@@ -20,7 +20,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
     ("peers.*.weight", "weights"),
-    ("promote", "promotion"),
     ("stores.*.sets", "image sets"),
 ];
 

@@ -280,6 +280,7 @@ mod tests {
             state: ImageState::Changed,
             set: None,
             peers: vec![],
+            promoted: None,
         };
         let value = serde_json::to_value(&row).unwrap();
         for key in ["store", "name", "generation", "root", "size_bytes", "state", "set", "peers"] {
