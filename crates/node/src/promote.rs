@@ -60,10 +60,14 @@ fn promote_here(
     by: &str,
 ) -> Result<(PromoteReport, Option<Occasion>)> {
     let store = &spec.store;
-    let survey = survey(core, spec)?;
-    let wanted = survey.wanted(spec.number)?;
     // Nothing is recorded or received meanwhile: what is decided is still so when it is recorded.
     let _doing = store.begin(&spec.image, Activity::Recording)?;
+    let survey = survey(core, spec)?;
+    let wanted = match (&survey.own, spec.number) {
+        // What is meant is what is here, whatever others hold by now.
+        (Some(own), None) => version_of(own),
+        (_, number) => survey.wanted(number)?,
+    };
     let ready = survey.report(core, spec, &wanted, require)?;
     let refusal = refusal(core, spec, &survey, &wanted, &ready)?;
     let (schema, image, generation) = (Schema, survey.name.clone(), wanted.number);
@@ -109,24 +113,20 @@ fn refusal(
     ready: &ReadyReport,
 ) -> Result<Option<(&'static str, String)>> {
     let name = format!("{}@{}", survey.name, wanted.number);
+    let own = survey.own.as_ref();
+    if let Some(newer) = own.filter(|own| own.lineage.compare(&wanted.lineage) == Order::Newer) {
+        let text = format!(
+            "{name} is not current here, {}@{} is: promote that, or go back to {name} first",
+            survey.name, newer.number
+        );
+        return Ok(Some(("SUPERSEDED", text)));
+    }
     if let Some(no) = elsewhere(core, survey, wanted) {
         return Ok(Some(no));
     }
-    let Some(own) = survey.own.as_ref() else {
-        return Ok(Some(("NOT_IN_SYNC", format!("{name} is not here yet"))));
-    };
-    if version_of(own) != *wanted {
-        let text = match own.lineage.compare(&wanted.lineage) {
-            Order::Newer => {
-                let text = format!(
-                    "{name} is not current here, {}@{} is: promote that, or go back to {name} first",
-                    survey.name, own.number
-                );
-                return Ok(Some(("SUPERSEDED", text)));
-            }
-            _ => format!("{name} is not here yet: {}@{} is current here", survey.name, own.number),
-        };
-        return Ok(Some(("NOT_IN_SYNC", text)));
+    if own.is_none_or(|own| version_of(own) != *wanted) {
+        let held = own.map_or("nothing of it is".to_owned(), |own| format!("@{} is", own.number));
+        return Ok(Some(("NOT_IN_SYNC", format!("{name} is not current here yet, {held}"))));
     }
     if !spec.store.store.is_as_recorded(&spec.image)? {
         let text = format!(
@@ -148,7 +148,8 @@ fn refusal(
     Ok(None)
 }
 
-/// What some member holds that forbids it, whoever is required. The image's own history first.
+/// What some member holds that forbids it, whoever is required: first what went its own way, then what
+/// is newer, then a change that is no generation yet.
 fn elsewhere(core: &Core, survey: &Survey, wanted: &Version) -> Option<(&'static str, String)> {
     let mut newer = None;
     let mut changed = None;

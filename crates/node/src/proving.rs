@@ -14,10 +14,10 @@ use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::stores::OpenStore;
+use crate::stores::{Activity, OpenStore};
 use crate::witness::{Found, Which};
 
-/// Ends with the node, and when somebody else begins to work on the image.
+/// Ends with the node, and when the image begins to be received.
 struct Interruptible<'a> {
     core: &'a Core,
     store: &'a OpenStore,
@@ -28,7 +28,8 @@ impl Progress for Interruptible<'_> {
     fn advance(&self, _done_bytes: u64, _total_bytes: u64) {}
 
     fn cancelled(&self) -> bool {
-        self.core.is_stopping() || lock(&self.store.activity).contains_key(&self.which.1)
+        let doing = lock(&self.store.activity).get(&self.which.1).copied();
+        self.core.is_stopping() || doing == Some(Activity::Receiving)
     }
 }
 
@@ -62,10 +63,11 @@ async fn try_prove(core: &Arc<Core>, which: &Which) -> Option<Duration> {
     }
     let (to, of) = (core.clone(), which.clone());
     match blocking("reading back", move || read_back(&to, &of)).await {
-        Ok(()) => {
+        Ok(true) => {
             debug!(store = %which.0, image = %which.1, took = ?started.elapsed(), "read back");
             None
         }
+        Ok(false) => Some(budget::READ_BACK_RETRY),
         Err(Error::Store(StoreError::Cancelled)) => Some(budget::READ_BACK_RETRY),
         Err(error) => {
             warn!(image = %which.1, code = error.code(), %error, "not read back");
@@ -74,16 +76,17 @@ async fn try_prove(core: &Arc<Core>, which: &Which) -> Option<Duration> {
     }
 }
 
-fn read_back(core: &Core, which: &Which) -> Result<()> {
+/// `false`: the file isn't what was recorded, or something else is current by now.
+fn read_back(core: &Core, which: &Which) -> Result<bool> {
     let (name, image) = which;
-    let Ok(store) = core.store(name.as_str()) else { return Ok(()) };
-    let Some(current) = store.store.current(image)? else { return Ok(()) };
+    let Ok(store) = core.store(name.as_str()) else { return Ok(true) };
+    let Some(current) = store.store.current(image)? else { return Ok(true) };
     let root = current.root;
     let found = lock(&core.witness.proven).get(which).copied();
     let before = found.filter(|found| found.good).map(|found| found.proven);
     let reading = Interruptible { core, store: &store, which };
     let found = match store.store.read_back(image, &root, before.as_ref(), &reading)? {
-        ReadBack::Moved => return Ok(()),
+        ReadBack::Moved => return Ok(false),
         ReadBack::Good(proven) => Found { proven, good: true },
         ReadBack::Bad(report) => {
             let pages: u64 = report.bad.iter().map(|extent| u64::from(extent.count)).sum();
@@ -99,5 +102,5 @@ fn read_back(core: &Core, which: &Which) -> Result<()> {
         }
     };
     lock(&core.witness.proven).insert(which.clone(), found);
-    Ok(())
+    Ok(true)
 }

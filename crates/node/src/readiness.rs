@@ -13,7 +13,9 @@ use blockferry_store::Generation;
 use blockferry_wire::Holding;
 
 use crate::admin::Client;
-use crate::api::{Answer, PeerReady, ReadyReport, Require, Schema, WaitReason};
+use crate::api::{
+    Answer, ImagePeer, PairState, PeerReady, ReadyReport, Require, Schema, WaitReason,
+};
 use crate::backlog::Reason;
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
@@ -26,6 +28,7 @@ use crate::reports;
 use crate::requests::{Spec, done};
 use crate::roster::Known;
 use crate::standing::{Standing, newest, standing};
+use crate::stores::OpenStore;
 use crate::witness;
 
 /// What is known of an image at a moment.
@@ -131,8 +134,7 @@ impl Survey {
         let rows = self.asked(core, wanted, require)?.into_iter();
         let peers: Vec<PeerReady> =
             rows.map(|asked| self.row(core, spec, wanted, &asked)).collect();
-        let us = |p: &&PeerReady| p.peer != core.config.name;
-        let count = peers.iter().filter(|p| p.ready).filter(us).count();
+        let count = peers.iter().filter(|p| p.ready).count();
         let ready = match require {
             // Nobody to ask is no proof that it is anywhere.
             Require::All | Require::Peers(_) => {
@@ -164,6 +166,27 @@ impl Survey {
             eta: if behind && asked.direct { eta(core, spec, asked) } else { None },
         }
     }
+}
+
+/// How an image stands at members whom we don't meet ourselves.
+pub(crate) fn far_peers(core: &Core, store: &OpenStore, generation: &Generation) -> Vec<ImagePeer> {
+    let members = witness::members(core, store);
+    let (id, wanted) = (store.store.identity().id, version_of(generation));
+    let book = lock(&core.witness.book);
+    let far = members.into_iter().filter(|(_, known)| !known.direct);
+    far.map(|(node, known)| {
+        let held = book.holding(&id, &node, &generation.image);
+        let state = match standing(&wanted, held.as_ref()) {
+            Standing::Verified | Standing::Committed => PairState::InSync,
+            Standing::Behind => PairState::Waiting,
+            Standing::Diverged => PairState::Diverged,
+            _ => PairState::Unknown,
+        };
+        let lag_seconds = (state == PairState::InSync).then_some(0.0);
+        let generation = held.map(|held| held.number);
+        ImagePeer { peer: known.name, generation, state, lag_seconds }
+    })
+    .collect()
 }
 
 /// A member by name, id, or the first 8 or more characters of its id.

@@ -18,6 +18,7 @@ use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::promote;
+use crate::readiness::far_peers;
 use crate::recording::{self, Deferred};
 use crate::stores::{Activity, OpenStore};
 
@@ -73,10 +74,10 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
 pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
     let images = store.store.images()?;
     let sharers = core.sharers(&store.config.name);
-    let backlog = lock(&core.backlog);
     let synced = images.iter().filter(|g| core.travels(store, g)).all(|g| {
         let name = &store.config.name;
-        sharers.iter().all(|p| backlog.in_sync(&key(p.id, name, &g.image)))
+        sharers.iter().all(|p| lock(&core.backlog).in_sync(&key(p.id, name, &g.image)))
+            && far_peers(core, store, g).iter().all(|p| p.state == PairState::InSync)
     });
     let quiet = images.iter().all(|g| store.seen(g.image.as_str()).is_none());
     Ok(StoreRow {
@@ -135,8 +136,9 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
 pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation) -> ImageRow {
     let image = &generation.image;
     let sharers = core.sharers(&store.config.name);
-    let peers: Vec<ImagePeer> =
+    let mut peers: Vec<ImagePeer> =
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
+    peers.extend(far_peers(core, store, generation));
     let diverged = peers.iter().any(|p| p.state == PairState::Diverged);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
@@ -277,6 +279,8 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
+        let far = far_peers(core, store, &g).into_iter();
+        let far = far.filter(|peer| peer.state == PairState::InSync).map(|peer| peer.peer);
         #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
         let seconds = g.millis as f64 / 1000.0;
         GenerationRow {
@@ -290,7 +294,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             dirty_bytes: g.dirty_bytes,
             wire_bytes: g.wire_bytes,
             seconds,
-            peers: peers.collect(),
+            peers: peers.chain(far).collect(),
             promoted: promotions
                 .iter()
                 .filter(|(of, _)| of.root == g.root && of.lineage == g.lineage)

@@ -20,7 +20,6 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::api::Role;
-use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
@@ -29,7 +28,7 @@ use crate::peer::Peer;
 use crate::proving;
 use crate::roster::{self, Known};
 use crate::statements::{Book, Signed, Slot, Taken, Topic};
-use crate::stores::{Activity, OpenStore};
+use crate::stores::OpenStore;
 
 /// An image of a store.
 pub(crate) type Which = (StoreName, ImageName);
@@ -120,14 +119,13 @@ pub(crate) async fn run(core: Arc<Core>) {
         for store in core.all_stores() {
             refresh_roster(&core, &store);
         }
-        let busy = attest_due(&core).await;
+        attest_due(&core).await;
         save(&core).await;
         tokio::select! {
             () = core.stopped() => break,
             () = core.witness.wake.notified() => {}
             // The core, and with it the sender, lives as long as we do.
             _ = changed.changed() => {}
-            () = tokio::time::sleep(budget::READ_BACK_RETRY), if busy => {}
         }
     }
     save(&core).await;
@@ -149,47 +147,33 @@ async fn save(core: &Arc<Core>) {
     }
 }
 
-/// Looks at what is due; says whether something must be looked at again later.
-async fn attest_due(core: &Arc<Core>) -> bool {
+/// Looks at what is due.
+async fn attest_due(core: &Arc<Core>) {
     let due = std::mem::take(&mut *lock(&core.witness.due));
-    let mut busy = false;
     for which in due {
         let (to, of) = (core.clone(), which.clone());
         match blocking("a statement", move || attest(&to, &of)).await {
-            Ok(Next::Nothing) => {}
-            Ok(Next::ReadBack) => proving::prove(core, which),
-            Ok(Next::Later) => {
-                busy = true;
-                lock(&core.witness.due).insert(which);
-            }
+            Ok(Some(Proof::Durable)) => proving::prove(core, which),
+            Ok(_) => {}
             Err(error) => debug!(image = %which.1, code = error.code(), %error, "not stated"),
         }
     }
-    busy
 }
 
-/// What is left to do for an image.
-enum Next {
-    Nothing,
-    ReadBack,
-    Later,
-}
-
-/// Says what is held of an image, if that isn't what was said last. Blocking.
-fn attest(core: &Core, which: &Which) -> Result<Next> {
+/// Says what is held of an image, if that isn't what was said last; how sure we are. Blocking.
+fn attest(core: &Core, which: &Which) -> Result<Option<Proof>> {
     let (name, image) = which;
-    let Ok(store) = core.store(name.as_str()) else { return Ok(Next::Nothing) };
-    if lock(&store.activity).get(image) == Some(&Activity::Receiving) {
-        return Ok(Next::Later);
-    }
+    let Ok(store) = core.store(name.as_str()) else { return Ok(None) };
     let current = store.store.current(image)?.filter(|g| core.travels(&store, g));
-    let Some(current) = current else { return Ok(Next::Nothing) };
+    let Some(current) = current else { return Ok(None) };
     let (id, us) = (store.store.identity().id, core.config.identity.id());
     let before = lock(&core.witness.book).holding(&id, &us, image);
     let said = before.as_ref().filter(|b| b.root == current.root && b.lineage == current.lineage);
     let found = lock(&core.witness.proven).get(which).copied();
+    // A look knows a commit of ours from a change; what it saw may be over by now.
+    let changed = store.seen(image.as_str()).is_some() && !store.store.is_as_recorded(image)?;
     let proof = match found.filter(|found| found.proven.root == current.root) {
-        _ if !store.store.is_as_recorded(image)? => Proof::Changed,
+        _ if changed => Proof::Changed,
         Some(found) if found.good => Proof::ReadBack,
         Some(_) => Proof::Damaged,
         // Said before a restart, and the file wasn't touched since.
@@ -203,7 +187,7 @@ fn attest(core: &Core, which: &Which) -> Result<Next> {
     if before.as_ref() != Some(&holding) {
         say(core, &store, What::Holding(holding))?;
     }
-    Ok(if proof == Proof::Durable { Next::ReadBack } else { Next::Nothing })
+    Ok(Some(proof))
 }
 
 /// Says with whom a store is shared, if that isn't what was said last.

@@ -59,6 +59,19 @@ pub(crate) fn ready(node: &Running, image: &str) -> ReadyReport {
     node.ask(&Request::Ready { image, require: Require::All })
 }
 
+/// Waits until a node has heard of a generation and that it is everywhere; what it says then.
+pub(crate) fn everywhere(node: &Running, image: &str, generation: u64) -> ReadyReport {
+    let mut last = None;
+    until("it is known to be everywhere", || {
+        let (image, require) = (format!("vdisks/{image}"), Require::All);
+        // It may not have heard of the image yet.
+        let report = node.try_ask::<ReadyReport>(&Request::Ready { image, require }).ok();
+        last = report.filter(|report| report.ready && report.generation == generation);
+        last.is_some()
+    });
+    last.expect("asked")
+}
+
 #[test]
 fn the_update_on_server_3_survives_the_promotion_on_server_1() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -70,6 +83,10 @@ fn the_update_on_server_3_survives_the_promotion_on_server_1() {
 
     // Load balancing boots the maintenance machine from server 3: the work is done there.
     edit(&images[2].join("vm.avhd"), 70_000, b"the updates of this month");
+    let changed = |node: &Running| {
+        ready(node, "vm.avhd").peers.iter().any(|p| p.reason == Some(WaitReason::Changed))
+    };
+    until("the others hear of the change", || changed(&one) && changed(&two));
     refused(&one, "vm.avhd", "NOT_IN_SYNC", &["changed on server-3"]);
     refused(&two, "vm.avhd", "NOT_IN_SYNC", &["changed on server-3"]);
     refused(&three, "vm.avhd", "LOCAL_CHANGE", &["publish it"]);
@@ -78,6 +95,7 @@ fn the_update_on_server_3_survives_the_promotion_on_server_1() {
     let _: serde_json::Value = three.ask(&Request::Pause(Affected::default()));
     assert_eq!(three.publish("vm.avhd").generation, 2);
     for node in [&one, &two] {
+        until("it is heard of", || ready(node, "vm.avhd").generation == 2);
         refused(node, "vm.avhd@1", "SUPERSEDED", &["server-3 holds vdisks/vm.avhd@2", "newer"]);
         refused(node, "vm.avhd", "SUPERSEDED", &["server-3 holds vdisks/vm.avhd@2"]);
         let there = ready(node, "vm.avhd");
@@ -89,7 +107,7 @@ fn the_update_on_server_3_survives_the_promotion_on_server_1() {
     // It arrives, and may be promoted wherever one happens to be.
     let _: serde_json::Value = three.ask(&Request::Resume(Affected::default()));
     for node in [&one, &two, &three] {
-        assert!(node.wait("vm.avhd").ready);
+        everywhere(node, "vm.avhd", 2);
         let report = promote(node, "vm.avhd@2", None);
         assert!(report.promoted && report.receipts.len() == 2, "{report:?}");
     }
@@ -98,7 +116,7 @@ fn the_update_on_server_3_survives_the_promotion_on_server_1() {
     // What the promotion itself writes on server 1 is one more generation, on top of the work.
     edit(&images[0].join("vm.avhd"), 5, b"activated");
     assert_eq!(one.publish("vm.avhd").generation, 3);
-    assert!(three.wait("vm.avhd").ready);
+    everywhere(&three, "vm.avhd", 3);
     let file = std::fs::read(images[2].join("vm.avhd")).expect("read");
     assert!(file[70_000..].starts_with(b"the updates of this month"));
     assert!(file[5..].starts_with(b"activated"));
@@ -129,7 +147,7 @@ fn what_went_its_own_way_is_named() {
     let ([a, b], images) = mesh(dir.path(), ["a", "b"]);
     std::fs::write(images[0].join("x.img"), noise(1, 100_000)).expect("written");
     a.publish("x.img");
-    assert!(b.wait("x.img").ready);
+    everywhere(&b, "x.img", 1);
     for node in [&a, &b] {
         let _: serde_json::Value = node.ask(&Request::Pause(Affected::default()));
     }
@@ -166,6 +184,7 @@ fn who_must_hold_it_can_be_said() {
     assert!(first.promoted, "receipts of who is offline now count: {first:?}");
     edit(&images[0].join("x.img"), 9, b"more");
     a.publish("x.img");
+    until("b hears of it", || ready(&b, "x.img").generation == 2);
     let named = |names: &[&str]| Require::Peers(names.iter().map(|n| (*n).into()).collect());
     let ask = |require| Request::Wait {
         image: "vdisks/x.img".into(),
@@ -175,6 +194,7 @@ fn who_must_hold_it_can_be_said() {
     // A list of all names, our own among them, can be the same on every node.
     assert!(b.ask::<ReadyReport>(&ask(named(&["a", "b"]))).ready);
     assert!(b.ask::<ReadyReport>(&ask(Require::Count(1))).ready);
+    assert!(a.ask::<ReadyReport>(&ask(named(&["b"]))).ready);
     refused(&a, "x.img", "NOT_IN_SYNC", &["c holds @1 (peer_down)"]);
     assert!(!promote(&a, "x.img", Some(Require::Count(2))).promoted);
     assert!(!promote(&a, "x.img", Some(named(&["b", "c"]))).promoted);
@@ -215,7 +235,9 @@ fn the_hook_runs_once_and_what_it_changes_is_a_new_generation() {
     assert!(newest.promoted.is_empty() && history.generations[1].promoted.len() == 1);
 
     // A mirror may be asked, too: it has no hook. On a it fails this time, and says so.
-    assert!(b.wait("x.img").ready && promote(&b, "x.img", None).promoted);
+    everywhere(&b, "x.img", 2);
+    everywhere(&a, "x.img", 2);
+    assert!(promote(&b, "x.img", None).promoted);
     let report = promote(&a, "x.img@2", None);
     let ran = report.hook.expect("it ran");
     assert!(report.promoted && !ran.ok && ran.said.contains("once is enough"), "{ran:?}");

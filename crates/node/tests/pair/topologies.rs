@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use blockferry_node::api::{HistoryReport, PeersReport, ReadyReport, Request, Role};
 
-use crate::promote::{by_hand, mesh, promote, ready};
+use crate::promote::{by_hand, everywhere, mesh, promote, ready};
 use crate::running::{Running, config, edit, equal, noise, start, until};
 
 /// Nodes of which each joins the one that `hub` says.
@@ -41,10 +41,9 @@ fn goes_around(nodes: &[Running], images: &[PathBuf]) {
         assert_eq!(published.generation, number, "it descends from what came here before");
         for node in nodes {
             // Whoever is asked waits for the same.
-            let report = node.wait("x.img");
-            assert_eq!((report.generation, report.peers.len()), (number, nodes.len() - 1));
+            let report = everywhere(node, "x.img", number);
+            assert_eq!(report.peers.len(), nodes.len() - 1);
             assert_eq!(newest(node), (number, published.root.clone()));
-            assert!(ready(node, "x.img").ready);
         }
         assert!(images.iter().all(|dir| equal(dir, &images[author], "x.img")));
     }
@@ -125,5 +124,6 @@ fn a_mirror_between_two_passes_receipts_on() {
     std::fs::write(images.join("x.img"), noise(3, 200_000)).expect("written");
     a.publish("x.img");
     assert_eq!(stands(&a.wait("x.img")), [("c", true), ("relay", true)]);
-    assert!(equal(&images, &far, "x.img") && c.wait("x.img").ready);
+    assert!(equal(&images, &far, "x.img"));
+    everywhere(&c, "x.img", 1);
 }
