@@ -251,8 +251,8 @@ fn bad_configuration_is_78_with_line_and_suggestion() {
 #[test]
 fn check_reports_everything_and_knows_later_keys() {
     let place = Place::new();
-    let text = "[promote]\nrequire = \"all\"\n[admin]\nhttp = \"127.0.0.1:1\"\n\
-                [limits]\nsend = \"0 Mbit/s\"\n";
+    let text = "[limits]\nmemory = \"1 GiB\"\nsend = \"0 Mbit/s\"\n\
+                [admin]\nhttp = \"127.0.0.1:1\"\n";
     let config = place.file("c.toml", text);
     let ran = place.run(&["config", "check", "--config", &config]);
     assert_eq!(ran.status, 78);

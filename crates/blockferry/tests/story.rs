@@ -1,7 +1,5 @@
 //! `docs/promotion-story.sh` does what it says, with the program of this build.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 

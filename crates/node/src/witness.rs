@@ -164,10 +164,16 @@ async fn attest_due(core: &Arc<Core>) {
 fn attest(core: &Core, which: &Which) -> Result<Option<Proof>> {
     let (name, image) = which;
     let Ok(store) = core.store(name.as_str()) else { return Ok(None) };
-    let current = store.store.current(image)?.filter(|g| core.travels(&store, g));
-    let Some(current) = current else { return Ok(None) };
     let (id, us) = (store.store.identity().id, core.config.identity.id());
     let before = lock(&core.witness.book).holding(&id, &us, image);
+    let current = store.store.current(image)?.filter(|g| core.travels(&store, g));
+    let Some(current) = current else {
+        // What was held once is not held any more.
+        if let Some(before) = before.filter(|before| before.proof != Proof::Changed) {
+            say(core, &store, What::Holding(Holding { proof: Proof::Changed, ..before }))?;
+        }
+        return Ok(None);
+    };
     let said = before.as_ref().filter(|b| b.root == current.root && b.lineage == current.lineage);
     let found = lock(&core.witness.proven).get(which).copied();
     // A look knows a commit of ours from a change; what it saw may be over by now.
