@@ -57,8 +57,8 @@ pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT
 /// Statements kept in memory, of all nodes about all stores, in bytes: some 3,500 with the usual
 /// lineage of a few writers.
 pub const STATEMENTS_BYTES: u64 = 3 * MIB;
-/// The buffer of what is read back after a commit, one image at a time, in bytes.
-pub const READ_BACK_BYTES: u64 = MIB;
+/// The buffers of what is read back after a commit, in bytes: of a whole image and of an update.
+pub const READ_BACK_BYTES: u64 = 2 * MIB;
 /// Encoded packs kept because several peers want them, in bytes.
 pub const ENCODED_BYTES: usize = 8 << 20;
 /// The compressor for high levels, in bytes: level 8 on packs of 2 MiB. What an operator fixes above
@@ -197,6 +197,8 @@ pub const EVENTS_QUEUED: usize = 1024;
 pub const PROMOTIONS_KEPT: usize = 16;
 /// Statements that are said to a peer before what it says is looked at again.
 pub const STATEMENTS_AT_ONCE: usize = 64;
+/// `wait` gives what was published elsewhere this long to be heard of here.
+pub const HEARSAY: Duration = Duration::from_secs(5);
 /// What could not be read back is tried again after this time.
 pub const READ_BACK_RETRY: Duration = Duration::from_secs(2);
 /// A hook that runs longer is ended.

@@ -54,8 +54,8 @@ pub(crate) struct Core {
     pub(crate) witness: Witness,
     /// Images that are being read back, or are next.
     pub(crate) proving: Mutex<BTreeSet<Which>>,
-    /// Images read back at the same time.
-    pub(crate) read_backs: Arc<Semaphore>,
+    /// Turns to read back: whole images, and those of which little was written since the last time.
+    pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
     /// Transfers being received.

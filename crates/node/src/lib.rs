@@ -20,6 +20,7 @@ mod encoded;
 mod error;
 mod events;
 pub mod exchange;
+pub mod feed;
 mod gossip;
 mod hook;
 pub mod identity;

@@ -70,7 +70,7 @@ impl Node {
         let core = Arc::new(Core {
             witness,
             proving: Mutex::default(),
-            read_backs: Arc::new(Semaphore::new(1)),
+            read_backs: [(); 2].map(|()| Arc::new(Semaphore::new(1))),
             trust,
             ledger,
             events,

@@ -257,7 +257,17 @@ pub(crate) async fn wait(
     let mut wanted = None;
     loop {
         // The generation is fixed at first: one that is recorded meanwhile is not what was asked for.
-        let (fixed, report) = ready(core, &spec, wanted, require).await?;
+        let (fixed, report) = match ready(core, &spec, wanted, require).await {
+            // What was published elsewhere a moment ago may not have been heard of yet.
+            Err(Error::ImageUnknown { .. } | Error::GenerationUnknown { .. })
+                if started.elapsed() < budget::HEARSAY =>
+            {
+                wanted = None;
+                let _woken = tokio::time::timeout(budget::PROGRESS_EVERY, changed.changed()).await;
+                continue;
+            }
+            other => other?,
+        };
         wanted = Some(fixed);
         if report.ready {
             return done(&report);
