@@ -48,7 +48,11 @@ impl Shape {
         Shape { bits_per_second: None, round_trip: Duration::ZERO, loss_per_mille: 0.0 };
 
     /// With a rate and a delay, and packets lost at random.
-    pub(crate) const fn shaped(megabits_per_second: u64, round_trip_ms: u64, loss_per_mille: f64) -> Shape {
+    pub(crate) const fn shaped(
+        megabits_per_second: u64,
+        round_trip_ms: u64,
+        loss_per_mille: f64,
+    ) -> Shape {
         Shape {
             bits_per_second: Some(megabits_per_second * 1_000_000),
             round_trip: Duration::from_millis(round_trip_ms),

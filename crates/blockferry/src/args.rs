@@ -124,6 +124,11 @@ pub(crate) enum Command {
     Ready(ReadyArgs),
     /// Wait until it is there, verified (see --timeout)
     Wait(ReadyArgs),
+    /// Say that a generation may be used, if it is where it must be, verified
+    ///
+    /// Refused while a member lacks it, holds a newer one, or has changed its file. Kept and told
+    /// to all members; then promote.hook_after of the configuration is run.
+    Promote(PromoteArgs),
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]
@@ -426,6 +431,16 @@ pub(crate) struct ReadyArgs {
     pub(crate) require: Require,
 }
 
+/// `promote`
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    /// STORE/NAME or STORE/NAME@GENERATION; it must be current here
+    pub(crate) image: String,
+    /// Who must hold it: all, a number of members, or PEER,PEER,... [default: promote.require]
+    #[arg(long, value_name = "all|N|PEER,...", value_parser = require)]
+    pub(crate) require: Option<Require>,
+}
+
 /// `config`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -474,7 +489,7 @@ impl From<LaneArg> for Lane {
     }
 }
 
-fn require(text: &str) -> Result<Require, String> {
+pub(crate) fn require(text: &str) -> Result<Require, String> {
     if text == "all" {
         return Ok(Require::All);
     }

@@ -54,6 +54,11 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
 pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
+/// Statements kept in memory, of all nodes about all stores, in bytes: some 3,500 with the usual
+/// lineage of a few writers.
+pub const STATEMENTS_BYTES: u64 = 3 * MIB;
+/// The buffers of what is read back after a commit, in bytes: of a whole image and of an update.
+pub const READ_BACK_BYTES: u64 = 2 * MIB;
 /// Encoded packs kept because several peers want them, in bytes.
 pub const ENCODED_BYTES: usize = 8 << 20;
 /// The compressor for high levels, in bytes: level 8 on packs of 2 MiB. What an operator fixes above
@@ -77,6 +82,8 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + STORE_INDEX_BYTES
     + LEDGER_CACHE_BYTES
     + SCAN_BYTES
+    + STATEMENTS_BYTES
+    + READ_BACK_BYTES
     + ENCODED_BYTES as u64
     + HEAVY_PACKER_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
@@ -189,6 +196,18 @@ pub const BACKLOG_MAX: usize = 1 << 18;
 pub const EVENTS_KEPT: u64 = 10_000;
 /// Events that wait to be written; beyond it they are counted and dropped.
 pub const EVENTS_QUEUED: usize = 1024;
+/// Promotions of one image by one node that are kept.
+pub const PROMOTIONS_KEPT: usize = 16;
+/// Statements that are said to a peer before what it says is looked at again.
+pub const STATEMENTS_AT_ONCE: usize = 64;
+/// `wait` gives what was published elsewhere this long to be heard of here.
+pub const HEARSAY: Duration = Duration::from_secs(5);
+/// What could not be read back is tried again after this time.
+pub const READ_BACK_RETRY: Duration = Duration::from_secs(2);
+/// A hook that runs longer is ended.
+pub const HOOK_DEADLINE: Duration = Duration::from_secs(900);
+/// What a hook printed last and is told, in bytes.
+pub const HOOK_OUTPUT_BYTES: usize = 2048;
 /// Tickets kept, used and expired ones included.
 pub const TICKETS_KEPT: usize = 4096;
 /// Wrong tries with a ticket per minute and address.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use blockferry_delta::{NodeId, StoreName};
 pub use blockferry_store::HoldBase;
 
-use crate::api::Role;
+use crate::api::{Require, Role};
 use crate::budget;
 use crate::calendar::{Calendar, Clock, Rate};
 use crate::error::{Error, Result};
@@ -126,6 +126,15 @@ pub struct PeerConfig {
     pub send: Allowance,
 }
 
+/// What a promotion needs, and what follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromoteConfig {
+    /// Who must hold a generation, unless the command says it.
+    pub require: Require,
+    /// A program that is run after a promotion, an absolute path; `None`: none.
+    pub hook_after: Option<PathBuf>,
+}
+
 /// Everything a node is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -163,6 +172,8 @@ pub struct Config {
     pub hold: Duration,
     /// How hard what travels is compressed, unless a peer has a setting of its own.
     pub compression: Setting,
+    /// What a promotion needs, and what follows it.
+    pub promote: PromoteConfig,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
 }
@@ -188,6 +199,7 @@ impl Config {
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
             compression: Setting::Auto,
+            promote: PromoteConfig::default(),
             seed: u64::from(std::process::id()),
         }
     }
@@ -197,6 +209,9 @@ impl Config {
         let wrong = |what: String| Err(Error::Config { what });
         if self.send_limit_bits_per_second == Some(0) {
             return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if self.promote.hook_after.as_ref().is_some_and(|hook| !hook.is_absolute()) {
+            return wrong("promote.hook_after is not an absolute path".into());
         }
         // Node names go by the rule for store names: they are said to peers.
         if let Err(error) = StoreName::new(&self.name) {

@@ -32,6 +32,7 @@ use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
 use crate::windows::Receiving;
+use crate::witness::{Which, Witness};
 use crate::workers::Workers;
 
 /// What all tasks of a node share.
@@ -59,6 +60,12 @@ pub(crate) struct Core {
     pub(crate) sent: Mutex<BTreeMap<Key, Arc<AtomicU64>>>,
     /// The backlog may have something to offer.
     pub(crate) backlog_wake: Notify,
+    /// What nodes have stated, we among them.
+    pub(crate) witness: Witness,
+    /// Images that are being read back, or are next.
+    pub(crate) proving: Mutex<BTreeSet<Which>>,
+    /// Turns to read back: whole images, and those of which little was written since the last time.
+    pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
     /// Connections that receive something.
@@ -167,6 +174,7 @@ impl Core {
 
     /// Our current generation of an image has changed: the backlog and the peers learn it.
     pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
+        self.witness.touch(&store.config.name, &generation.image);
         if !self.travels(store, generation) {
             return;
         }

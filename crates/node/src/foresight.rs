@@ -16,10 +16,10 @@ use crate::events::{Note, now_unix_ms};
 use crate::forecast::{Finish, Forecast, Queue, Waiting, forecast, rate_needed};
 use crate::ledger::rfc3339;
 use crate::measured::Delta;
+use crate::misses::{self, News};
 use crate::overrides::Scope;
 use crate::pace;
 use crate::rates::Rates;
-use crate::misses::{self, News};
 
 /// Payload bytes of an ordinary packet.
 const PACKET_BYTES: usize = 1392;

@@ -1,9 +1,11 @@
 //! Ledger: the node's own database, `state_dir/node.redb`.
 //!
 //! Tables: `tickets.v1` (SHA-256 of a secret -> what it grants and who used it), `events.v1` (number
-//! -> event as a numbered CBOR map), `stores.v1` (name -> id of a store that was in service here),
+//! -> event as a numbered CBOR map), `statements.v1` (what nodes have signed), `stores.v1` (name -> id of a store that was in service here),
 //! `overrides.v1` (number -> order of an operator as a numbered CBOR map), all bounded. Using a ticket is one durable
 //! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
+
+mod statements;
 
 use std::path::{Path, PathBuf};
 
@@ -126,6 +128,7 @@ impl Ledger {
             transaction.open_table(EVENTS)?;
             transaction.open_table(STORES)?;
             transaction.open_table(OVERRIDES)?;
+            transaction.open_table(statements::STATEMENTS)?;
             Ok(())
         })?;
         Ok(ledger)

@@ -39,6 +39,7 @@ use crate::sending;
 use crate::stores::{self, OpenStore, Origin};
 use crate::transport::{Transport, close};
 use crate::trust::Trust;
+use crate::witness::{self, Witness};
 use crate::workers::Workers;
 
 /// A node stops waiting for commits and scans after this time; they are recovered at the start.
@@ -69,7 +70,11 @@ impl Node {
         rates.overrides = Overrides::new(ledger.overrides()?);
         let transport = Transport::bind(&config.identity, trust.clone(), &config.listen)?;
         let (events, writer) = Events::new(ledger.clone());
+        let witness = Witness::load(&ledger)?;
         let core = Arc::new(Core {
+            witness,
+            proving: Mutex::default(),
+            read_backs: [(); 2].map(|()| Arc::new(Semaphore::new(1))),
             trust,
             ledger,
             events,
@@ -203,6 +208,7 @@ impl Node {
         self.tasks.push(tokio::spawn(limit::run(core.clone())));
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
+        self.tasks.push(tokio::spawn(witness::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));

@@ -204,6 +204,13 @@ impl Peer {
         }
     }
 
+    /// There is something new to say on the control stream.
+    pub(crate) fn nudge(&self) {
+        if let Some(active) = self.active() {
+            active.outbox.wake.notify_one();
+        }
+    }
+
     /// Ends the connection so that a new one begins with what both have.
     pub(crate) fn reconnect(&self, code: u32, reason: &str) {
         if let Some(active) = self.active() {

@@ -7,8 +7,7 @@ use blockferry_store::{CommitMode, Discover, Generation, LookState};
 
 use crate::api::{
     BacklogItem, BacklogReport, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImageState,
-    NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Role, Schema, StatusReport,
-    StoreRow, WaitReason,
+    NodeRow, PairState, PeerRow, Role, Schema, StatusReport, StoreRow, WaitReason,
 };
 use crate::backlog::{Key, Reason};
 use crate::core::{Core, key, lock};
@@ -20,6 +19,8 @@ use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::promote;
+use crate::readiness::far_peers;
 use crate::recording::{self, Deferred};
 use crate::stores::{Activity, OpenStore};
 
@@ -83,10 +84,10 @@ fn last(ahead: &Forecast, belongs: impl Fn(&Key) -> bool) -> Option<String> {
 pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Result<StoreRow> {
     let images = store.store.images()?;
     let sharers = core.sharers(&store.config.name);
-    let backlog = lock(&core.backlog);
     let synced = images.iter().filter(|g| core.travels(store, g)).all(|g| {
         let name = &store.config.name;
-        sharers.iter().all(|p| backlog.in_sync(&key(p.id, name, &g.image)))
+        sharers.iter().all(|p| lock(&core.backlog).in_sync(&key(p.id, name, &g.image)))
+            && far_peers(core, store, g).iter().all(|p| p.state == PairState::InSync)
     });
     let quiet = images.iter().all(|g| store.seen(g.image.as_str()).is_none());
     Ok(StoreRow {
@@ -138,6 +139,7 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
         },
         set: None,
         peers: Vec::new(),
+        promoted: None,
     }
 }
 
@@ -145,8 +147,9 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
 pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation) -> ImageRow {
     let image = &generation.image;
     let sharers = core.sharers(&store.config.name);
-    let peers: Vec<ImagePeer> =
+    let mut peers: Vec<ImagePeer> =
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
+    peers.extend(far_peers(core, store, generation));
     let diverged = peers.iter().any(|p| p.state == PairState::Diverged);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
@@ -166,6 +169,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         state,
         set: None,
         peers,
+        promoted: promote::rows(core, store, image).pop().map(|(_, row)| row),
     }
 }
 
@@ -267,9 +271,12 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
 /// `image history`. Blocking.
 pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Result<HistoryReport> {
     let receipts = store.store.receipts(image)?;
+    let promotions = promote::rows(core, store, image);
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
+        let far = far_peers(core, store, &g).into_iter();
+        let far = far.filter(|peer| peer.state == PairState::InSync).map(|peer| peer.peer);
         #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
         let seconds = g.millis as f64 / 1000.0;
         GenerationRow {
@@ -283,7 +290,12 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             dirty_bytes: g.dirty_bytes,
             wire_bytes: g.wire_bytes,
             seconds,
-            peers: peers.collect(),
+            peers: peers.chain(far).collect(),
+            promoted: promotions
+                .iter()
+                .filter(|(of, _)| of.root == g.root && of.lineage == g.lineage)
+                .map(|(_, row)| row.clone())
+                .collect(),
         }
     });
     let generations = rows.collect();
@@ -303,54 +315,6 @@ pub(crate) fn discovered(generation: &Generation) -> &'static str {
 
 fn author(core: &Core, id: &NodeId) -> String {
     if *id == core.config.identity.id() { core.config.name.clone() } else { core.name_of(id) }
-}
-
-/// `ready`: who holds `generation` of an image, by verified receipt. Blocking.
-pub(crate) fn ready(
-    core: &Core,
-    store: &OpenStore,
-    generation: &Generation,
-    require: &Require,
-) -> Result<ReadyReport> {
-    let image = &generation.image;
-    let receipts = store.store.receipts(image)?;
-    let newer: Vec<_> = store.store.history(image)?;
-    let newer: Vec<_> = newer.iter().filter(|g| g.number >= generation.number).collect();
-    let holds = |id: NodeId| {
-        let of_peer = receipts.iter().filter(|(peer, _, _)| *peer == id);
-        of_peer
-            .clone()
-            .any(|(_, number, root)| newer.iter().any(|g| g.number == *number && g.root == *root))
-    };
-    let asked = match require {
-        Require::Peers(names) => {
-            names.iter().map(|name| core.find_peer(name)).collect::<Result<Vec<_>>>()?
-        }
-        Require::All | Require::Count(_) => core.sharers(&store.config.name),
-    };
-    let peers: Vec<PeerReady> = asked
-        .iter()
-        .map(|peer| {
-            let ready = holds(peer.id);
-            let key = key(peer.id, &store.config.name, image);
-            let reason = lock(&core.backlog).reason(&key).map(wait_reason);
-            let reason = if ready { None } else { Some(reason.unwrap_or(WaitReason::Other)) };
-            PeerReady { peer: peer.name(), ready, reason }
-        })
-        .collect();
-    let count = peers.iter().filter(|p| p.ready).count();
-    let ready = match require {
-        // Nobody to ask is no proof that it is anywhere.
-        Require::All | Require::Peers(_) => !peers.is_empty() && count == peers.len(),
-        Require::Count(least) => count as u64 >= u64::from(*least),
-    };
-    Ok(ReadyReport {
-        schema: Schema,
-        image: store.full_name(image),
-        generation: generation.number,
-        ready,
-        peers,
-    })
 }
 
 /// Addresses for `invite`, when there are none to give.

@@ -26,6 +26,8 @@ use crate::orders;
 use crate::overrides::Order;
 use crate::pairing;
 use crate::planning;
+use crate::promote;
+use crate::readiness;
 use crate::reports;
 use crate::stores::{OpenStore, Origin};
 
@@ -81,11 +83,15 @@ pub(crate) async fn handle(
         }
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Ready { image, require } => {
-            done(&jobs::ready(core, &spec(core, &image)?, &require).await?)
+            let spec = Arc::new(spec(core, &image)?);
+            done(&readiness::ready(core, &spec, None, &require).await?.1)
         }
         Request::Wait { image, require, timeout_seconds } => {
             let limit = timeout_seconds.map(Duration::from_secs);
-            jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
+            readiness::wait(core, spec(core, &image)?, &require, limit, client).await
+        }
+        Request::Promote { image, require } => {
+            promote::promote(core, spec(core, &image)?, require, client).await
         }
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
-use blockferry_wire::{Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message};
+use blockferry_wire::{
+    Control, ControlEvent, FEATURE_STATEMENTS, Head, Hello, Inventory, InventoryEntry, Message,
+};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
@@ -19,6 +21,7 @@ use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
+use crate::gossip::Gossip;
 use crate::judge::Version;
 use crate::peer::{Active, Adoption, Peer};
 use crate::receiving::receive;
@@ -26,6 +29,7 @@ use crate::sending::end_connection_if_due;
 use crate::stores::OpenStore;
 use crate::stream::{MessageReader, write_frame};
 use crate::transport::{Link, close, closed, deadline};
+use crate::witness;
 
 /// A peer that lives answers a ping within this time.
 const PROBE_WAIT: Duration = Duration::from_millis(800);
@@ -84,13 +88,15 @@ struct Dialogue<'a> {
     /// Stores that the peer introduced later, and that we answered.
     answered: BTreeSet<StoreId>,
     up: bool,
+    gossip: Gossip,
 }
 
 async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()> {
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let hello = Hello::new(&core.config.name, agent);
+    let features = FEATURE_STATEMENTS;
+    let hello = Hello { features, ..Hello::new(&core.config.name, agent) };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -103,6 +109,7 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
         awaited: BTreeSet::new(),
         answered: BTreeSet::new(),
         up: false,
+        gossip: Gossip::default(),
     };
     dialogue.transmit().await?;
     let mut reader = MessageReader::default();
@@ -158,8 +165,10 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, .. }) => {
+            Some(ControlEvent::Ready { node_name, agent, version, features }) => {
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                self.gossip.begin(features);
+                self.active.outbox.wake.notify_one();
                 self.greet().await
             }
             Some(ControlEvent::Inventory(inventory)) => {
@@ -170,6 +179,14 @@ impl Dialogue<'_> {
                 self.head(store, entry);
                 self.core.wake();
                 Ok(())
+            }
+            Some(ControlEvent::Resume(resume)) => {
+                self.gossip.resume(self.core, self.peer, resume);
+                self.active.outbox.wake.notify_one();
+                Ok(())
+            }
+            Some(ControlEvent::Statement(statement)) => {
+                witness::hear(self.core, self.peer, statement)
             }
             Some(ControlEvent::Pong { .. }) => {
                 // Whoever asked may have stopped waiting.
@@ -286,6 +303,12 @@ impl Dialogue<'_> {
                 self.say(head.into()).await?;
             }
         }
+        for _ in 0..budget::STATEMENTS_AT_ONCE {
+            let Some(message) = self.gossip.next(self.core, self.peer) else { return Ok(()) };
+            self.say(message).await?;
+        }
+        // There may be more; what the peer says is looked at first.
+        self.active.outbox.wake.notify_one();
         Ok(())
     }
 

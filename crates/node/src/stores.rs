@@ -375,7 +375,8 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
         seen.insert(look.name.clone(), look.state);
     }
     lock(&store.settle).handle_seen(&changed, Instant::now());
-    *lock(&store.seen) = seen;
+    let before = std::mem::replace(&mut *lock(&store.seen), seen.clone());
+    core.witness.touch_seen(&store.config.name, &before, &seen);
 }
 
 /// One event per file and trouble.
@@ -438,6 +439,7 @@ pub(crate) async fn record(
         }
         // It is what was just recorded, until the next look says otherwise.
         lock(&store.seen).remove(image.as_str());
+        core.witness.touch(&store.config.name, &image);
         if let Recorded::New(generation) = &recorded {
             note_recorded(&core, &store, generation)?;
         }

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, PeerIncompatible, PeerMisbehaved, Result, wrong_state};
 use crate::message::{
-    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, VERSION_MAX, VERSION_MIN,
+    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement, VERSION_MAX,
+    VERSION_MIN,
 };
 
 /// What the control stream tells its driver.
@@ -27,6 +28,10 @@ pub enum ControlEvent {
     Inventory(Inventory),
     /// A new current generation at the peer.
     Head(Head),
+    /// Where the peer wants us to go on with statements.
+    Resume(Resume),
+    /// What a node states about itself; its signature is not checked yet.
+    Statement(Statement),
     /// The answer to a ping.
     Pong {
         /// The token of the ping.
@@ -118,6 +123,10 @@ impl Control {
                 Some(ControlEvent::Inventory(inventory))
             }
             (State::Ready, Message::Head(head)) => Some(ControlEvent::Head(head)),
+            (State::Ready, Message::Resume(resume)) => Some(ControlEvent::Resume(resume)),
+            (State::Ready, Message::Statement(statement)) => {
+                Some(ControlEvent::Statement(statement))
+            }
             (State::Ready, Message::Ping(Ping { token })) => self.pong(token)?,
             (State::Ready, Message::Pong(Pong { token })) => {
                 if self.ping.take() != Some(token) {

@@ -13,6 +13,7 @@ pub(crate) mod orders;
 pub(crate) mod pairing;
 pub(crate) mod peer;
 pub(crate) mod plan;
+pub(crate) mod promote;
 pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod ready;

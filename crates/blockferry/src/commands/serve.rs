@@ -188,6 +188,7 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.send_schedule.clone_from(&settings.send.schedule);
     config.schedules.clone_from(&settings.schedules);
     config.deadlines.clone_from(&settings.deadlines);
+    config.promote.clone_from(&settings.promote);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {

@@ -4,6 +4,7 @@
 //! required, and what must fit together, `settings` decides after all layers are merged. Keys of
 //! later versions are not here: `known` refuses them by name.
 
+use super::promote::Requirement;
 use super::values::{
     ClockText, Compression, DatesText, DaysText, DfsrText, Period, Rate, Reserve, ScheduleRate,
     WindowText,
@@ -32,6 +33,8 @@ pub(crate) struct ConfigFile {
     pub(crate) schedules: BTreeMap<String, ScheduleSection>,
     /// How much of the machine may be used.
     pub(crate) limits: LimitsSection,
+    /// When a generation may be used.
+    pub(crate) promote: PromoteSection,
     /// What is logged, and how.
     pub(crate) log: LogSection,
 }
@@ -181,6 +184,19 @@ pub(crate) struct LimitsSection {
     pub(crate) schedule: Option<String>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
+}
+
+/// When a generation may be used.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PromoteSection {
+    /// Who must hold it, verified, unless promote --require says it: all members of the store, a
+    /// number of them, or those named. Default: all.
+    pub(crate) require: Option<Requirement>,
+    /// A program that is run on this node after a promotion that was asked for here, without a
+    /// shell: HOOK STORE/NAME@GENERATION PATH, with BLOCKFERRY_* variables; 15 minutes at most. Its
+    /// failure is the event HOOK_FAILED and exit status 1; the promotion stays. Default: none.
+    pub(crate) hook_after: Option<PathBuf>,
 }
 
 /// What is logged, and how.

@@ -11,6 +11,7 @@ mod file;
 mod host;
 mod known;
 mod layers;
+mod promote;
 mod schedules;
 mod settings;
 mod values;

@@ -12,7 +12,7 @@ use super::layers::{Key, Layers, Leaf};
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
 use blockferry_delta::{NodeId, StoreName};
 use blockferry_node::calendar::{Calendar, Clock};
-use blockferry_node::config::Allowance;
+use blockferry_node::config::{Allowance, PromoteConfig};
 use globset::Glob;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -56,6 +56,7 @@ pub(crate) struct Settings {
     pub(crate) schedules: BTreeMap<String, Arc<Calendar>>,
     /// By when everything should be there, by schedule.
     pub(crate) deadlines: BTreeMap<String, Clock>,
+    pub(crate) promote: PromoteConfig,
     pub(crate) store_free_min: Reserve,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -171,6 +172,7 @@ impl Reader<'_> {
         let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
+        let promote = self.promote(raw.promote);
         let level = raw.log.level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
         let log_level = self.log_level(level);
         let log_format = raw.log.format.unwrap_or(LogFormat::Auto);
@@ -196,6 +198,7 @@ impl Reader<'_> {
             send,
             schedules,
             deadlines,
+            promote,
             store_free_min: free,
             log_level,
             log_format,

@@ -2,6 +2,7 @@
 
 use super::layers::Layers;
 use super::{Finding, Place, Settings, known};
+use blockferry_node::api::Require;
 use std::path::Path;
 
 const FILE: &str = "/etc/blockferry/blockferry.toml";
@@ -79,10 +80,16 @@ compression = "none"
 send = "400 MB/s"
 compression = 9
 store_free_min = "10%"
+[promote]
+require = ["branch-07"]
+hook_after = "/etc/blockferry/hooks/promoted"
 "#;
     let (settings, findings) = read(&[text], &[]);
     assert_eq!(findings, []);
     let settings = settings.unwrap();
+    let promote = &settings.promote;
+    assert_eq!(promote.require, Require::Peers(vec!["branch-07".into()]));
+    assert_eq!(promote.hook_after.as_deref(), Some(Path::new("/etc/blockferry/hooks/promoted")));
     assert_eq!(settings.state_dir, Path::new("/etc/blockferry/state"));
     assert_eq!(settings.send.limit.bits_per_second(), Some(3_200_000_000));
     let store = &settings.stores[0];
@@ -120,6 +127,11 @@ fn mistakes_are_named_where_they_are() {
         (
             "[limits]\nsend = \"0 Mbit/s\"\n",
             "2:8 limits.send: a rate of 0 stops everything; leave the key out, or \"unlimited\" | ",
+        ),
+        ("[promote]\nhook_after = \"promoted\"\n", "2:14 a hook is an absolute path | "),
+        (
+            "[promote]\nrequire = 0\n",
+            "2:11 promote.require: 0 members are always ready: 1 or more | ",
         ),
         (
             "[limits]\nsend = 5\n",
@@ -281,7 +293,6 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 fn later_keys_and_values_are_refused_by_name() {
     for text in [
         "[admin]\nhttp = \"127.0.0.1:7780\"\n",
-        "[promote]\nrequire = \"all\"\n",
         "[limits]\nmemory = \"1 GiB\"\n",
         "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n",
     ] {

@@ -23,9 +23,10 @@ pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use images::{
-    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, ImagePeer, ImageRow,
-    ImageState, ImagesReport, PairState, PeerReady, PlanReport, PublishReport, PushDone, PushPeer,
-    ReadyReport, VerifiedImage, VerifyDone, WaitReason,
+    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
+    ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
+    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, VerifiedImage, VerifyDone,
+    WaitReason,
 };
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,

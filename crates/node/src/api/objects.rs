@@ -269,7 +269,8 @@ mod tests {
         );
         documented::<ReadyReport>(
             &json!({"schema": "v1", "image": "s/i", "generation": 2, "ready": false,
-            "peers": [{"peer": "p", "ready": false, "reason": "transferring"}]}),
+            "peers": [{"peer": "p", "ready": false, "reason": "transferring", "generation": 1,
+                "eta": null}]}),
         );
         documented::<GenerationRow>(
             &json!({"generation": 1, "root": "00", "size_bytes": 1, "author": "a",
@@ -290,6 +291,7 @@ mod tests {
             state: ImageState::Changed,
             set: None,
             peers: vec![],
+            promoted: None,
         };
         let value = serde_json::to_value(&row).unwrap();
         for key in ["store", "name", "generation", "root", "size_bytes", "state", "set", "peers"] {

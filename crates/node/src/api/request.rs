@@ -212,6 +212,15 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<u64>,
     },
+    /// Say that a generation may be used: it is where it must be, verified. Done: `PromoteReport`,
+    /// also when it is refused.
+    Promote {
+        /// Image or generation; it must be current here.
+        image: String,
+        /// Who must hold it; absent: as configured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        require: Option<Require>,
+    },
     /// Re-hash local data against the catalog. Progress, one `item` (`VerifiedImage`) per image;
     /// done: `VerifyDone`, whatever was found.
     Verify {
@@ -292,7 +301,7 @@ mod tests {
     #[test]
     fn unknown_commands_and_arguments_are_refused() {
         for text in [
-            r#"{"cmd":"promote","image":"a/b"}"#,
+            r#"{"cmd":"promote","image":"a/b","force":true}"#,
             r#"{"cmd":"status","watch":true}"#,
             r#"{"cmd":"publish","image":"a/b","unheard":"x"}"#,
             r#"{"image":"a/b"}"#,

@@ -2,6 +2,8 @@
 
 mod adopt;
 mod members;
+mod promote;
 #[path = "../running/mod.rs"]
 mod running;
+mod topologies;
 mod travel;
