@@ -206,7 +206,7 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
 fn tell_set_aside(core: &Core, store: &OpenStore, peer: &str, image: &ImageName) {
     let text = format!(
         "{}: what was found here is no generation that {peer} knows; it was replaced and is kept as \
-         .blockferry/quarantine/{image}.N in the store's directory (the highest N)",
+         .blockferry/kept/{image}.N in the store's directory (the highest N)",
         store.full_name(image)
     );
     let note = Note::warning("ADOPTED_SET_ASIDE", text);
@@ -221,7 +221,7 @@ struct Drive {
 }
 
 impl Drive {
-    /// What came of it, and whether what was replaced went into quarantine.
+    /// What came of it, and whether what was replaced is kept until acknowledged.
     fn run(
         mut self,
         mut side: RecvSide,

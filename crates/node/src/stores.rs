@@ -160,6 +160,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         snapshot: config.in_use == InUse::Snapshot,
         warm: config.warm,
         keep_generations: config.keep_generations,
+        keep_days: config.keep_days,
         mirror: config.role == Role::Mirror,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
