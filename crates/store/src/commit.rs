@@ -27,7 +27,17 @@ pub struct Received {
 impl Store {
     /// Commits a sealed staging. When it returns, the generation survives a power cut.
     pub fn commit(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let outcome = self.commit_steps(sealed, received);
+        let mut sealed = sealed;
+        sealed.generation.recorded_unix_ms = received.recorded_unix_ms;
+        sealed.generation.wire_bytes = received.wire_bytes;
+        sealed.generation.millis = received.millis;
+        sealed.generation.discover = crate::catalog::Discover::Received;
+        self.commit_sealed(sealed)
+    }
+
+    /// Commits a generation whose record is complete.
+    pub(crate) fn commit_sealed(&self, sealed: Sealed) -> Result<Generation> {
+        let outcome = self.commit_steps(sealed);
         // After a failed catalog write nobody knows what is on disk until it is opened again.
         if let Err(Error::Catalog(_)) = &outcome {
             self.degrade();
@@ -35,14 +45,9 @@ impl Store {
         outcome
     }
 
-    fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let Sealed { claim, image, mut generation, mut path, built, spool, keep_replaced, .. } =
-            sealed;
+    fn commit_steps(&self, sealed: Sealed) -> Result<Generation> {
+        let Sealed { claim, image, generation, mut path, built, spool, keep_replaced, .. } = sealed;
         let name = generation.image.clone();
-        generation.recorded_unix_ms = received.recorded_unix_ms;
-        generation.wire_bytes = received.wire_bytes;
-        generation.millis = received.millis;
-        generation.discover = crate::catalog::Discover::Received;
         self.check_health()?;
         self.check_target(&name, image.as_ref())?;
         let file = match built {

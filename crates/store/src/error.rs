@@ -106,6 +106,14 @@ pub enum Error {
         /// Root asked for.
         root: Root,
     },
+    /// The content of a generation isn't kept here.
+    #[error("the content of {image}@{number} is not kept here")]
+    NotKept {
+        /// Which image.
+        image: ImageName,
+        /// Number of the generation.
+        number: u64,
+    },
     /// No kept content of this number.
     #[error("no kept content {serial} of {image}")]
     KeptUnknown {
@@ -175,6 +183,7 @@ impl Error {
             Self::Torn { .. } => "SOURCE_TORN",
             Self::LocalChange(_) => "LOCAL_CHANGE",
             Self::NoGeneration { .. } | Self::KeptUnknown { .. } => "GENERATION_UNKNOWN",
+            Self::NotKept { .. } => "NOT_KEPT",
             Self::BadPart(_) => "BAD_MANIFEST",
             Self::BlockMismatch { .. } => "CHUNK_MISMATCH",
             Self::RootMismatch { .. } => "ROOT_MISMATCH",

@@ -109,7 +109,7 @@ impl Store {
         Ok(stat.map(|stat| HeldBefore { root: held.root, checkpoint: Checkpoint::of(&stat) }))
     }
 
-    fn remove_held(&self, name: &ImageName) -> Result<()> {
+    pub(crate) fn remove_held(&self, name: &ImageName) -> Result<()> {
         for path in [base_path(name), before_path(name)] {
             self.disk.remove_file(&path).during("remove", &path)?;
         }

@@ -18,6 +18,7 @@ use blockferry_delta::{ImageName, Root};
 use minicbor::{Decode, Encode};
 
 pub use make::Keep;
+pub(crate) use make::copy_file;
 pub use release::Retention;
 
 use crate::catalog::{Generation, KeptRecord};

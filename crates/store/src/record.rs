@@ -250,7 +250,7 @@ impl Store {
 
     /// What a content that was just found descends from. What is adopted descends from nothing: the
     /// node didn't make it.
-    fn next_lineage(
+    pub(crate) fn next_lineage(
         &self,
         image: Option<&ImageRecord>,
         current: Option<&Generation>,

@@ -221,14 +221,22 @@ impl Store {
         self.degraded.store(true, Ordering::Relaxed);
     }
 
-    /// The current generation of every image, by name.
-    pub fn images(&self) -> Result<Vec<Generation>> {
+    /// The current generation of every name, by name, deletions among them.
+    pub fn heads(&self) -> Result<Vec<Generation>> {
         let read = self.catalog.read()?;
         let images = read.images()?;
         images.iter().filter_map(|image| generation_of(&read, image).transpose()).collect()
     }
 
-    /// The current generation of an image.
+    /// The current generation of every image that isn't deleted, by name.
+    pub fn images(&self) -> Result<Vec<Generation>> {
+        let read = self.catalog.read()?;
+        let mut images = read.images()?;
+        images.retain(|image| !image.deleted);
+        images.iter().filter_map(|image| generation_of(&read, image).transpose()).collect()
+    }
+
+    /// The current generation of an image; it may say that the image was deleted.
     pub fn current(&self, name: &ImageName) -> Result<Option<Generation>> {
         let read = self.catalog.read()?;
         read.image(name)?.map_or(Ok(None), |image| generation_of(&read, &image))

@@ -61,7 +61,7 @@ impl Store {
         let image = self.catalog.read()?.image(name)?;
         let generation = self.recorded_as(image.as_ref(), &stat)?;
         let path = format!("{STAGING}/{name}.kept");
-        let copied = copy_beside(self.disk.as_ref(), self.clones(), name, &path, &stat);
+        let copied = copy_file(self.disk.as_ref(), self.clones(), name.as_str(), &path);
         let again = regular(self.disk.as_ref(), name)?;
         if copied.is_err() || Checkpoint::of(&again) != Checkpoint::of(&stat) {
             self.disk.remove_file(&path).during("remove", &path)?;
@@ -216,21 +216,15 @@ impl Store {
     }
 }
 
-/// Makes `path`, a new file, hold what the image's file holds, attributes included.
-fn copy_beside(
-    disk: &dyn Disk,
-    clones: bool,
-    name: &ImageName,
-    path: &str,
-    stat: &Stat,
-) -> Result<()> {
-    let live = name.as_str();
+/// Makes `path`, a new file, hold what the file `live` holds, attributes included.
+pub(crate) fn copy_file(disk: &dyn Disk, clones: bool, live: &str, path: &str) -> Result<()> {
     disk.remove_file(path).during("remove", path)?;
     let from = disk.open(live, Open::Read).during("open", live)?;
+    let size_bytes = from.stat().during("look at", live)?.size_bytes;
     if !(clones && disk.clone_file(live, path).during("clone", live)?) {
         let file = disk.open(path, Open::CreateNew).during("create", path)?;
-        file.set_len(stat.size_bytes).during("set the length of", path)?;
-        let extents = data_extents(from.as_ref(), live, stat.size_bytes)?;
+        file.set_len(size_bytes).during("set the length of", path)?;
+        let extents = data_extents(from.as_ref(), live, size_bytes)?;
         let extents: Vec<_> =
             extents.into_iter().map(|(start, end)| (start, end - start)).collect();
         disk.copy_extents(live, path, &extents).during("copy", live)?;

@@ -317,7 +317,7 @@ impl Store {
     }
 
     /// Removes whatever an earlier attempt left.
-    fn forget_staged(&self, image: Option<&ImageRecord>, request: &StageRequest) -> Result<()> {
+    pub(super) fn forget_staged(&self, image: Option<&ImageRecord>, request: &StageRequest) -> Result<()> {
         if let Some(image) = image
             && let Some(staged) = self.catalog.read()?.staged(image.id)?
         {
