@@ -129,6 +129,11 @@ pub(crate) enum Command {
     Ready(ReadyArgs),
     /// Wait until it is there, verified (see --timeout)
     Wait(ReadyArgs),
+    /// Make the content of an earlier generation the current one again, here and on all members
+    Rollback {
+        /// STORE/NAME@GENERATION, from `image history`
+        image: String,
+    },
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]

@@ -19,6 +19,7 @@ use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::recording::{self, Deferred};
+use crate::retention;
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
@@ -72,6 +73,7 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
 /// One store. Blocking.
 pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
     let images = store.store.images()?;
+    let (kept, kept_bytes) = retention::kept(store)?;
     let sharers = core.sharers(&store.config.name);
     let backlog = lock(&core.backlog);
     let synced = images.iter().filter(|g| core.travels(store, g)).all(|g| {
@@ -92,6 +94,8 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
         in_sync: synced && quiet && store.unrecorded().is_empty(),
         id: store.store.identity().id.to_string(),
         peers: sharers.iter().map(|p| p.name()).collect(),
+        kept,
+        kept_bytes,
     })
 }
 
@@ -271,6 +275,7 @@ fn eta(core: &Core, item: &Item) -> Option<i64> {
 /// `image history`. Blocking.
 pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Result<HistoryReport> {
     let receipts = store.store.receipts(image)?;
+    let here = retention::roots(store, image)?;
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
@@ -288,6 +293,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             wire_bytes: g.wire_bytes,
             seconds,
             peers: peers.collect(),
+            kept: here.contains(&g.root),
         }
     });
     let generations = rows.collect();
@@ -297,6 +303,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
 /// How a generation was found, in the words of the contract.
 pub(crate) fn discovered(generation: &Generation) -> &'static str {
     match generation.discover {
+        _ if generation.is_deleted() => "deleted",
         Discover::Scan => "scan",
         Discover::Extents => "extents",
         Discover::Map => "map",

@@ -26,6 +26,7 @@ use crate::overrides::Order;
 use crate::pairing;
 use crate::planning;
 use crate::reports;
+use crate::rollback;
 use crate::stores::{OpenStore, Origin};
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
@@ -86,6 +87,7 @@ pub(crate) async fn handle(
             let limit = timeout_seconds.map(Duration::from_secs);
             jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
         }
+        Request::Rollback { image } => rollback::rollback(core, &spec(core, &image)?).await,
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,

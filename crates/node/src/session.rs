@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
+use blockferry_wire::FEATURE_DELETIONS;
 use blockferry_wire::{Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
@@ -88,7 +89,8 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let hello = Hello::new(&core.config.name, agent);
+    let mut hello = Hello::new(&core.config.name, agent);
+    hello.features |= FEATURE_DELETIONS;
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -155,7 +157,8 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, .. }) => {
+            Some(ControlEvent::Ready { node_name, agent, version, features, .. }) => {
+                self.active.note_features(features);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
                 self.greet().await
             }
@@ -195,7 +198,9 @@ impl Dialogue<'_> {
         self.awaited = stores.iter().map(|s| s.store.identity().id).collect();
         for store in stores {
             let (core, held) = (self.core.clone(), store.clone());
-            let entries = blocking("an inventory", move || entries(&core, &held)).await?;
+            let deletions = self.active.knows(FEATURE_DELETIONS);
+            let entries =
+                blocking("an inventory", move || entries(&core, &held, deletions)).await?;
             let id = store.store.identity().id;
             for inventory in Inventory::split(id, &store.config.name, entries) {
                 self.say(inventory.into()).await?;
@@ -263,7 +268,9 @@ impl Dialogue<'_> {
             self.transmit().await?;
         }
         for (store, image) in self.active.outbox.take_announcements() {
-            if let Some(head) = current(self.core, store, image).await? {
+            let head = current(self.core, store, image).await?;
+            let told = |head: &Head| head.entry.size_bytes > 0 || self.active.knows(FEATURE_DELETIONS);
+            if let Some(head) = head.filter(told) {
                 self.say(head.into()).await?;
             }
         }
@@ -284,9 +291,9 @@ impl Dialogue<'_> {
 }
 
 /// Our current generations of a store, as far as they are for others. Blocking.
-fn entries(core: &Core, store: &OpenStore) -> Result<Vec<InventoryEntry>> {
-    let mut generations = store.store.images()?;
-    generations.retain(|g| core.travels(store, g));
+fn entries(core: &Core, store: &OpenStore, deletions: bool) -> Result<Vec<InventoryEntry>> {
+    let mut generations = store.store.heads()?;
+    generations.retain(|g| core.travels(store, g) && (deletions || !g.is_deleted()));
     Ok(generations.into_iter().map(entry_of).collect())
 }
 

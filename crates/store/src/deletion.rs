@@ -36,6 +36,10 @@ impl Store {
         let (Some(image), Some(current)) = (image, current) else {
             return Err(Error::NotFound(name.clone()));
         };
+        if current.is_adopted() {
+            // Nobody here made it: what the peers have is newer than its absence.
+            return Err(Error::SourceMissing(name.clone()));
+        }
         if self.disk.stat(name.as_str()).during("look at", name.as_str())?.is_some() {
             return Err(Error::LocalChange(name.clone()));
         }

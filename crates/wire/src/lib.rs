@@ -34,7 +34,7 @@ pub use control::{Control, ControlEvent};
 pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result};
 pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};
 pub use message::{
-    Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
+    Abort, Accept, Encoding, FEATURE_DELETIONS, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
     InventoryEntry, Join, JoinAccepted, JoinRefused, Lane, Message, Offer, Pack, PartsEnd, Ping,
     Pong, Receipt, Refuse, Role, Text, VERSION_MAX, VERSION_MIN, Values, WalkStart, Want,
 };

@@ -84,6 +84,7 @@ fn history(report: &HistoryReport) -> String {
             generation.author.chars().take(16).collect(),
             short(Some(&generation.root)),
             generation.peers.join(","),
+            if generation.kept { "yes" } else { "-" }.to_owned(),
         ]
     };
     let rows = report.generations.iter().map(row).collect();
@@ -98,6 +99,7 @@ fn history(report: &HistoryReport) -> String {
         "AUTHOR",
         "ROOT",
         "PEERS",
+        "KEPT",
     ];
     table(&header, rows, "no generations")
 }

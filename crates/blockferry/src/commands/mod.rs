@@ -14,6 +14,7 @@ pub(crate) mod pairing;
 pub(crate) mod peer;
 pub(crate) mod plan;
 pub(crate) mod publish;
+pub(crate) mod rollback;
 pub(crate) mod push;
 pub(crate) mod ready;
 pub(crate) mod schedule;

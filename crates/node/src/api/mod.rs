@@ -25,7 +25,7 @@ pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use images::{
     BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, ImagePeer, ImageRow,
     ImageState, ImagesReport, PairState, PeerReady, PlanReport, PublishReport, PushDone, PushPeer,
-    ReadyReport, VerifiedImage, VerifyDone, WaitReason,
+    ReadyReport, RollbackReport, VerifiedImage, VerifyDone, WaitReason,
 };
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,

@@ -147,6 +147,12 @@ pub struct StoreRow {
     /// Its members other than this node, by name.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// Contents that are kept beside the current ones.
+    #[serde(default)]
+    pub kept: u64,
+    /// Storage of their files in bytes; where reflinks work much of it is shared.
+    #[serde(default)]
+    pub kept_bytes: u64,
 }
 
 /// `store ls`, `store show`, `store add`.
