@@ -59,9 +59,8 @@ impl Deletions {
 
     /// How long until an image may be due.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
-        let left = |since: &Instant| {
-            self.quiet.saturating_sub(now.saturating_duration_since(*since))
-        };
+        let left =
+            |since: &Instant| self.quiet.saturating_sub(now.saturating_duration_since(*since));
         self.since.values().filter(|_| !self.held).map(left).min()
     }
 
@@ -120,11 +119,7 @@ pub(crate) async fn record_due(core: &Arc<Core>, store: &Arc<OpenStore>) {
 }
 
 /// Records that an image was deleted.
-async fn record(
-    core: &Arc<Core>,
-    store: &Arc<OpenStore>,
-    image: &ImageName,
-) -> Result<Generation> {
+async fn record(core: &Arc<Core>, store: &Arc<OpenStore>, image: &ImageName) -> Result<Generation> {
     let doing = store.begin(image, Activity::Recording)?;
     let (core, store, image) = (core.clone(), store.clone(), image.clone());
     blocking("recording a deletion", move || {

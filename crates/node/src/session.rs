@@ -269,7 +269,8 @@ impl Dialogue<'_> {
         }
         for (store, image) in self.active.outbox.take_announcements() {
             let head = current(self.core, store, image).await?;
-            let told = |head: &Head| head.entry.size_bytes > 0 || self.active.knows(FEATURE_DELETIONS);
+            let told =
+                |head: &Head| head.entry.size_bytes > 0 || self.active.knows(FEATURE_DELETIONS);
             if let Some(head) = head.filter(told) {
                 self.say(head.into()).await?;
             }

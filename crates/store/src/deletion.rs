@@ -119,8 +119,7 @@ impl Store {
         if let Some((serial, path)) = noted {
             // If this fails recovery does it: the row says what is meant.
             let kept = self.place_kept(&name, serial, &path);
-            let synced = kept
-                .and_then(|_| self.synced(self.disk.sync_dir(""), "store directory"));
+            let synced = kept.and_then(|_| self.synced(self.disk.sync_dir(""), "store directory"));
             synced.inspect_err(|_| self.degrade())?;
         }
         self.remove_held(&name)?;

@@ -166,8 +166,16 @@ impl Store {
     /// A kept content with these bytes whose file nobody touched: one of image `name` if there is
     /// one, else of any.
     pub fn kept_with_root(&self, name: &ImageName, root: &Root) -> Result<Option<Kept>> {
-        let mut all = self.all_kept()?;
-        all.retain(|kept| kept.root() == Some(*root) && !kept.touched);
+        let mut all = Vec::new();
+        for (image, serial, record) in self.catalog.read()?.kept(None)? {
+            // Most rows hold something else: their files needn't be looked at.
+            let held = record.generation.as_ref();
+            let held = held.map(|bytes| Generation::decode(&image, bytes)).transpose()?;
+            if held.is_some_and(|held| held.root == *root) {
+                all.extend(self.kept_of(image, serial, record)?);
+            }
+        }
+        all.retain(|kept| !kept.touched);
         let own = all.iter().position(|kept| kept.image == *name);
         Ok(if all.is_empty() { None } else { Some(all.swap_remove(own.unwrap_or(0))) })
     }

@@ -44,8 +44,7 @@ impl Store {
         let name = generation.image.clone();
         let next = image.as_ref().map_or(0, |image| image.current) + 1;
         generation.number = generation.number.max(next);
-        let request =
-            StageRequest { generation, base: None, dirty_bytes: 0, keep_replaced: false };
+        let request = StageRequest { generation, base: None, dirty_bytes: 0, keep_replaced: false };
         self.forget_staged(image.as_ref(), &request)?;
         let mut generation = request.generation;
         let copied = if self.clones() { 0 } else { kept.allocated_bytes };
