@@ -5,7 +5,7 @@
 use blockferry_delta::{ImageName, NodeId, Root};
 
 use crate::catalog::{CatalogWrite, Discover, Generation, ImageRecord};
-use crate::disk::Stat;
+use crate::disk::{Open, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::freeze::regular;
 use crate::kept::{Keep, Why};
@@ -47,7 +47,15 @@ impl Store {
         let number = current.number + 1;
         let path = base_path(name);
         let held = self.is_held_last(&image, &current.root)?;
-        let stat = if held { self.disk.stat(&path).during("look at", &path)? } else { None };
+        let stat = match held {
+            true => {
+                // A clone that was only compared with needn't have reached the disk.
+                let file = self.disk.open(&path, Open::Read).during("open", &path)?;
+                self.synced(file.sync(), &path)?;
+                Some(file.stat().during("look at", &path)?)
+            }
+            false => None,
+        };
         let generation = Generation {
             number,
             root: Root::NOTHING,
