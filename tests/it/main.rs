@@ -10,6 +10,7 @@ mod disk;
 mod extents;
 mod in_use;
 mod journal;
+mod kept;
 mod line;
 mod model;
 mod refuse;

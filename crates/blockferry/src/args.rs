@@ -129,6 +129,11 @@ pub(crate) enum Command {
     /// Refused while a member lacks it, holds a newer one, or has changed its file. Kept and told
     /// to all members; then promote.hook_after of the configuration is run.
     Promote(PromoteArgs),
+    /// Make the content of an earlier generation the current one again, here and on all members
+    Rollback {
+        /// STORE/NAME@GENERATION, from `image history`
+        image: String,
+    },
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]

@@ -55,6 +55,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Ready(args) => commands::ready::ready(app, args),
         Command::Wait(args) => commands::ready::wait(app, args),
         Command::Promote(args) => commands::promote::run(app, args),
+        Command::Rollback { image } => commands::rollback::run(app, image),
         Command::Verify { image } => commands::verify::run(app, image),
         Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
         Command::Resume(args) => commands::orders::give(app, args, Request::Resume),

@@ -81,8 +81,10 @@ pub struct StoreConfig {
     pub hold_base: HoldBase,
     /// Read what is received into the page cache.
     pub warm: bool,
-    /// Generations whose block maps are kept.
-    pub keep_generations: u32,
+    /// Earlier contents of each image that are kept; `None`: 5 where reflinks work, else none.
+    pub keep_generations: Option<u32>,
+    /// Days in service for which earlier contents and deleted images are kept.
+    pub keep_days: u32,
     /// How fast it is sent, to all peers together.
     pub send: Allowance,
 }
@@ -101,7 +103,8 @@ impl StoreConfig {
             commit: Commit::default(),
             hold_base: HoldBase::default(),
             warm: false,
-            keep_generations: 5,
+            keep_generations: None,
+            keep_days: 7,
             send: Allowance::default(),
         }
     }

@@ -250,6 +250,24 @@ pub enum Error {
         /// Who.
         holder: blockferry_store::disk::Holder,
     },
+    /// Only a writer makes generations.
+    #[error("{image} is in a mirror here; do it on a writer: {}", said(.writers))]
+    MirrorOf {
+        /// `store/name`.
+        image: String,
+        /// Names of the writers we know.
+        writers: Vec<String>,
+    },
+    /// The content of a generation isn't kept here.
+    #[error("the content of {image}@{number} is not kept here; who had it: {}", said(.peers))]
+    NotKept {
+        /// `store/name`.
+        image: String,
+        /// Number of the generation.
+        number: u64,
+        /// Names of peers that had it once.
+        peers: Vec<String>,
+    },
     /// A local change on a mirror: it doesn't travel.
     #[error("{image} is in a mirror here: its local changes don't travel")]
     Mirror {
@@ -279,6 +297,11 @@ pub enum Error {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// Names, one after the other.
+fn said(names: &[String]) -> String {
+    if names.is_empty() { "nobody known here".to_owned() } else { names.join(", ") }
 }
 
 impl Error {
@@ -320,7 +343,8 @@ impl Error {
             Self::Diverged { .. } => "DIVERGED",
             Self::Busy { .. } => "BUSY",
             Self::HeldOpen { .. } => "IN_USE",
-            Self::Mirror { .. } => "MIRROR",
+            Self::Mirror { .. } | Self::MirrorOf { .. } => "MIRROR",
+            Self::NotKept { .. } => "NOT_KEPT",
             Self::BadReceipt { .. } => "BAD_SIGNATURE",
             Self::WaitedTooLong { .. } => "TIMED_OUT",
             Self::Broken { .. } => "INTERNAL",

@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
+use crate::deletions;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
 use crate::recording;
@@ -98,7 +99,7 @@ pub(crate) async fn publish(
     };
     let recorded = match watched(job, &meter, "scan", &name, client).await {
         Err(Error::Store(StoreError::SourceMissing(_) | StoreError::NotFound(_))) => {
-            return Err(Error::ImageUnknown { image: name });
+            return deletions::publish(core, &store, &what.image).await;
         }
         other => other?,
     };

@@ -5,7 +5,7 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub(crate) struct Active {
     pub(crate) link: Link,
     since: Instant,
     pub(crate) outbox: Arc<Outbox>,
+    /// Feature bits both have.
+    features: Arc<AtomicU64>,
 }
 
 /// What is to be said on the control stream.
@@ -235,6 +237,16 @@ impl Peer {
 }
 
 impl Active {
+    /// Notes what both sides can do.
+    pub(crate) fn note_features(&self, features: u64) {
+        self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// Can both sides do this?
+    pub(crate) fn knows(&self, feature: u64) -> bool {
+        self.features.load(Ordering::Relaxed) & feature != 0
+    }
+
     /// Whether the other side answers within `limit`.
     pub(crate) async fn answers(&self, limit: Duration) -> bool {
         let (sender, receiver) = oneshot::channel();
@@ -245,7 +257,7 @@ impl Active {
 }
 
 fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
-    let active = Active { link, since: now, outbox: Arc::default() };
+    let active = Active { link, since: now, outbox: Arc::default(), features: Arc::default() };
     if let Some(old) = slot.replace(active.clone()) {
         let code = crate::transport::close::DUPLICATE;
         old.link.connection.close(code.into(), b"DUPLICATE_CONNECTION");

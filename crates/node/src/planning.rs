@@ -72,7 +72,7 @@ fn base_at(core: &Core, what: &Spec, peer: &Peer) -> Result<Option<Root>> {
 fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport> {
     let (store, image) = (&what.store.store, &what.image);
     let full_name = what.store.full_name(image);
-    let generation = store.current(image)?;
+    let generation = store.current(image)?.filter(|current| !current.is_deleted());
     let generation = generation.ok_or(Error::ImageUnknown { image: full_name.clone() })?;
     let base = peer.map_or(Ok(None), |peer| base_at(core, what, peer))?;
     let history = store.history(image)?;

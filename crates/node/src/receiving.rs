@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use blockferry_delta::ImageName;
+use blockferry_store::Generation;
 use blockferry_wire::{Message, Offer, PeerMisbehaved, Refusal, Refuse};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -167,6 +168,10 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);
             ended = Ended::Committed;
+            if generation.is_deleted() {
+                note_deleted(core, store, peer, &generation);
+                return Ok(ended);
+            }
             let text = format!(
                 "{}@{} came from {peer}: {} bytes received in {} ms",
                 store.full_name(&generation.image),
@@ -203,11 +208,23 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
     Ok(ended)
 }
 
+/// One event for an image that was deleted at a peer.
+fn note_deleted(core: &Core, store: &OpenStore, peer: &str, generation: &Generation) {
+    let (image, days) = (&generation.image, store.store.retention().days);
+    let text = format!(
+        "{}@{}: deleted at {peer}; its content is kept here for {days} days: blockferry image history",
+        store.full_name(image),
+        generation.number
+    );
+    let note = Note::info("DELETED", text);
+    core.events.note(note.store(&store.config.name).image(image).peer(&peer));
+}
+
 /// One event for a content that was found here, that no peer knows, and that was replaced.
 fn tell_set_aside(core: &Core, store: &OpenStore, peer: &str, image: &ImageName) {
     let text = format!(
         "{}: what was found here is no generation that {peer} knows; it was replaced and is kept as \
-         .blockferry/quarantine/{image}.N in the store's directory (the highest N)",
+         .blockferry/kept/{image}.N in the store's directory (the highest N)",
         store.full_name(image)
     );
     let note = Note::warning("ADOPTED_SET_ASIDE", text);
@@ -222,7 +239,7 @@ struct Drive {
 }
 
 impl Drive {
-    /// What came of it, and whether what was replaced went into quarantine.
+    /// What came of it, and whether what was replaced is kept until acknowledged.
     fn run(
         mut self,
         mut side: RecvSide,

@@ -22,6 +22,7 @@ use crate::peer::Peer;
 use crate::promote;
 use crate::readiness::far_peers;
 use crate::recording::{self, Deferred};
+use crate::retention;
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
@@ -83,6 +84,7 @@ fn last(ahead: &Forecast, belongs: impl Fn(&Key) -> bool) -> Option<String> {
 /// One store. Blocking.
 pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Result<StoreRow> {
     let images = store.store.images()?;
+    let (kept, kept_bytes) = retention::kept(store)?;
     let sharers = core.sharers(&store.config.name);
     let synced = images.iter().filter(|g| core.travels(store, g)).all(|g| {
         let name = &store.config.name;
@@ -104,6 +106,8 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Res
         id: store.store.identity().id.to_string(),
         peers: sharers.iter().map(|p| p.name()).collect(),
         finish: last(ahead, |key| key.store == store.config.name),
+        kept,
+        kept_bytes,
     })
 }
 
@@ -272,6 +276,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
 pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Result<HistoryReport> {
     let receipts = store.store.receipts(image)?;
     let promotions = promote::rows(core, store, image);
+    let here = retention::roots(store, image)?;
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
@@ -296,6 +301,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
                 .filter(|(of, _)| of.root == g.root && of.lineage == g.lineage)
                 .map(|(_, row)| row.clone())
                 .collect(),
+            kept: here.contains(&g.root),
         }
     });
     let generations = rows.collect();
@@ -305,6 +311,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
 /// How a generation was found, in the words of the contract.
 pub(crate) fn discovered(generation: &Generation) -> &'static str {
     match generation.discover {
+        _ if generation.is_deleted() => "deleted",
         Discover::Scan => "scan",
         Discover::Extents => "extents",
         Discover::Map => "map",

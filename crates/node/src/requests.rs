@@ -29,6 +29,7 @@ use crate::planning;
 use crate::promote;
 use crate::readiness;
 use crate::reports;
+use crate::rollback;
 use crate::stores::{OpenStore, Origin};
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
@@ -93,6 +94,7 @@ pub(crate) async fn handle(
         Request::Promote { image, require } => {
             promote::promote(core, spec(core, &image)?, require, client).await
         }
+        Request::Rollback { image } => rollback::rollback(core, &spec(core, &image)?).await,
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,

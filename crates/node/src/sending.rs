@@ -18,6 +18,7 @@ use crate::backlog::{Head, Key};
 use crate::budget;
 use crate::config::Setting;
 use crate::core::{Core, blocking, lock};
+use crate::deletions;
 use crate::encoded::Take;
 use crate::error::{Error, Result};
 use crate::events::Note;
@@ -109,7 +110,8 @@ async fn try_send(
     let name = core.name_of(&key.peer);
     let unreachable = |what: &str| Error::Unreachable { peer: name.clone(), what: what.into() };
     let active = core.peer(&key.peer).and_then(|p| p.active());
-    let link = active.ok_or_else(|| unreachable("not connected"))?.link;
+    let active = active.ok_or_else(|| unreachable("not connected"))?;
+    let link = active.link.clone();
     let peer = core.peer(&key.peer).ok_or_else(|| unreachable("no peer any more"))?;
     let opened = deadline("a stream", budget::HANDSHAKE_DEADLINE, link.connection.open_bi());
     let (stream_out, stream_in) = opened.await?.map_err(|e| closed(&name, &e))?;
@@ -135,6 +137,7 @@ async fn try_send(
     let (image, opened) = (key.image.clone(), store.clone());
     let result = blocking("sending", move || {
         let side = SendSide::new(opened.store.clone(), &image)?;
+        deletions::check_told(&active, &opened, side.generation(), &drive.name)?;
         drive.run(side)
     })
     .await;

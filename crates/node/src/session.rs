@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
 use blockferry_wire::{
-    Control, ControlEvent, FEATURE_STATEMENTS, Head, Hello, Inventory, InventoryEntry, Message,
+    Control, ControlEvent, FEATURE_DELETIONS, FEATURE_STATEMENTS, Head, Hello, Inventory,
+    InventoryEntry, Message,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
@@ -95,7 +96,7 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let features = FEATURE_STATEMENTS;
+    let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
     let hello = Hello { features, ..Hello::new(&core.config.name, agent) };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
@@ -166,6 +167,7 @@ impl Dialogue<'_> {
         self.transmit().await?;
         match event {
             Some(ControlEvent::Ready { node_name, agent, version, features }) => {
+                self.active.note_features(features);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
                 self.gossip.begin(features);
                 self.active.outbox.wake.notify_one();
@@ -225,7 +227,8 @@ impl Dialogue<'_> {
     /// Says what we hold of a store.
     async fn introduce(&mut self, store: &Arc<OpenStore>) -> Result<()> {
         let (core, held) = (self.core.clone(), store.clone());
-        let entries = blocking("an inventory", move || entries(&core, &held)).await?;
+        let deletions = self.active.knows(FEATURE_DELETIONS);
+        let entries = blocking("an inventory", move || entries(&core, &held, deletions)).await?;
         let id = store.store.identity().id;
         for inventory in Inventory::split(id, &store.config.name, entries) {
             self.say(inventory.into()).await?;
@@ -299,7 +302,10 @@ impl Dialogue<'_> {
             }
         }
         for (store, image) in self.active.outbox.take_announcements() {
-            if let Some(head) = current(self.core, store, image).await? {
+            let head = current(self.core, store, image).await?;
+            let told =
+                |head: &Head| head.entry.size_bytes > 0 || self.active.knows(FEATURE_DELETIONS);
+            if let Some(head) = head.filter(told) {
                 self.say(head.into()).await?;
             }
         }
@@ -326,9 +332,9 @@ impl Dialogue<'_> {
 }
 
 /// Our current generations of a store, as far as they are for others. Blocking.
-fn entries(core: &Core, store: &OpenStore) -> Result<Vec<InventoryEntry>> {
-    let mut generations = store.store.images()?;
-    generations.retain(|g| core.travels(store, g));
+fn entries(core: &Core, store: &OpenStore, deletions: bool) -> Result<Vec<InventoryEntry>> {
+    let mut generations = store.store.heads()?;
+    generations.retain(|g| core.travels(store, g) && (deletions || !g.is_deleted()));
     Ok(generations.into_iter().map(entry_of).collect())
 }
 

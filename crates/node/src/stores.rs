@@ -25,10 +25,12 @@ use crate::api::Role;
 use crate::budget;
 use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
+use crate::deletions::{self, Deletions};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
 use crate::recording::{self, Telling};
+use crate::retention;
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
 
@@ -49,6 +51,8 @@ pub(crate) struct OpenStore {
     /// What may change while it runs.
     live: RwLock<Live>,
     settle: Mutex<Settle>,
+    /// Images whose files are gone, at a writer.
+    pub(crate) deletions: Mutex<Deletions>,
     /// What the last look saw, by name; unchanged ones left out.
     seen: Mutex<BTreeMap<String, LookState>>,
     pub(crate) activity: Mutex<BTreeMap<ImageName, Activity>>,
@@ -113,6 +117,7 @@ pub(crate) fn open(
         store: Arc::new(store),
         live: RwLock::new(Live { config: config.clone(), names }),
         settle: Mutex::new(settle),
+        deletions: Mutex::new(Deletions::new(config.settle)),
         seen: Mutex::default(),
         activity: Mutex::default(),
         told: Mutex::default(),
@@ -169,6 +174,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         snapshot: config.in_use == InUse::Snapshot,
         warm: config.warm,
         keep_generations: config.keep_generations,
+        keep_days: config.keep_days,
         mirror: config.role == Role::Mirror,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
@@ -240,6 +246,11 @@ impl OpenStore {
         these.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
     }
 
+    /// What the last look saw of an image is over.
+    pub(crate) fn no_longer_seen(&self, image: &ImageName) {
+        lock(&self.seen).remove(image.as_str());
+    }
+
     /// An image was frozen under its writer, who had to wait so long.
     pub(crate) fn note_frozen(&self, image: &ImageName, took: Duration) {
         lock(&self.settle).handle_frozen(image.as_str(), took, Instant::now());
@@ -283,7 +294,8 @@ impl OpenStore {
 /// Takes a store into service: its heads and receipts go to the backlog. Blocking.
 pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
     recording::announce(core, store);
-    for generation in store.store.images()? {
+    retention::announce(core, store)?;
+    for generation in store.store.heads()? {
         for (peer, number, root) in store.store.receipts(&generation.image)? {
             let key = key(peer, &store.config.name, &generation.image);
             lock(&core.backlog).handle_receipt(key, number, root);
@@ -299,10 +311,12 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     let _watch = watch(&store);
     upkeep::after_open(&store).await;
     let mut gone = store.gone.subscribe();
+    let mut asked = retention::Asked::default();
     loop {
         let pause = match round(&core, &store).await {
             Ok(pause) => {
                 store.no_news("round");
+                retention::release(&store, &mut asked).await;
                 pause
             }
             Err(error) => {
@@ -332,9 +346,10 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     let at = Instant::now();
     let looking = store.clone();
-    let looks = blocking("a look", move || Ok(looking.store.look()?)).await?;
+    let look = move || Ok((looking.store.look()?, looking.store.images()?.len()));
+    let (looks, images) = blocking("a look", look).await?;
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
-    take_looks(core, store, &looks);
+    take_looks(core, store, &looks, images);
     loop {
         if core.is_stopping() {
             return Ok(core.live().rescan);
@@ -343,14 +358,18 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
         let Some(name) = due else { break };
         settle_one(core, store, &name).await;
     }
+    deletions::record_due(core, store).await;
     let wake = lock(&store.settle).next_wake(Instant::now(), now_unix_ms());
+    let gone = lock(&store.deletions).next_wake(Instant::now());
+    let wake = wake.into_iter().chain(gone).min();
     // A file that is due again at once was being written: one look a second is enough.
     let wake = wake.map_or(core.live().rescan, |w| w.max(Duration::from_secs(1)));
     Ok(wake.min(core.live().rescan))
 }
 
-fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
+fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
     let mut seen = BTreeMap::new();
+    let mut gone = Vec::new();
     let mut changed = Vec::new();
     for look in looks.iter().filter(|l| store.takes(&l.name)) {
         match look.state {
@@ -366,6 +385,7 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
                 name: look.name.clone(),
                 quiet_since_unix_ms: look.quiet_since_unix_ms,
             }),
+            LookState::Missing if store.config.role == Role::Writer => gone.push(look.name.clone()),
             LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
             LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
             LookState::NotRegular => {
@@ -377,6 +397,7 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
     lock(&store.settle).handle_seen(&changed, Instant::now());
     let before = std::mem::replace(&mut *lock(&store.seen), seen.clone());
     core.witness.touch_seen(&store.config.name, &before, &seen);
+    deletions::take(core, store, &gone, images);
 }
 
 /// One event per file and trouble.
@@ -442,6 +463,7 @@ pub(crate) async fn record(
         core.witness.touch(&store.config.name, &image);
         if let Recorded::New(generation) = &recorded {
             note_recorded(&core, &store, generation)?;
+            deletions::note_renames(&core, &store, generation)?;
         }
         Ok(recorded)
     })

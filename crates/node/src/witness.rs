@@ -179,6 +179,8 @@ fn attest(core: &Core, which: &Which) -> Result<Option<Proof>> {
     // A look knows a commit of ours from a change; what it saw may be over by now.
     let changed = store.seen(image.as_str()).is_some() && !store.store.is_as_recorded(image)?;
     let proof = match found.filter(|found| found.proven.root == current.root) {
+        // Of a deletion there is nothing to read back.
+        _ if current.is_deleted() => Proof::ReadBack,
         _ if changed => Proof::Changed,
         Some(found) if found.good => Proof::ReadBack,
         Some(_) => Proof::Damaged,

@@ -104,7 +104,7 @@ impl Store {
             let Some(leaf) = entry.name.to_str() else { continue };
             let of = leaf.rsplit_once('.').filter(|(_, end)| !["spool", "frozen"].contains(end));
             if let Some(name) = of.and_then(|(name, _)| ImageName::new(name).ok()) {
-                self.set_aside(&name, &format!("{STAGING}/{leaf}"))?;
+                self.set_aside(&name, &format!("{STAGING}/{leaf}"), None)?;
             }
         }
         Ok(())

@@ -38,6 +38,7 @@ impl Store {
         let read = self.catalog.read()?;
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let current = self.current_of(Some(&image))?;
+        let current = current.filter(|current| !current.is_deleted());
         let current = current.ok_or_else(|| Error::NotFound(name.clone()))?;
         let file = open_live(self.disk.as_ref(), name)?;
         let size = file.stat().during("look at", name.as_str())?.size_bytes;

@@ -93,6 +93,7 @@ fn history(report: &HistoryReport) -> String {
             short(Some(&generation.root)),
             generation.peers.join(","),
             or_dash(generation.promoted.last().map(|promoted| &promoted.at)),
+            if generation.kept { "yes" } else { "-" }.to_owned(),
         ]
     };
     let rows = report.generations.iter().map(row).collect();
@@ -108,6 +109,7 @@ fn history(report: &HistoryReport) -> String {
         "ROOT",
         "PEERS",
         "PROMOTED",
+        "KEPT",
     ];
     table(&header, rows, "no generations")
 }

@@ -17,6 +17,7 @@ pub(crate) mod promote;
 pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod ready;
+pub(crate) mod rollback;
 pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -99,9 +99,13 @@ pub(crate) struct StoreSection {
     /// reaches that is to be had: for stores that machines boot from at once. Otherwise transfers
     /// leave the page cache as it was. Default: false.
     pub(crate) warm: Option<bool>,
-    /// How many generations the history of an image keeps. Default: 5.
-    #[schemars(range(min = 1))]
+    /// How many earlier contents of each image are kept to go back to, whatever peers send. Where the
+    /// file system has reflinks they share storage; elsewhere each is a whole file, and updates are
+    /// written as whole files, too. Default: 5 with reflinks, else 0.
     pub(crate) keep_generations: Option<u32>,
+    /// For how many days in service earlier contents (unless keep_generations is 0) and deleted images
+    /// are kept, even if they are more. Default: 7.
+    pub(crate) keep_days: Option<u32>,
     /// What of it this node sends, to all peers together. Default: unlimited.
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent by. Default: none.

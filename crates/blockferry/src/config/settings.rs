@@ -30,7 +30,7 @@ const DEFAULT_FREE_PERCENT: u8 = 5;
 const DEFAULT_RESCAN: &str = "1m";
 const DEFAULT_SETTLE: &str = "30s";
 const DEFAULT_EXCLUDE: &str = "*.lok";
-const DEFAULT_KEEP_GENERATIONS: u32 = 5;
+const DEFAULT_KEEP_DAYS: u32 = 7;
 /// Bytes of the longest path of a unix socket, its final NUL left out.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -79,7 +79,9 @@ pub(crate) struct StoreSettings {
     pub(crate) commit: CommitChoice,
     pub(crate) hold_base: HoldBaseChoice,
     pub(crate) warm: bool,
-    pub(crate) keep_generations: u32,
+    /// `None`: as the file system has it.
+    pub(crate) keep_generations: Option<u32>,
+    pub(crate) keep_days: u32,
     pub(crate) send: Allowance,
 }
 
@@ -288,15 +290,12 @@ impl Reader<'_> {
         self.text(&at("hold_base"), hold_base.as_str().to_owned());
         let warm = raw.warm.unwrap_or_default();
         self.show(&at("warm"), toml::Value::Boolean(warm));
-        let keep_generations = raw.keep_generations.unwrap_or(DEFAULT_KEEP_GENERATIONS);
-        self.show(&at("keep_generations"), toml::Value::Integer(keep_generations.into()));
-        if keep_generations == 0 {
-            let place = self.place(&at("keep_generations"));
-            self.complain(
-                place,
-                "keep_generations is 0: the current one is always kept".to_owned(),
-            );
+        let keep_generations = raw.keep_generations;
+        if let Some(keep) = keep_generations {
+            self.show(&at("keep_generations"), toml::Value::Integer(keep.into()));
         }
+        let keep_days = raw.keep_days.unwrap_or(DEFAULT_KEEP_DAYS);
+        self.show(&at("keep_days"), toml::Value::Integer(keep_days.into()));
         let send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
         Some(StoreSettings {
             send,
@@ -311,6 +310,7 @@ impl Reader<'_> {
             hold_base,
             warm,
             keep_generations,
+            keep_days,
         })
     }
 

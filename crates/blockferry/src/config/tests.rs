@@ -93,7 +93,7 @@ hook_after = "/etc/blockferry/hooks/promoted"
     assert_eq!(settings.state_dir, Path::new("/etc/blockferry/state"));
     assert_eq!(settings.send.limit.bits_per_second(), Some(3_200_000_000));
     let store = &settings.stores[0];
-    assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
+    assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", Some(9)));
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert!(store.warm);
@@ -152,10 +152,6 @@ fn mistakes_are_named_where_they_are() {
         (
             "[stores.a]\npath = \"/a\"\ninclude = [\"[\"]\n",
             "3:11 \"[\" is no pattern: unclosed character class; missing ']' | ",
-        ),
-        (
-            "[stores.a]\npath = \"/a\"\nkeep_generations = 0\n",
-            "3:20 keep_generations is 0: the current one is always kept | ",
         ),
         (
             "[peers.b]\nid = \"K4MZ\"\n",

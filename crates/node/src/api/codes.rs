@@ -173,8 +173,18 @@ const ROWS: &[CodeRow] = &[
         Exit::Locked,
         "the image changed here; publish it first or wait for settle",
     ),
+    row(
+        "MASS_DELETION",
+        Exit::Failed,
+        "put the images back, or say for each that it was deleted: blockferry publish IMAGE",
+    ),
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
+    row(
+        "NOT_KEPT",
+        Exit::Unknown,
+        "see what is kept: blockferry image history IMAGE; or roll back on a node that keeps it",
+    ),
     row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NO_ADDRESS",

@@ -171,7 +171,8 @@ pub struct GenerationRow {
     pub author: String,
     /// When this node recorded it, RFC 3339.
     pub recorded: String,
-    /// How what changed was found: `scan`, `extents`, `map`, `metadata`, `received`.
+    /// How what changed was found: `scan`, `extents`, `map`, `metadata`, `received`; `deleted`: it says
+    /// that the image was deleted.
     pub discover: String,
     /// Image bytes read to find it.
     pub bytes_read: u64,
@@ -186,6 +187,30 @@ pub struct GenerationRow {
     /// Its promotions, oldest first.
     #[serde(default)]
     pub promoted: Vec<PromotedRow>,
+    /// Its content is here: it is the current one, or can be rolled back to.
+    #[serde(default)]
+    pub kept: bool,
+}
+
+/// `rollback`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RollbackReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// The generation whose content it is.
+    pub from: u64,
+    /// `false`: the image had that content already.
+    pub recorded: bool,
+    /// The generation that is current now.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// How long it took here.
+    pub seconds: f64,
 }
 
 /// `publish`.

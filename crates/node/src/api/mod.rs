@@ -25,8 +25,8 @@ pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use images::{
     BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
     ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
-    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, VerifiedImage, VerifyDone,
-    WaitReason,
+    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
+    VerifyDone, WaitReason,
 };
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,

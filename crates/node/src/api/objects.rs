@@ -157,6 +157,12 @@ pub struct StoreRow {
     /// nobody can say.
     #[serde(default)]
     pub finish: Option<String>,
+    /// Contents that are kept beside the current ones.
+    #[serde(default)]
+    pub kept: u64,
+    /// Storage of their files in bytes; where reflinks work much of it is shared.
+    #[serde(default)]
+    pub kept_bytes: u64,
 }
 
 /// `store ls`, `store show`, `store add`.

@@ -221,6 +221,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         require: Option<Require>,
     },
+    /// Make the content of an earlier generation, `STORE/NAME@7`, the current one again. Done:
+    /// `RollbackReport`.
+    Rollback {
+        /// Which image and generation.
+        image: String,
+    },
     /// Re-hash local data against the catalog. Progress, one `item` (`VerifiedImage`) per image;
     /// done: `VerifyDone`, whatever was found.
     Verify {

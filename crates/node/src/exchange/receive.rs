@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
-    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap,
+    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap, Why,
 };
 use blockferry_wire::{
     Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
+use super::kept;
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
@@ -235,12 +236,40 @@ impl RecvSide {
             }
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
-        if let Some(confirmed) = self.confirmed(offer, &generation)? {
+        if let Some(there) = self.without_transfer(offer, &generation)? {
             self.receiver.have(self.receipt(offer))?;
-            self.outcome = Some(RecvOutcome::Committed(Box::new(confirmed)));
+            self.outcome = Some(RecvOutcome::Committed(Box::new(there)));
             return Ok(());
         }
         self.stage(offer, generation)
+    }
+
+    /// The offered generation, made current without anything being sent: a deletion, bytes that are
+    /// under this name already, or bytes that are kept here.
+    fn without_transfer(
+        &self,
+        offer: &Offer,
+        generation: &Generation,
+    ) -> Result<Option<Generation>> {
+        if offer.is_deletion() {
+            if self.sets_aside {
+                self.store.keep_moved(&offer.image, Why::Replaced, true, now_unix_ms())?;
+            }
+            return Ok(Some(self.store.commit_deletion(generation.clone(), now_unix_ms())?));
+        }
+        match self.confirmed(offer, generation)? {
+            Some(confirmed) => Ok(Some(confirmed)),
+            None if self.sets_aside => Ok(None),
+            None => Ok(kept::from_kept(&self.store, offer, generation, self.stats())?),
+        }
+    }
+
+    fn stats(&self) -> Received {
+        Received {
+            recorded_unix_ms: now_unix_ms(),
+            wire_bytes: self.wire_bytes,
+            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     /// How we came by what we hold of the offered image.
@@ -337,12 +366,7 @@ impl RecvSide {
         let Some(staging) = self.staging.take() else { return Ok(()) };
         self.walk = None;
         let sealed = staging.seal()?;
-        let stats = Received {
-            recorded_unix_ms: now_unix_ms(),
-            wire_bytes: self.wire_bytes,
-            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        let generation = self.store.commit(sealed, stats)?;
+        let generation = self.store.commit(sealed, self.stats())?;
         let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
         self.receiver.handle_committed(self.receipt(&offer))?;
         self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));

@@ -156,7 +156,8 @@ impl SendSide {
     pub fn new(store: Arc<Store>, image: &ImageName) -> Result<Self> {
         let generation =
             store.current(image)?.ok_or_else(|| StoreError::NotFound(image.clone()))?;
-        let mut bases = store.bases(image)?;
+        let deleted = generation.is_deleted();
+        let mut bases = if deleted { Vec::new() } else { store.bases(image)? };
         bases.retain(|root| *root != generation.root);
         bases.truncate(blockferry_wire::limits::BASES_MAX);
         let older = older_roots(&store, image, &bases)?;

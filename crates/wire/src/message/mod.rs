@@ -21,7 +21,8 @@ pub use statement::{
 };
 pub use text::Text;
 pub use transfer::{
-    Abort, Accept, Encoding, Failed, Filled, Lane, Offer, Pack, PartsEnd, Receipt, Refuse, Want,
+    Abort, Accept, Encoding, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, Pack, PartsEnd,
+    Receipt, Refuse, Want,
 };
 pub use walk::{Values, WalkStart};
 
