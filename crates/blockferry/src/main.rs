@@ -54,6 +54,8 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Backlog { peer } => commands::backlog::run(app, peer),
         Command::Ready(args) => commands::ready::ready(app, args),
         Command::Wait(args) => commands::ready::wait(app, args),
+        Command::Conflicts { image } => commands::conflicts::list(app, image),
+        Command::Resolve(args) => commands::conflicts::resolve(app, args),
         Command::Verify { image } => commands::verify::run(app, image),
         Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
         Command::Resume(args) => commands::orders::give(app, args, Request::Resume),

@@ -85,6 +85,7 @@ impl Node {
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             started: Instant::now(),
+            instance: crate::session::new_instance()?,
             config,
         });
         let mut node = Self { core, tasks: Vec::new(), writer: tokio::spawn(writer.run()) };

@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::backlog::{Item, Reason};
 use crate::core::{Core, key, lock};
+use crate::diverged;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::ledger::rfc3339;
@@ -136,7 +137,8 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
     let sharers = core.sharers(&store.config.name);
     let peers: Vec<ImagePeer> =
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
-    let diverged = peers.iter().any(|p| p.state == PairState::Diverged);
+    let diverged = peers.iter().any(|p| p.state == PairState::Diverged)
+        || diverged::is_open(store, generation);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
         (Some(Activity::Recording), _) => ImageState::Recording,

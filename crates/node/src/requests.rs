@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
+use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
 use crate::jobs;
@@ -87,6 +88,19 @@ pub(crate) async fn handle(
             jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
         }
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
+        Request::Conflicts { image } => {
+            let only = image.map(|image| spec(core, &image)).transpose()?;
+            diverged::conflicts(core, only).await
+        }
+        Request::Resolve { image, keep: Some(keep), acknowledge: false } => {
+            diverged::resolve(core, spec(core, &image)?, &keep).await
+        }
+        Request::Resolve { image, keep: None, acknowledge: true } => {
+            diverged::acknowledge(core, spec(core, &image)?).await
+        }
+        Request::Resolve { .. } => {
+            Err(Error::Control { what: "resolve either keeps or acknowledges".to_owned() })
+        }
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
         Request::Boost(what) => orders::give(core, Order::Boost, &what).await,

@@ -125,7 +125,7 @@ const ROWS: &[CodeRow] = &[
     row(
         "DIVERGED",
         Exit::Diverged,
-        "nothing was overwritten; compare: blockferry image show IMAGE",
+        "nothing was overwritten; see: blockferry conflicts, then resolve IMAGE --keep ...",
     ),
     row(
         "DUPLICATE",
@@ -139,7 +139,11 @@ const ROWS: &[CodeRow] = &[
     row("GENERATION_UNKNOWN", Exit::Unknown, "list them: blockferry image history IMAGE"),
     row("HANDSHAKE_TIMEOUT", Exit::TimedOut, "check the address, the UDP port and the firewall"),
     row("HELD", Exit::Partly, "it goes on when it may: blockferry schedule show"),
-    row("HISTORY_FORK", Exit::Diverged, "a store or a state directory was restored or cloned"),
+    row(
+        "HISTORY_FORK",
+        Exit::Diverged,
+        "something was restored or cloned; nothing was overwritten: blockferry conflicts",
+    ),
     row(
         "IDENTITY_DUPLICATE",
         Exit::Refused,
@@ -169,6 +173,7 @@ const ROWS: &[CodeRow] = &[
         "the image changed here; publish it first or wait for settle",
     ),
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
+    row("NOT_DIVERGED", Exit::Unknown, "list what has: blockferry conflicts"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
     row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(

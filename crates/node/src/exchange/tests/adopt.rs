@@ -64,6 +64,7 @@ fn current(side: &Side) -> Generation {
 fn refused(ended: &Ended) -> Option<Refusal> {
     match &ended.received {
         RecvOutcome::Refused { code, .. } => Some(*code),
+        RecvOutcome::Kept { .. } => Some(Refusal::Diverged),
         _ => None,
     }
 }
