@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 28] = [
     "demo",
     "init",
     "serve",
@@ -28,6 +28,8 @@ const COMMANDS: [&str; 26] = [
     "backlog",
     "ready",
     "wait",
+    "conflicts",
+    "resolve",
     "verify",
     "pause",
     "resume",
@@ -41,8 +43,7 @@ const COMMANDS: [&str; 26] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 8] =
-    ["promote", "rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 6] = ["promote", "rollback", "doctor", "netcheck", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,

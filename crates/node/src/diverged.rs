@@ -20,7 +20,7 @@ use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::rfc3339;
-use crate::requests::{Spec, done};
+use crate::requests::{Spec, done, spec};
 use crate::rewound;
 use crate::stores::{self, OpenStore};
 
@@ -43,7 +43,8 @@ impl Preferences {
 }
 
 /// `conflicts`: of one image, or of all.
-pub(crate) async fn conflicts(core: &Arc<Core>, only: Option<Spec>) -> Result<Answer> {
+pub(crate) async fn conflicts(core: &Arc<Core>, only: Option<String>) -> Result<Answer> {
+    let only = only.map(|image| spec(core, &image)).transpose()?;
     let to = core.clone();
     let report = blocking("a report", move || {
         let mut rows = Vec::new();
@@ -118,8 +119,23 @@ pub(crate) fn is_open(store: &OpenStore, current: &Generation) -> bool {
     conflict::open(&store.store, current).is_ok_and(|open| !open.is_empty())
 }
 
+/// `resolve`.
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    image: &str,
+    keep: Option<String>,
+    acknowledges: bool,
+) -> Result<Answer> {
+    let spec = spec(core, image)?;
+    match (keep, acknowledges) {
+        (Some(keep), false) => resolve(core, spec, &keep).await,
+        (None, true) => acknowledge(core, spec).await,
+        _ => Err(Error::Control { what: "resolve either keeps or acknowledges".to_owned() }),
+    }
+}
+
 /// `resolve --keep local|PEER|both`.
-pub(crate) async fn resolve(core: &Arc<Core>, spec: Spec, keep: &str) -> Result<Answer> {
+async fn resolve(core: &Arc<Core>, spec: Spec, keep: &str) -> Result<Answer> {
     let Spec { store, image, .. } = spec;
     let name = store.full_name(&image);
     if store.config.role == Role::Mirror {
@@ -161,7 +177,7 @@ pub(crate) async fn resolve(core: &Arc<Core>, spec: Spec, keep: &str) -> Result<
 }
 
 /// `resolve --acknowledge`: what lost a conflict, or was an edit of a mirror, may go.
-pub(crate) async fn acknowledge(core: &Arc<Core>, spec: Spec) -> Result<Answer> {
+async fn acknowledge(core: &Arc<Core>, spec: Spec) -> Result<Answer> {
     let Spec { store, image, .. } = spec;
     let to = core.clone();
     let report = blocking("letting go", move || {

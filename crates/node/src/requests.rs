@@ -88,18 +88,9 @@ pub(crate) async fn handle(
             jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
         }
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
-        Request::Conflicts { image } => {
-            let only = image.map(|image| spec(core, &image)).transpose()?;
-            diverged::conflicts(core, only).await
-        }
-        Request::Resolve { image, keep: Some(keep), acknowledge: false } => {
-            diverged::resolve(core, spec(core, &image)?, &keep).await
-        }
-        Request::Resolve { image, keep: None, acknowledge: true } => {
-            diverged::acknowledge(core, spec(core, &image)?).await
-        }
-        Request::Resolve { .. } => {
-            Err(Error::Control { what: "resolve either keeps or acknowledges".to_owned() })
+        Request::Conflicts { image } => diverged::conflicts(core, image).await,
+        Request::Resolve { image, keep, acknowledge } => {
+            diverged::answer(core, &image, keep, acknowledge).await
         }
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
