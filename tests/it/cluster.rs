@@ -150,6 +150,27 @@ impl World {
         }
     }
 
+    /// People decide wherever there is something to decide: then all hold the same.
+    fn end_conflicts(&mut self) {
+        for _ in 0..40 {
+            let count = self.cluster.members.len();
+            let places = (0..count).flat_map(|at| self.images.iter().map(move |name| (at, name)));
+            let found = places.map(|(at, name)| (at, name.clone())).find(|(at, name)| {
+                let member = &self.cluster.members[*at];
+                let current = member.current(name);
+                current.is_some_and(|now| !conflict::open(&member.store, &now).unwrap().is_empty())
+            });
+            let Some((at, name)) = found else { break };
+            assert!(self.cluster.resolve(at, &name));
+            assert!(self.cluster.converge(3000), "a decision never arrives");
+        }
+        for name in &self.images {
+            let now = |at: usize| self.cluster.members[at].current(name).map(|now| now.root);
+            let all = (0..self.cluster.members.len()).map(now).collect::<BTreeSet<_>>();
+            assert!(all.len() <= 1, "{name}: decisions don't end it");
+        }
+    }
+
     fn check(&self) {
         self.check_neighbours();
         let alive = self.alive();
@@ -166,6 +187,8 @@ fn run(seed: u64, later_wins: bool) -> ([u8; 32], u64) {
         world.act();
     }
     assert!(world.cluster.converge(3000), "it never ends");
+    world.check();
+    world.end_conflicts();
     world.check();
     (world.cluster.trace.hash(), world.cluster.transfers)
 }

@@ -54,7 +54,7 @@ pub struct Evidence<'a> {
     pub ours: &'a Lineage,
     /// What is offered.
     pub offered: &'a Lineage,
-    /// Whom lineages count what this node made, now and before.
+    /// Whom lineages count what this node made: who it is now, then who it was.
     pub writers: &'a [NodeId],
     /// The offerer says that it has recorded what we hold, or we had a receipt for it.
     pub known: bool,
@@ -66,9 +66,13 @@ pub struct Evidence<'a> {
 
 impl Evidence<'_> {
     /// The offer counts more of what this node made than this node has made: it was set back, or
-    /// has a twin.
+    /// has a twin. What it made since it noticed nobody can mistake: who has built on that is believed.
     pub fn forgotten_here(&self) -> bool {
-        self.writers.iter().any(|id| self.offered.count(id) > self.ours.count(id))
+        let more = |id: &NodeId| self.offered.count(id) > self.ours.count(id);
+        let (now, before) =
+            self.writers.split_first().map_or((None, &[][..]), |(now, before)| (Some(now), before));
+        let made_since = now.is_some_and(|now| self.ours.count(now) > 0);
+        now.is_some_and(more) || !made_since && before.iter().any(more)
     }
 
     /// The offerer doesn't know any more what it made, though it names more former contents than
@@ -237,6 +241,16 @@ mod tests {
             let found = held(ours, offered, known, made_both, named);
             assert_eq!(found, expected, "{ours:?} {offered:?}");
         }
+        let renewed = [us, NodeId::from_bytes([7; 32])];
+        let held = |ours: &[(u8, u64)], offered: &[(u8, u64)]| {
+            let (ours, offered) = (version(0, 1, ours).lineage, version(0, 2, offered).lineage);
+            let (ours, offered, writers) = (&ours, &offered, &renewed[..]);
+            let (known, made_both, named) = (false, false, 9);
+            Evidence { ours, offered, writers, known, made_both, named }.held()
+        };
+        assert_eq!(held(&[(7, 2)], &[(7, 4)]), Held::Rewound, "made when it was another one");
+        assert_eq!(held(&[(7, 2), (1, 1)], &[(7, 4), (1, 1), (3, 1)]), Held::Recorded, "resolved");
+        assert_eq!(held(&[(7, 2), (1, 1)], &[(7, 4), (1, 2)]), Held::Rewound, "set back again");
         let (ours, offered) = (version(2, 1, &[(1, 2)]), version(4, 2, &[(1, 4)]));
         assert_eq!(judge(Some(&ours), Held::Rewound, &offered, WRITER), Decision::Fork);
         let same = Version { root: ours.root, ..offered };

@@ -111,7 +111,10 @@ impl RecvSide {
             self.store.renew_writer()?;
         }
         let us = self.identity.id();
-        let made = self.store.descend(&offer.image, &[], us, None, now_unix_ms())?;
+        // From now on it is ours: its author may not know it any more. What a mirror says it made
+        // nobody takes.
+        let author = (!self.store.is_mirror()).then_some(us);
+        let made = self.store.descend(&offer.image, &[], us, author, now_unix_ms())?;
         self.restamped = Some(made);
         Ok(())
     }

@@ -173,5 +173,12 @@ fn what_a_restored_node_makes_is_told_from_what_it_had_made() {
             let ids = a.store.writer_ids(a.identity.id()).expect("read");
             assert!(ids.len() > 1, "after {changes}: it counts as before");
         }
+        // Whoever decides is believed by both.
+        let (from, to) = if changes == 2 { (&b, &a) } else { (&a, &b) };
+        let us = from.identity.id();
+        conflict::resolve(&from.store, &image(), &Choice::Local, us, 1).expect("resolved");
+        let ended = copy(from, to);
+        assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
+        assert!(read(&a) == read(&b) && !is_open(&a) && !is_open(&b), "after {changes}");
     }
 }
