@@ -158,7 +158,8 @@ impl World {
             let found = places.map(|(at, name)| (at, name.clone())).find(|(at, name)| {
                 let member = &self.cluster.members[*at];
                 let current = member.current(name);
-                current.is_some_and(|now| !conflict::open(&member.store, &now).unwrap().is_empty())
+                let open = |now| conflict::open(&member.store, &now).expect("reads");
+                current.is_some_and(|now| !open(now).is_empty())
             });
             let Some((at, name)) = found else { break };
             assert!(self.cluster.resolve(at, &name));
