@@ -3,6 +3,7 @@
 mod cache;
 mod calendar;
 mod changed;
+mod cluster;
 mod crash;
 mod damage;
 mod dictionary;

@@ -134,6 +134,13 @@ pub(crate) enum Command {
         /// STORE/NAME@GENERATION, from `image history`
         image: String,
     },
+    /// Images of which two contents diverged. Exit status 0: none, 15: some wait for a decision
+    Conflicts {
+        /// Only of this image, STORE/NAME
+        image: Option<String>,
+    },
+    /// Decide which content of an image goes on; the others are kept
+    Resolve(ResolveArgs),
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]
@@ -444,6 +451,21 @@ pub(crate) struct PromoteArgs {
     /// Who must hold it: all, a number of members, or PEER,PEER,... [default: promote.require]
     #[arg(long, value_name = "all|N|PEER,...", value_parser = require)]
     pub(crate) require: Option<Require>,
+}
+
+/// `resolve`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "acknowledge"]))]
+pub(crate) struct ResolveArgs {
+    /// STORE/NAME
+    pub(crate) image: String,
+    /// The content that is current here, the one of a peer, or both: then each of the others
+    /// becomes an image of its own beside it
+    #[arg(long, value_name = "local|PEER|both")]
+    pub(crate) keep: Option<String>,
+    /// Let go of what lost, and of edits that were undone on a mirror
+    #[arg(long)]
+    pub(crate) acknowledge: bool,
 }
 
 /// `config`

@@ -56,6 +56,8 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Wait(args) => commands::ready::wait(app, args),
         Command::Promote(args) => commands::promote::run(app, args),
         Command::Rollback { image } => commands::rollback::run(app, image),
+        Command::Conflicts { image } => commands::conflicts::list(app, image),
+        Command::Resolve(args) => commands::conflicts::resolve(app, args),
         Command::Verify { image } => commands::verify::run(app, image),
         Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
         Command::Resume(args) => commands::orders::give(app, args, Request::Resume),

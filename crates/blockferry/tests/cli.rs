@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 30] = [
     "demo",
     "init",
     "serve",
@@ -29,6 +29,9 @@ const COMMANDS: [&str; 27] = [
     "ready",
     "wait",
     "promote",
+    "rollback",
+    "conflicts",
+    "resolve",
     "verify",
     "pause",
     "resume",
@@ -42,8 +45,7 @@ const COMMANDS: [&str; 27] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 7] =
-    ["rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 4] = ["doctor", "netcheck", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,

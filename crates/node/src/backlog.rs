@@ -2,7 +2,8 @@
 //!
 //! Pure: events and time in, offers to make out. A peer lacks an image until it has given a
 //! receipt for exactly our current generation; only then is it done. Refusals and failures come
-//! back with a growing wait, a diverged image waits until a head changes, and nothing here is
+//! back with a growing wait, a diverged image is offered once, so that it is kept there beside the
+//! other content, and then waits until a head changes, and nothing here is
 //! kept on disk: receipts are, and the rest is learned anew from the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,7 +164,8 @@ impl Backlog {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.up = true;
         for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.peer == peer) {
-            if matches!(entry.state, State::NotBefore { .. }) {
+            let kept_there = State::UntilHeadChanges { diverged: true };
+            if matches!(entry.state, State::NotBefore { .. }) || entry.state == kept_there {
                 entry.state = State::Due;
                 entry.failures = 0;
             }
@@ -192,7 +194,29 @@ impl Backlog {
         }
         let slot = (store.clone(), image.clone());
         let changed = known.heads.insert(slot, held.clone()).as_ref() != Some(&held);
-        self.review(Key { peer, store, image }, changed);
+        let key = Key { peer, store, image };
+        // What it says itself counts for more than what it once gave a receipt for: it was restored
+        // from a backup, or is a mirror that was edited.
+        let ours = self.head(&key.store, &key.image).map(|head| &head.version);
+        if ours.is_some_and(|ours| ours.lineage.compare(&held.lineage) == Order::Newer) {
+            self.receipts.remove(&key);
+        }
+        self.review(key, changed);
+    }
+
+    /// A peer has said all that it holds of a store: of the rest it holds nothing, whatever it once gave
+    /// receipts for.
+    pub fn handle_inventory(&mut self, peer: NodeId, store: &StoreName) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let lost = |key: &&Key| {
+            let slot = (key.store.clone(), key.image.clone());
+            key.peer == peer && key.store == *store && !known.heads.contains_key(&slot)
+        };
+        let lost: Vec<Key> = self.receipts.keys().filter(lost).cloned().collect();
+        for key in lost {
+            self.receipts.remove(&key);
+            self.review(key, true);
+        }
     }
 
     /// Our current generation of an image.
@@ -377,6 +401,7 @@ impl Backlog {
             State::UntilHeadChanges { diverged: false } => None,
             State::UntilHeadChanges { diverged: true } => Some(Reason::Diverged),
             _ if !self.is_up(&key.peer) => Some(Reason::PeerDown),
+            _ if self.is_diverged(key) => Some(Reason::Diverged),
             state => match (self.hold(key), state) {
                 (Some(Hold::Paused), _) => Some(Reason::Paused),
                 (Some(Hold::Schedule), _) => Some(Reason::Schedule),
@@ -474,24 +499,30 @@ impl Backlog {
             entry.moved_on |= changed;
             return;
         }
-        let waiting = matches!(entry.state, State::UntilHeadChanges { .. });
-        if let Some(diverged) = waits {
-            entry.state = State::UntilHeadChanges { diverged };
+        // What is kept there in a conflict needn't be offered again: it waits for another head.
+        let waiting = entry.state == State::UntilHeadChanges { diverged: false };
+        if waits {
+            entry.state = State::UntilHeadChanges { diverged: false };
         } else if changed || waiting {
             entry.state = State::Due;
             entry.failures = 0;
         }
     }
 
-    /// Whether the peer's head forbids an offer; the value says whether they diverged.
-    fn waits_for_head(&self, key: &Key) -> Option<bool> {
-        let held = self.peer_head(key)?;
-        let ours = &self.head(&key.store, &key.image)?.version;
-        match ours.lineage.compare(&held.lineage) {
-            Order::Newer | Order::Equal => None,
-            Order::Older => Some(false),
-            Order::Concurrent => (ours.root != held.root).then_some(true),
-        }
+    /// Whether the peer's head forbids an offer: it is newer than ours.
+    fn waits_for_head(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads
+            .is_some_and(|(held, ours)| ours.version.lineage.compare(&held.lineage) == Order::Older)
+    }
+
+    /// Whether neither of the heads descends from the other.
+    fn is_diverged(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads.is_some_and(|(held, ours)| {
+            let order = ours.version.lineage.compare(&held.lineage);
+            ours.version.root != held.root && matches!(order, Order::Concurrent | Order::Equal)
+        })
     }
 }
 

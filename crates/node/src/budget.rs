@@ -11,6 +11,16 @@ use blockferry_delta::{
 
 const MIB: u64 = 1 << 20;
 
+/// Contents of one image that are kept because they diverged from the current one.
+pub const CONFLICTS_MAX: usize = 16;
+/// A mirror undoes a local change when it has been quiet so long, whatever `settle` says...
+pub const MIRROR_QUIET_MAX: Duration = Duration::from_secs(20);
+/// ...and after this time, quiet or not.
+pub const MIRROR_WAIT_MAX: Duration = Duration::from_secs(40);
+/// How often a store's policy ends conflicts of one image by itself within an hour. Two nodes whose
+/// policies contradict each other would go on for ever.
+pub const PREFERENCES_MAX: u32 = 3;
+
 // ---- memory ----
 
 /// What one node may keep resident, in bytes: the promise that the sum below keeps.

@@ -85,6 +85,8 @@ pub struct StoreConfig {
     pub keep_generations: Option<u32>,
     /// Days in service for which earlier contents and deleted images are kept.
     pub keep_days: u32,
+    /// The node whose content wins when two diverged, by name or id; `None`: an operator decides.
+    pub prefer: Option<String>,
     /// How fast it is sent, to all peers together.
     pub send: Allowance,
 }
@@ -105,6 +107,7 @@ impl StoreConfig {
             warm: false,
             keep_generations: None,
             keep_days: 7,
+            prefer: None,
             send: Allowance::default(),
         }
     }

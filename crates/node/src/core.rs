@@ -78,6 +78,8 @@ pub(crate) struct Core {
     /// True: everything ends.
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) started: Instant,
+    /// A number that this start of the node has for itself.
+    pub(crate) instance: u64,
 }
 
 /// A lock whose holder panicked is still good: holders only move values.
@@ -174,12 +176,13 @@ impl Core {
 
     /// Our current generation of an image has changed: the backlog and the peers learn it.
     pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
-        self.witness.touch(&store.config.name, &generation.image);
-        if !self.travels(store, generation) {
+        let (name, image) = (&store.config.name, &generation.image);
+        self.witness.touch(name, image);
+        if self.travels(store, generation) {
+            lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
+        } else if !generation.is_adopted() {
             return;
         }
-        let (name, image) = (&store.config.name, &generation.image);
-        lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
         for peer in self.sharers(name) {
             peer.announce(name.clone(), image.clone());
         }
@@ -189,6 +192,12 @@ impl Core {
     /// Whether a generation is for others: what a mirror made itself is not.
     pub(crate) fn travels(&self, store: &OpenStore, generation: &Generation) -> bool {
         store.config.role == Role::Writer || generation.author != self.config.identity.id()
+    }
+
+    /// Whether a generation is told to peers: of what a mirror found itself they learn that it is
+    /// older than anything they have.
+    pub(crate) fn is_told(&self, store: &OpenStore, generation: &Generation) -> bool {
+        generation.is_adopted() || self.travels(store, generation)
     }
 
     /// What an operator wants for what is sent to a peer.

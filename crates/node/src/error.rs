@@ -74,6 +74,12 @@ pub enum Error {
         /// What the handshake said.
         what: String,
     },
+    /// A node with our own key answers at the peer's address.
+    #[error("a node with this node's own key answers where {expected} should: it runs twice")]
+    OwnKey {
+        /// Who was dialled.
+        expected: String,
+    },
     /// The other side closed the connection and said why.
     #[error("{peer} closed the connection: {reason} ({code})")]
     PeerClosed {
@@ -153,6 +159,12 @@ pub enum Error {
     #[error("no image {image}")]
     ImageUnknown {
         /// `store/name` or `store/name@generation`.
+        image: String,
+    },
+    /// There is nothing to resolve.
+    #[error("{image} has not diverged")]
+    NotDiverged {
+        /// `store/name`.
         image: String,
     },
     /// The configuration can't be used.
@@ -318,6 +330,7 @@ impl Error {
             Self::PeerUnknown { .. } => "PEER_UNKNOWN",
             Self::PeerRevoked { .. } => "PEER_REVOKED",
             Self::WrongPeer { .. } => "IDENTITY_REFUSED",
+            Self::OwnKey { .. } => "IDENTITY_DUPLICATE",
             Self::PeerClosed { code, .. } => code,
             Self::Unreachable { .. } => "PEER_UNREACHABLE",
             Self::Deadline { .. } => "DEADLINE",
@@ -332,6 +345,7 @@ impl Error {
             Self::StoreUnknown { .. } => "STORE_UNKNOWN",
             Self::StoreExists { .. } => "STORE_EXISTS",
             Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
+            Self::NotDiverged { .. } => "NOT_DIVERGED",
             Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",

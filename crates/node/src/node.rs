@@ -98,6 +98,7 @@ impl Node {
             stop: watch::Sender::new(false),
             started: Instant::now(),
             live: RwLock::new(Arc::new(config.clone())),
+            instance: crate::session::new_instance()?,
             config,
         });
         let mut node = Self { core, tasks: Vec::new(), writer: tokio::spawn(writer.run()) };

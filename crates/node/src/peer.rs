@@ -18,6 +18,7 @@ use crate::config::PeerConfig;
 use crate::core::lock;
 use crate::level::Chooser;
 use crate::transport::Link;
+use crate::twins::Twins;
 use crate::workers;
 
 /// Connections this young may have crossed on the way.
@@ -42,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) chooser: Mutex<Chooser>,
     /// Transfers being received from it.
     pub(crate) receives: Arc<Semaphore>,
+    /// Whether two places show its key.
+    pub(crate) twins: Mutex<Twins>,
     /// It is no peer any more: its tasks end.
     gone: tokio::sync::watch::Sender<bool>,
 }
@@ -111,6 +114,7 @@ impl Peer {
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
             receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
+            twins: Mutex::default(),
             gone: tokio::sync::watch::Sender::new(false),
         }
     }

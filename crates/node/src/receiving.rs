@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_delta::ImageName;
 use blockferry_store::Generation;
@@ -15,10 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::debug;
 
 use crate::budget;
-use crate::core::{Core, blocking, head_of};
+use crate::conflict;
+use crate::core::{Core, blocking, head_of, lock};
+use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{RecvOutcome, RecvSide, Step};
+use crate::mirror;
 use crate::peer::Peer;
 use crate::sending::end_connection_if_due;
 use crate::stores::{Activity, Doing, OpenStore};
@@ -77,11 +80,17 @@ async fn try_receive(
     let drive = Drive { name: name.clone(), inputs, outbox };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
-        let (outcome, set_aside) = drive.run(side, offer, offer_bytes)?;
-        if let RecvOutcome::Committed(generation) = &outcome
-            && set_aside
-        {
-            tell_set_aside(&at, &admitted.store, &name, &generation.image);
+        let (outcome, side) = drive.run(side, offer, offer_bytes)?;
+        if let RecvOutcome::Committed(generation) = &outcome {
+            match (side.undoes_edit(), side.sets_aside()) {
+                (true, true) => mirror::tell_restored(&at, &admitted.store, &name, generation),
+                (_, true) => tell_set_aside(&at, &admitted.store, &name, &generation.image),
+                (_, false) => {}
+            }
+        }
+        if let Some(restamped) = side.restamped() {
+            let head = head_of(&admitted.store, restamped)?;
+            at.note_head(&admitted.store, restamped, head);
         }
         conclude(&at, &admitted.store, &name, outcome)
     });
@@ -133,6 +142,10 @@ async fn admit(
     if !store.takes(offer.image.as_str()) {
         return Err(Refuse::new(Refusal::Forbidden, "names like this are excluded here"));
     }
+    if lock(&peer.twins).are_two(Instant::now()) {
+        let text = "two places show your key";
+        return Err(Refuse::new(Refusal::IdentityDuplicate, text));
+    }
     let busy = |_| Refuse::new(Refusal::Busy, "too many transfers at once");
     let permits = tokio::time::timeout(SLOT_WAIT, slots(core, peer)).await.map_err(busy)?;
     let doing = store.begin(&offer.image, Activity::Receiving);
@@ -167,6 +180,7 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
         RecvOutcome::Committed(generation) => {
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);
+            conflict::drop_settled(&store.store, &generation)?;
             ended = Ended::Committed;
             if generation.is_deleted() {
                 note_deleted(core, store, peer, &generation);
@@ -187,6 +201,10 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
         }
         RecvOutcome::Cancelled { image, code, text } => {
             debug!(store = %name, %image, peer, code = code.code(), text, "the sender gave up");
+            return Ok(Ended::Unchanged);
+        }
+        RecvOutcome::Kept { generation, fork } => {
+            diverged::note_kept(core, store, peer, &generation, fork)?;
             return Ok(Ended::Unchanged);
         }
         RecvOutcome::Refused { image, code, text } => {
@@ -239,13 +257,13 @@ struct Drive {
 }
 
 impl Drive {
-    /// What came of it, and whether what was replaced is kept until acknowledged.
+    /// What came of it, and the side that knows how.
     fn run(
         mut self,
         mut side: RecvSide,
         offer: Offer,
         offer_bytes: u64,
-    ) -> Result<(RecvOutcome, bool)> {
+    ) -> Result<(RecvOutcome, RecvSide)> {
         side.handle_message(Message::Offer(offer), offer_bytes)?;
         loop {
             match side.step()? {
@@ -258,10 +276,7 @@ impl Drive {
                     _ => return Err(self.lost()),
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
-                Step::Done(outcome) => {
-                    let committed = matches!(outcome, RecvOutcome::Committed(_));
-                    return Ok((outcome, committed && side.sets_aside()));
-                }
+                Step::Done(outcome) => return Ok((outcome, side)),
             }
         }
     }

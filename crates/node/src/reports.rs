@@ -11,6 +11,7 @@ use crate::api::{
 };
 use crate::backlog::{Key, Reason};
 use crate::core::{Core, key, lock};
+use crate::diverged;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::forecast::{Finish, Forecast};
@@ -154,7 +155,8 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
     let mut peers: Vec<ImagePeer> =
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
     peers.extend(far_peers(core, store, generation));
-    let diverged = peers.iter().any(|p| p.state == PairState::Diverged);
+    let diverged = peers.iter().any(|p| p.state == PairState::Diverged)
+        || diverged::is_open(store, generation);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
         (Some(Activity::Recording), _) => ImageState::Recording,

@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
+use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
 use crate::foresight;
@@ -96,6 +97,10 @@ pub(crate) async fn handle(
         }
         Request::Rollback { image } => rollback::rollback(core, &spec(core, &image)?).await,
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
+        Request::Conflicts { image } => diverged::conflicts(core, image).await,
+        Request::Resolve { image, keep, acknowledge } => {
+            diverged::answer(core, &image, keep, acknowledge).await
+        }
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
         Request::Boost(what) => orders::give(core, Order::Boost, &what).await,

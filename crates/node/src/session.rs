@@ -26,6 +26,7 @@ use crate::gossip::Gossip;
 use crate::judge::Version;
 use crate::peer::{Active, Adoption, Peer};
 use crate::receiving::receive;
+use crate::rewound;
 use crate::sending::end_connection_if_due;
 use crate::stores::OpenStore;
 use crate::stream::{MessageReader, write_frame};
@@ -36,6 +37,14 @@ use crate::witness;
 const PROBE_WAIT: Duration = Duration::from_millis(800);
 /// The peer has this long to say what it holds before we begin to offer.
 const INVENTORY_WAIT: Duration = Duration::from_secs(5);
+
+/// A number for one start of a node.
+pub(crate) fn new_instance() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let filled = aws_lc_rs::rand::fill(&mut bytes);
+    filled.map_err(|_| Error::Crypto { what: "random bytes" })?;
+    Ok(u64::from_le_bytes(bytes))
+}
 
 /// Runs a connection until it ends.
 pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<()> {
@@ -97,7 +106,8 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
     let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
-    let hello = Hello { features, ..Hello::new(&core.config.name, agent) };
+    let instance = Some(core.instance);
+    let hello = Hello { features, instance, ..Hello::new(&core.config.name, agent) };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -166,8 +176,9 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, features }) => {
+            Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
                 self.active.note_features(features);
+                self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
                 self.gossip.begin(features);
                 self.active.outbox.wake.notify_one();
@@ -201,6 +212,20 @@ impl Dialogue<'_> {
                 reason: goodbye.text.to_string(),
             }),
             None => Ok(()),
+        }
+    }
+
+    /// Notices when a key is shown by two places.
+    fn note_instance(&self, instance: Option<u64>) {
+        let news = |instance| lock(&self.peer.twins).handle_hello(instance, Instant::now());
+        if instance.is_some_and(news) {
+            let name = self.peer.name();
+            let text = format!(
+                "{name}: two places show its key: a machine was cloned, or a backup runs beside \
+                 it. Nothing is taken from either until one has stopped or has a key of its own"
+            );
+            let note = Note::error("IDENTITY_DUPLICATE", text);
+            self.core.events.note(note.peer(&name));
         }
     }
 
@@ -250,6 +275,10 @@ impl Dialogue<'_> {
             self.head(store, entry);
         }
         if last {
+            if let Some(ours) = self.shared(store) {
+                let name = &ours.config.name;
+                lock(&self.core.backlog).handle_inventory(self.peer.id, name);
+            }
             self.awaited.remove(&store);
             // It shares the store only now, and what we said of it before fell on deaf ears.
             if self.up && self.shared(store).is_some() && self.answered.insert(store) {
@@ -265,6 +294,7 @@ impl Dialogue<'_> {
     fn head(&mut self, store: StoreId, entry: InventoryEntry) {
         let InventoryEntry { image, number, root, lineage, .. } = entry;
         if let Some(ours) = self.shared(store) {
+            rewound::check(self.core, &ours, &self.peer.name(), &image, &lineage);
             let held = Version { number, root, lineage };
             let name = ours.config.name.clone();
             lock(&self.core.backlog).handle_peer_head(self.peer.id, name, image, held);
@@ -334,7 +364,7 @@ impl Dialogue<'_> {
 /// Our current generations of a store, as far as they are for others. Blocking.
 fn entries(core: &Core, store: &OpenStore, deletions: bool) -> Result<Vec<InventoryEntry>> {
     let mut generations = store.store.heads()?;
-    generations.retain(|g| core.travels(store, g) && (deletions || !g.is_deleted()));
+    generations.retain(|g| core.is_told(store, g) && (deletions || !g.is_deleted()));
     Ok(generations.into_iter().map(entry_of).collect())
 }
 
@@ -354,7 +384,7 @@ async fn current(core: &Arc<Core>, store: StoreName, image: ImageName) -> Result
     let Ok(store) = core.store(store.as_str()) else { return Ok(None) };
     let core = core.clone();
     blocking("a head", move || {
-        let generation = store.store.current(&image)?.filter(|g| core.travels(&store, g));
+        let generation = store.store.current(&image)?.filter(|g| core.is_told(&store, g));
         let id = store.store.identity().id;
         Ok(generation.map(|g| Head { store: id, entry: entry_of(g) }))
     })

@@ -26,11 +26,14 @@ use crate::budget;
 use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
 use crate::deletions::{self, Deletions};
+use crate::diverged::{self, Preferences};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
+use crate::mirror;
 use crate::recording::{self, Telling};
 use crate::retention;
+use crate::rewound::{self, Rewound};
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
 
@@ -58,6 +61,10 @@ pub(crate) struct OpenStore {
     pub(crate) activity: Mutex<BTreeMap<ImageName, Activity>>,
     /// What was told already, so that each trouble is one event.
     told: Mutex<BTreeSet<String>>,
+    /// How often the policy has ended conflicts.
+    pub(crate) preferences: Preferences,
+    /// What tells that this store was set back.
+    pub(crate) rewound: Rewound,
     /// Look now.
     pub(crate) wake: Arc<Notify>,
     gone: tokio::sync::watch::Sender<bool>,
@@ -108,7 +115,9 @@ pub(crate) fn open(
     };
     ledger.note_store(&config.name, Some(store.identity().id))?;
     let mut settle = Settle::new(config.settle);
-    if recording::snapshots(config.in_use, store.commit_mode()) {
+    if config.role == Role::Mirror {
+        settle = mirror::settle(config);
+    } else if recording::snapshots(config.in_use, store.commit_mode()) {
         settle = settle.at_the_latest_after(config.settle);
     }
     let open = OpenStore {
@@ -121,6 +130,8 @@ pub(crate) fn open(
         seen: Mutex::default(),
         activity: Mutex::default(),
         told: Mutex::default(),
+        preferences: Preferences::default(),
+        rewound: Rewound::default(),
         wake: Arc::new(Notify::new()),
         gone: tokio::sync::watch::Sender::new(false),
     };
@@ -295,6 +306,7 @@ impl OpenStore {
 pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
     recording::announce(core, store);
     retention::announce(core, store)?;
+    rewound::check_opened(core, store)?;
     for generation in store.store.heads()? {
         for (peer, number, root) in store.store.receipts(&generation.image)? {
             let key = key(peer, &store.config.name, &generation.image);
@@ -302,6 +314,7 @@ pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
         }
         let head = head_of(store, &generation)?;
         core.note_head(store, &generation, head);
+        diverged::prefer(core, store, &generation.image)?;
     }
     Ok(())
 }
@@ -376,10 +389,6 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
             LookState::Unchanged => {
                 store.no_news(&look.name);
                 continue;
-            }
-            LookState::Changed if store.config.role == Role::Mirror => {
-                let text = "changed here, in a mirror: the change does not travel";
-                tell(core, store, look, "LOCAL_CHANGE", text);
             }
             LookState::New | LookState::Changed => changed.push(Seen {
                 name: look.name.clone(),
@@ -471,8 +480,13 @@ pub(crate) async fn record(
 }
 
 fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    rewound::refresh(core, store)?;
     let head = head_of(store, generation)?;
     core.note_head(store, generation, head);
+    if store.config.role == Role::Mirror && generation.number > 1 {
+        mirror::tell_edited(core, store, generation);
+        return Ok(());
+    }
     let text = format!(
         "{}@{}: {} bytes changed, {} bytes read in {} ms",
         store.full_name(&generation.image),

@@ -227,7 +227,11 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
 fn refused_by_us(expected: NodeId, error: &ConnectionError) -> Error {
     match error {
         ConnectionError::TransportError(ours) if u64::from(ours.code) >= 0x100 => {
-            Error::WrongPeer { expected: expected.short(), what: ours.to_string() }
+            let (expected, what) = (expected.short(), ours.to_string());
+            match what.contains(tls::OWN_KEY) {
+                true => Error::OwnKey { expected },
+                false => Error::WrongPeer { expected, what },
+            }
         }
         other => closed(&expected.short(), other),
     }

@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// Commits a file that is to become the image.
-    fn commit_whole(
+    pub(crate) fn commit_whole(
         &self,
         (image, generation): (Option<ImageRecord>, Generation),
         (path, file): (String, Box<dyn DiskFile>),
@@ -217,7 +217,9 @@ impl Store {
             && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
         let current = self.current_of(Some(image))?;
         if !expected || prepared.keep_replaced == Some(true) {
-            self.set_aside(&image.name, old, current.filter(|_| expected))?;
+            let current = current.filter(|_| expected);
+            let why = current.as_ref().map_or(Why::Replaced, |current| self.why_replaced(current));
+            self.keep_file(&image.name, old, &Keep::pinned(why, current, 0))?;
             return Ok(None);
         }
         let next = Generation::decode(&image.name, &prepared.generation)?;

@@ -36,9 +36,11 @@ mod spare;
 mod spool;
 mod staging;
 mod store;
+mod take;
 mod verify;
 mod walk;
 mod warm;
+mod writer;
 
 pub use catalog::{Discover, Generation};
 pub use changed::{Changed, MAP_BYTES_MAX, NbdBitmap, Told};

@@ -5,7 +5,6 @@ use blockferry_delta::{Chunk, ImageName, Lineage, NodeId, SEGMENT_BYTES, segment
 
 use minicbor::bytes::ByteArray;
 
-use crate::adopt;
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
 use crate::changed::{Told, check_name};
 use crate::error::{Error, Result};
@@ -14,6 +13,7 @@ use crate::layout::STAGING;
 use crate::scan::Progress;
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
+use crate::writer;
 
 /// What is known when an image is frozen.
 pub(crate) struct Before<'a> {
@@ -151,6 +151,7 @@ impl Store {
             }
             None => {
                 self.put_current(&write, image, &generation, checkpoint, &Entries::Spool(&spool))?;
+                write.count_mark(writer::COUNTED)?;
                 Recorded::New(generation)
             }
         };
@@ -260,9 +261,11 @@ impl Store {
         let base = match current {
             None if adopts => return Ok(Lineage::default()),
             None => Lineage::default(),
+            // An edit of a mirror is older than whatever somebody made: a peer's content replaces it.
+            Some(_) if self.options.mirror => return Ok(Lineage::default()),
             Some(current) => current.lineage.clone(),
         };
-        let writer = adopt::writer_id(&self.catalog.read()?, author)?;
+        let writer = writer::writer_id(&self.catalog.read()?, author)?;
         base.bump(writer).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
     }
 }

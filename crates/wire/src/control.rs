@@ -23,6 +23,8 @@ pub enum ControlEvent {
         node_name: String,
         /// The peer's program and version.
         agent: String,
+        /// The number that this start of the peer has, if it said one.
+        instance: Option<u64>,
     },
     /// Current generations of a store at the peer.
     Inventory(Inventory),
@@ -149,15 +151,16 @@ impl Control {
             features: self.hello.features,
             node_name: self.hello.node_name.clone(),
             agent: self.hello.agent.clone(),
+            instance: self.hello.instance,
         }));
         self.state = State::Ready;
         let features = self.hello.features & theirs.features;
-        let Hello { node_name, agent, .. } = theirs;
-        Ok(ControlEvent::Ready { version, features, node_name, agent })
+        let Hello { node_name, agent, instance, .. } = theirs;
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
     }
 
     fn hello_ack(&mut self, ack: HelloAck) -> Result<ControlEvent> {
-        let HelloAck { version, features, node_name, agent } = ack;
+        let HelloAck { version, features, node_name, agent, instance } = ack;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Err(Error::from(PeerIncompatible::VersionUnsupported {
                 ours_min: VERSION_MIN,
@@ -168,7 +171,7 @@ impl Control {
         }
         self.state = State::Ready;
         let features = self.hello.features & features;
-        Ok(ControlEvent::Ready { version, features, node_name, agent })
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
     }
 
     /// Answers a ping. A peer that pings faster than its pongs are taken is flooding.

@@ -4,6 +4,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod config;
+pub(crate) mod conflicts;
 pub(crate) mod events;
 pub(crate) mod generate;
 pub(crate) mod id;

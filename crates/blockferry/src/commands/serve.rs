@@ -226,6 +226,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     store.warm = settings.warm;
     store.keep_generations = settings.keep_generations;
     store.keep_days = settings.keep_days;
+    store.prefer.clone_from(&settings.prefer);
     store.send.clone_from(&settings.send);
     store
 }

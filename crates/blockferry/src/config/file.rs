@@ -106,6 +106,10 @@ pub(crate) struct StoreSection {
     /// For how many days in service earlier contents (unless keep_generations is 0) and deleted images
     /// are kept, even if they are more. Default: 7.
     pub(crate) keep_days: Option<u32>,
+    /// When two nodes have changed an image at the same time: the node whose content goes on, by
+    /// name or id. The other content is kept until somebody acknowledges it. Default: nobody's, an
+    /// operator decides (blockferry conflicts, resolve).
+    pub(crate) prefer: Option<String>,
     /// What of it this node sends, to all peers together. Default: unlimited.
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent by. Default: none.

@@ -82,6 +82,8 @@ pub(crate) struct StoreSettings {
     /// `None`: as the file system has it.
     pub(crate) keep_generations: Option<u32>,
     pub(crate) keep_days: u32,
+    /// The node whose content goes on when two diverged.
+    pub(crate) prefer: Option<String>,
     pub(crate) send: Allowance,
 }
 
@@ -296,6 +298,15 @@ impl Reader<'_> {
         }
         let keep_days = raw.keep_days.unwrap_or(DEFAULT_KEEP_DAYS);
         self.show(&at("keep_days"), toml::Value::Integer(keep_days.into()));
+        let prefer = raw.prefer;
+        if let Some(prefer) = &prefer {
+            self.text(&at("prefer"), prefer.clone());
+            // A node's name or the beginning of its id: both are names.
+            if let Err(error) = StoreName::new(prefer) {
+                let place = self.place(&at("prefer"));
+                self.complain(place, format!("prefer: no name of a node: {error}"));
+            }
+        }
         let send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
         Some(StoreSettings {
             send,
@@ -311,6 +322,7 @@ impl Reader<'_> {
             warm,
             keep_generations,
             keep_days,
+            prefer,
         })
     }
 

@@ -71,6 +71,7 @@ in_use = "snapshot"
 commit = "copy"
 warm = true
 keep_generations = 9
+prefer = "branch-07"
 [peers.branch-07]
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
@@ -97,6 +98,7 @@ hook_after = "/etc/blockferry/hooks/promoted"
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert!(store.warm);
+    assert_eq!(store.prefer.as_deref(), Some("branch-07"));
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])

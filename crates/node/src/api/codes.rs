@@ -130,7 +130,7 @@ const ROWS: &[CodeRow] = &[
     row(
         "DIVERGED",
         Exit::Diverged,
-        "nothing was overwritten; compare: blockferry image show IMAGE",
+        "nothing was overwritten; see: blockferry conflicts, then resolve IMAGE --keep ...",
     ),
     row(
         "DUPLICATE",
@@ -144,7 +144,11 @@ const ROWS: &[CodeRow] = &[
     row("GENERATION_UNKNOWN", Exit::Unknown, "list them: blockferry image history IMAGE"),
     row("HANDSHAKE_TIMEOUT", Exit::TimedOut, "check the address, the UDP port and the firewall"),
     row("HELD", Exit::Partly, "it goes on when it may: blockferry schedule show"),
-    row("HISTORY_FORK", Exit::Diverged, "a store or a state directory was restored or cloned"),
+    row(
+        "HISTORY_FORK",
+        Exit::Diverged,
+        "something was restored or cloned; nothing was overwritten: blockferry conflicts",
+    ),
     row(
         "IDENTITY_DUPLICATE",
         Exit::Refused,
@@ -179,6 +183,7 @@ const ROWS: &[CodeRow] = &[
         "put the images back, or say for each that it was deleted: blockferry publish IMAGE",
     ),
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
+    row("NOT_DIVERGED", Exit::Unknown, "list what has: blockferry conflicts"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
     row(
         "NOT_KEPT",

@@ -234,6 +234,23 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<String>,
     },
+    /// Contents that diverged. Done: `ConflictsReport`.
+    Conflicts {
+        /// Only of this image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+    },
+    /// Decide about contents that diverged, or let go of those that have lost. Done: `ResolveReport`.
+    Resolve {
+        /// Which image.
+        image: String,
+        /// `local`, a peer, or `both`; absent: nothing is decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<String>,
+        /// What lost may go.
+        #[serde(default)]
+        acknowledge: bool,
+    },
     /// Offer and send nothing of it; what came is kept. Done: `OrdersReport`.
     Pause(Affected),
     /// End pauses and boosts of it, or for a time leave them out of account. Done: `OrdersReport`.

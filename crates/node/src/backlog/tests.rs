@@ -124,16 +124,43 @@ fn refusals_wait_longer_each_time() {
 }
 
 #[test]
-fn diverged_waits_until_a_head_changes() {
+fn diverged_is_offered_once_then_waits_until_a_head_changes() {
     let (mut backlog, now) = (with_peers(1), Instant::now());
     backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(2, 1)]));
     backlog.handle_head(store(), image("a"), head(1));
+    assert_eq!(backlog.items()[0].reason, Reason::Diverged);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "so that it is kept there");
+    assert_eq!(backlog.items()[0].reason, Reason::Diverged);
+    backlog.handle_setback(&key(2, "a"), Setback::Diverged, now);
+    backlog.handle_peer(node(2), BTreeSet::from([store()]));
     assert_eq!(offers(&mut backlog, now), []);
     assert_eq!(backlog.items()[0].reason, Reason::Diverged);
     assert_eq!(backlog.next_wake(), None);
     let resolved = Head { version: version(2, &[(1, 2), (2, 1)]), ..head(2) };
     backlog.handle_head(store(), image("a"), resolved);
     assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+}
+
+#[test]
+fn a_peer_that_says_it_holds_less_than_its_receipt_gets_it_again() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(2));
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    assert_eq!(offers(&mut backlog, now), []);
+    backlog.handle_peer_head(node(2), store(), image("a"), head(2).version);
+    assert!(backlog.in_sync(&key(2, "a")));
+    backlog.handle_peer_head(node(2), store(), image("a"), version(3, &[]));
+    assert!(!backlog.in_sync(&key(2, "a")), "a mirror that was edited");
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    backlog.handle_peer_head(node(2), store(), image("a"), head(1).version);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "it was restored from a backup");
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    backlog.handle_inventory(node(2), &store());
+    assert!(backlog.in_sync(&key(2, "a")));
+    backlog.handle_peer_down(node(2));
+    backlog.handle_inventory(node(2), &store());
+    assert!(!backlog.in_sync(&key(2, "a")), "it didn't name it");
 }
 
 #[test]

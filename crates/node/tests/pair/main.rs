@@ -1,6 +1,7 @@
 //! Whole nodes on loopback, driven through their admin sockets as the command line does.
 
 mod adopt;
+mod diverged;
 mod gone;
 mod members;
 mod promote;

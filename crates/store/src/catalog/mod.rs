@@ -7,6 +7,7 @@
 mod filter;
 mod index;
 mod kept;
+mod marks;
 mod records;
 
 use std::cell::RefCell;

@@ -155,12 +155,19 @@ pub(crate) fn dictionary_pack() -> Pack {
 
 /// Every message at least once, with the name of its golden line.
 pub(crate) fn messages() -> Vec<(String, Message)> {
-    let hello = Hello::new("hub-01", "blockferry/0.1.0");
+    let hello = Hello { instance: Some(7), ..Hello::new("hub-01", "blockferry/0.1.0") };
     let named: Vec<(&str, Message)> = vec![
         ("", hello.into()),
         (
             "",
-            HelloAck { version: 1, features: 5, node_name: "b".into(), agent: "x/1".into() }.into(),
+            HelloAck {
+                version: 1,
+                features: 5,
+                node_name: "b".into(),
+                agent: "x/1".into(),
+                instance: None,
+            }
+            .into(),
         ),
         ("", Inventory::split(store(), &store_name(), [entry()]).remove(0).into()),
         ("", Head { store: store(), entry: entry() }.into()),

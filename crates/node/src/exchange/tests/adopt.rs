@@ -45,16 +45,16 @@ fn without_catalog(lost: Side, mirror: bool) -> Side {
     Side { disk, store, identity }
 }
 
+/// What is kept until somebody says that it may go.
 fn set_aside(side: &Side) -> Vec<Vec<u8>> {
-    let entries = side.disk.list(".blockferry/kept").expect("listed");
-    let content = |name: std::ffi::OsString| {
-        let path = format!(".blockferry/kept/{}", name.to_string_lossy());
-        let file = side.disk.open(&path, Open::Read).expect("opened");
-        let mut bytes = vec![0; file.stat().expect("looked at").size_bytes as usize];
+    let kept = side.store.kept(&image()).expect("read").into_iter().filter(|kept| kept.pinned);
+    kept.map(|kept| {
+        let file = side.disk.open(&kept.path, Open::Read).expect("opened");
+        let mut bytes = vec![0; kept.size_bytes as usize];
         file.read_exact_at(&mut bytes, 0).expect("read");
         bytes
-    };
-    entries.into_iter().map(|entry| content(entry.name)).collect()
+    })
+    .collect()
 }
 
 fn current(side: &Side) -> Generation {
@@ -64,6 +64,7 @@ fn current(side: &Side) -> Generation {
 fn refused(ended: &Ended) -> Option<Refusal> {
     match &ended.received {
         RecvOutcome::Refused { code, .. } => Some(*code),
+        RecvOutcome::Kept { .. } => Some(Refusal::Diverged),
         _ => None,
     }
 }
