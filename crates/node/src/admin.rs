@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -70,12 +71,12 @@ async fn refuse(stream: UnixStream) {
     let (_, write) = stream.into_split();
     let busy = AdminError::new("CONTROL_BUSY", "too many clients at once");
     // A client that is gone needs no refusal.
-    let _gone = Client { write }.say(&Answer::Error(busy)).await;
+    let _gone = Client::socket(write).say(&Answer::Error(busy)).await;
 }
 
 async fn serve(core: Arc<Core>, stream: UnixStream, _place: OwnedSemaphorePermit) {
     let (mut read, write) = stream.into_split();
-    let mut client = Client { write };
+    let mut client = Client::socket(write);
     let mut lines = LineBuffer::new(REQUEST_BYTES_MAX);
     loop {
         let next = tokio::select! {
@@ -147,18 +148,52 @@ async fn next_line(
 }
 
 /// The one who asked.
-pub(crate) struct Client {
-    write: OwnedWriteHalf,
+pub(crate) struct Client(Ear);
+
+enum Ear {
+    /// Hears every line as it is said.
+    Socket(OwnedWriteHalf),
+    /// Hears the items, all at once at the end.
+    Items(Vec<Value>),
 }
 
 impl Client {
+    fn socket(write: OwnedWriteHalf) -> Self {
+        Self(Ear::Socket(write))
+    }
+
+    /// One who wants no lines: of what is said before the end it keeps the items, up to
+    /// [`budget::HTTP_ITEMS_MAX`].
+    pub(crate) fn gathering() -> Self {
+        Self(Ear::Items(Vec::new()))
+    }
+
+    /// The items that were kept.
+    pub(crate) fn into_items(self) -> Vec<Value> {
+        match self.0 {
+            Ear::Socket(_) => Vec::new(),
+            Ear::Items(items) => items,
+        }
+    }
+
     /// Writes one line.
     pub(crate) async fn say(&mut self, answer: &Answer) -> Result<()> {
+        let write = match &mut self.0 {
+            Ear::Socket(write) => write,
+            Ear::Items(items) => {
+                if let Answer::Item(item) = answer
+                    && items.len() < budget::HTTP_ITEMS_MAX
+                {
+                    items.push(item.clone());
+                }
+                return Ok(());
+            }
+        };
         let line = match encode_line(answer) {
             Ok(line) => line,
             Err(error) => return Err(Error::Control { what: error.to_string() }),
         };
-        let writing = self.write.write_all(&line);
+        let writing = write.write_all(&line);
         match tokio::time::timeout(budget::ADMIN_REQUEST_DEADLINE, writing).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Error::ClientGone),

@@ -16,6 +16,7 @@ use crate::api::Role;
 use crate::budget;
 use crate::calendar::{Calendar, Rate};
 use crate::error::{Error, Result};
+use crate::http::HttpConfig;
 use crate::identity::Identity;
 pub use crate::level::Setting;
 pub use crate::rates::Allowance;
@@ -141,6 +142,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The admin socket; `None`: there is none.
     pub admin_socket: Option<PathBuf>,
+    /// HTTP; `None`: there is none.
+    pub http: Option<HttpConfig>,
     /// Stores of the configuration file.
     pub stores: Vec<StoreConfig>,
     /// Peers of the configuration file.
@@ -175,6 +178,7 @@ impl Config {
             advertise: Vec::new(),
             admin_socket: Some(state_dir.join("admin.sock")),
             state_dir,
+            http: None,
             stores: Vec::new(),
             peers: Vec::new(),
             send_limit_bits_per_second: None,
@@ -194,6 +198,9 @@ impl Config {
         let wrong = |what: String| Err(Error::Config { what });
         if self.send_limit_bits_per_second == Some(0) {
             return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if let Some(http) = &self.http {
+            http.check()?;
         }
         // Node names go by the rule for store names: they are said to peers.
         if let Err(error) = StoreName::new(&self.name) {

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use crate::budget;
 use crate::core::{Core, blocking, head_of};
+use crate::counts::Counts;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{RecvOutcome, RecvSide, Step};
@@ -72,7 +73,8 @@ async fn try_receive(
     let role = peer.role(&admitted.store.config.name);
     let store = admitted.store.store.clone();
     let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
-    let drive = Drive { name: name.clone(), inputs, outbox };
+    let counts = core.counts.clone();
+    let drive = Drive { name: name.clone(), inputs, outbox, counts };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
         let (outcome, set_aside) = drive.run(side, offer, offer_bytes)?;
@@ -218,6 +220,7 @@ struct Drive {
     name: String,
     inputs: mpsc::UnboundedReceiver<Input>,
     outbox: mpsc::Sender<Vec<u8>>,
+    counts: Arc<Counts>,
 }
 
 impl Drive {
@@ -241,6 +244,9 @@ impl Drive {
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
                 Step::Done(outcome) => {
+                    if let RecvOutcome::Committed(generation) = &outcome {
+                        self.counts.note_received(generation, side.travelled());
+                    }
                     let committed = matches!(outcome, RecvOutcome::Committed(_));
                     return Ok((outcome, committed && side.sets_aside()));
                 }

@@ -255,7 +255,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
 
 /// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
 /// most as fast as was measured. Saving is not known beforehand, so it may be sooner.
-fn eta(core: &Core, item: &Item) -> Option<i64> {
+pub(crate) fn eta(core: &Core, item: &Item) -> Option<i64> {
     if !matches!(item.reason, Reason::Transferring | Reason::Schedule) {
         return None;
     }

@@ -65,6 +65,7 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let wire_bytes = sent_bytes.load(Ordering::Relaxed);
             let took = started.elapsed();
             note_rate(&core, key.peer, changed_bytes, took);
+            core.counts.note_sent(head.size_bytes);
             lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
             let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
             info!(%image, %peer, wire_bytes, ?took, "receipt");

@@ -4,9 +4,10 @@
 
 use super::objects::Schema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How an image stands on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageState {
     /// The file is the current generation.
@@ -30,7 +31,7 @@ pub enum ImageState {
 }
 
 /// How an image stands on a peer, as far as its receipts tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairState {
     /// It holds the current generation, verified.
@@ -48,7 +49,7 @@ pub enum PairState {
 }
 
 /// Why something waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
     /// The calendar.
@@ -74,7 +75,7 @@ pub enum WaitReason {
 }
 
 /// `image ls`, `image show`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagesReport {
     /// `v1`.
     pub schema: Schema,
@@ -83,7 +84,7 @@ pub struct ImagesReport {
 }
 
 /// One image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageRow {
     /// Its store.
     pub store: String,
@@ -104,7 +105,7 @@ pub struct ImageRow {
 }
 
 /// One image on one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagePeer {
     /// Name of the peer.
     pub peer: String,
@@ -117,7 +118,7 @@ pub struct ImagePeer {
 }
 
 /// `image history`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryReport {
     /// `v1`.
     pub schema: Schema,
@@ -129,7 +130,7 @@ pub struct HistoryReport {
 }
 
 /// One generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GenerationRow {
     /// Its number.
     pub generation: u64,
@@ -156,7 +157,7 @@ pub struct GenerationRow {
 }
 
 /// `publish`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PublishReport {
     /// `v1`.
     pub schema: Schema,
@@ -182,7 +183,7 @@ pub struct PublishReport {
 }
 
 /// `plan`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanReport {
     /// `v1`.
     pub schema: Schema,
@@ -210,7 +211,7 @@ pub struct PlanReport {
 }
 
 /// One peer of a `push`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushPeer {
     /// Name of the peer.
     pub peer: String,
@@ -224,7 +225,7 @@ pub struct PushPeer {
 }
 
 /// `push`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushDone {
     /// `v1`.
     pub schema: Schema,
@@ -242,7 +243,7 @@ pub struct PushDone {
 }
 
 /// `backlog`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogReport {
     /// `v1`.
     pub schema: Schema,
@@ -251,7 +252,7 @@ pub struct BacklogReport {
 }
 
 /// One image that one peer lacks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogItem {
     /// Its store.
     pub store: String,
@@ -273,7 +274,7 @@ pub struct BacklogItem {
 }
 
 /// `ready`, `wait`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadyReport {
     /// `v1`.
     pub schema: Schema,
@@ -288,7 +289,7 @@ pub struct ReadyReport {
 }
 
 /// One peer of `ready`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerReady {
     /// Name of the peer.
     pub peer: String,
@@ -299,7 +300,7 @@ pub struct PeerReady {
 }
 
 /// One image of `verify`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedImage {
     /// `STORE/NAME`.
     pub image: String,
@@ -319,7 +320,7 @@ pub struct VerifiedImage {
 }
 
 /// `verify`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyDone {
     /// `v1`.
     pub schema: Schema,
@@ -338,7 +339,7 @@ pub struct VerifyDone {
 }
 
 /// `events`: the summary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventsDone {
     /// `v1`.
     pub schema: Schema,

@@ -15,6 +15,7 @@ mod codec;
 mod codes;
 mod images;
 mod objects;
+mod openapi;
 mod orders;
 mod request;
 
