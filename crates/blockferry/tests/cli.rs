@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "demo",
     "init",
     "serve",
     "id",
+    "token",
     "store",
     "invite",
     "join",
@@ -250,8 +251,8 @@ fn bad_configuration_is_78_with_line_and_suggestion() {
 #[test]
 fn check_reports_everything_and_knows_later_keys() {
     let place = Place::new();
-    let text = "[promote]\nrequire = \"all\"\n[admin]\nhttp = \"127.0.0.1:1\"\n\
-                [limits]\nsend = \"0 Mbit/s\"\n";
+    let text = "[promote]\nrequire = \"all\"\n\
+                [limits]\nmemory = \"1 GiB\"\nsend = \"0 Mbit/s\"\n";
     let config = place.file("c.toml", text);
     let ran = place.run(&["config", "check", "--config", &config]);
     assert_eq!(ran.status, 78);
@@ -323,6 +324,8 @@ fn the_sample_with_everything_switched_on_is_one_too() {
     let ran = place.run(&["config", "show", "--config", &config]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     for key in [
+        "admin.http",
+        "admin.tokens.prometheus.scope",
         "stores.vdisks.path",
         "peers.branch-07.id",
         "peers.branch-07.schedule",

@@ -1,4 +1,5 @@
-//! Admin: JSON lines on a unix socket, one request after the other.
+//! Admin: JSON lines on a unix socket, one request after the other. A client that begins with a
+//! capital letter speaks HTTP, and is served by `http` on the same socket.
 //!
 //! The socket has mode 0660; lines, clients and waits are bounded. A client that goes away detaches
 //! from its job and doesn't cancel it. What a request means is in `requests`, what is answered is
@@ -19,6 +20,7 @@ use crate::api::{AdminError, Answer, LineBuffer, REQUEST_BYTES_MAX, encode_line,
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::http::Local;
 use crate::requests;
 
 /// Makes the socket. We hold the state's lock, so a socket that is there is a dead one.
@@ -43,6 +45,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
 /// Serves clients until the node stops.
 pub(crate) async fn run(core: Arc<Core>, listener: UnixListener) {
     let clients = Arc::new(Semaphore::new(budget::ADMIN_CLIENTS_MAX));
+    let local = Arc::new(Local::new(core.clone()));
     loop {
         let accepted = tokio::select! {
             () = core.stopped() => return,
@@ -58,7 +61,7 @@ pub(crate) async fn run(core: Arc<Core>, listener: UnixListener) {
         };
         match clients.clone().try_acquire_owned() {
             Ok(place) => {
-                tokio::spawn(serve(core.clone(), stream, place));
+                tokio::spawn(serve(core.clone(), local.clone(), stream, place));
             }
             Err(_) => {
                 tokio::spawn(refuse(stream));
@@ -74,10 +77,25 @@ async fn refuse(stream: UnixStream) {
     let _gone = Client::socket(write).say(&Answer::Error(busy)).await;
 }
 
-async fn serve(core: Arc<Core>, stream: UnixStream, _place: OwnedSemaphorePermit) {
+async fn serve(
+    core: Arc<Core>,
+    local: Arc<Local>,
+    stream: UnixStream,
+    _place: OwnedSemaphorePermit,
+) {
     let (mut read, write) = stream.into_split();
+    let mut first = [0; 4096];
+    let got = tokio::select! {
+        () = core.stopped() => return,
+        got = read.read(&mut first) => got.unwrap_or(0),
+    };
+    if first.first().is_some_and(u8::is_ascii_uppercase) {
+        let read = std::io::Cursor::new(first).take(got as u64).chain(read);
+        return local.talk(tokio::io::join(read, write)).await;
+    }
     let mut client = Client::socket(write);
     let mut lines = LineBuffer::new(REQUEST_BYTES_MAX);
+    lines.push(&first[..got]);
     loop {
         let next = tokio::select! {
             () = core.stopped() => return,

@@ -43,6 +43,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Said<T> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Said<T>, Problem> {
+    // serde takes a list for an object whose fields may all be absent; a list names nothing.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Problem::new("CONTROL_BAD_REQUEST", "bad body: an object is expected"));
+    }
     let wrong = |error| Problem::new("CONTROL_BAD_REQUEST", format!("bad body: {error}"));
     serde_json::from_slice(bytes).map(Said).map_err(wrong)
 }

@@ -22,7 +22,7 @@ mod writes;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -41,6 +41,7 @@ use tracing::{debug, info, warn};
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use access::Access;
 use patient::Patient;
 use site::Site;
 
@@ -100,7 +101,8 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
 
 /// Serves until the node stops.
 pub(crate) async fn run(core: Arc<Core>, listener: Listener) {
-    let router = routes::router(&Arc::new(Site::new(core.clone(), &listener.config)));
+    let access = Access::new(&listener.config);
+    let router = routes::router(&Arc::new(Site::new(core.clone(), access)));
     let places = Arc::new(Semaphore::new(budget::HTTP_CONNECTIONS_MAX));
     let address = listener.address();
     info!(?address, tls = listener.tls.is_some(), "HTTP is served");
@@ -130,6 +132,28 @@ pub(crate) async fn run(core: Arc<Core>, listener: Listener) {
             }
             Err(_) => debug!(%from, "too many connections"),
         }
+    }
+}
+
+/// HTTP on the admin socket: the same routes, for who may open the socket.
+pub(crate) struct Local {
+    core: Arc<Core>,
+    router: OnceLock<Router>,
+}
+
+impl Local {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core, router: OnceLock::new() }
+    }
+
+    /// Serves one connection, from its first byte to its last.
+    pub(crate) async fn talk<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let site = || Arc::new(Site::new(self.core.clone(), Access::socket()));
+        let router = self.router.get_or_init(|| routes::router(&site())).clone();
+        talk(&self.core, router, Patient::new(stream, budget::HTTP_WRITE_DEADLINE)).await;
     }
 }
 

@@ -38,7 +38,10 @@ impl<S> Patient<S> {
         let limit = self.limit;
         let until = || Box::pin(tokio::time::sleep_until(Instant::now() + limit));
         match self.waiting.get_or_insert_with(until).as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => {
+                self.waiting = None;
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -93,7 +96,7 @@ mod tests {
         let reading = tokio::spawn(async move {
             let mut buffer = [0; 16];
             let mut all = 0;
-            while all < 64 {
+            while all < 16 + 40 {
                 tokio::time::sleep(Duration::from_secs(4)).await;
                 all += theirs.read(&mut buffer).await.expect("read");
             }

@@ -15,7 +15,6 @@ use tokio::sync::Semaphore;
 use super::access::Access;
 use super::openapi;
 use super::problem::Problem;
-use super::settings::HttpConfig;
 use crate::admin::Client;
 use crate::api::{AdminError, Answer, Request};
 use crate::budget;
@@ -42,10 +41,10 @@ pub(crate) struct Site {
 pub(crate) type Shared = Arc<Site>;
 
 impl Site {
-    pub(crate) fn new(core: Arc<Core>, config: &HttpConfig) -> Self {
+    pub(crate) fn new(core: Arc<Core>, access: Access) -> Self {
         Self {
             core,
-            access: Access::new(config),
+            access,
             followers: Arc::new(Semaphore::new(budget::HTTP_FOLLOWERS_MAX)),
             scrapes: Semaphore::new(1),
             openapi: openapi::document().to_string().into(),
