@@ -55,6 +55,7 @@ pub struct Affected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// It ends by itself after so many seconds; absent: another order ends it.
+    #[schema(minimum = 1, maximum = 316224000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<u64>,
 }

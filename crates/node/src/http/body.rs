@@ -2,7 +2,7 @@
 //!
 //! A body is a JSON object of at most [`budget::HTTP_BODY_BYTES_MAX`], sent within
 //! [`budget::HTTP_BODY_DEADLINE`]; what it doesn't know it refuses, so that nobody believes that a
-//! misspelt field did something. No body is an empty object.
+//! misspelt field did something. No body, and `null`, is an empty object.
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -32,7 +32,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Said<T> {
         let read = tokio::time::timeout(deadline, bytes_of(body)).await;
         let slow = format!("the body was not there after {} s", deadline.as_secs());
         let bytes = read.map_err(|_| Problem::new("HTTP_SLOW", slow))??;
-        if bytes.is_empty() {
+        if bytes.is_empty() || bytes == b"null" {
             return parse(b"{}");
         }
         if !is_json(&parts.headers) {
@@ -45,9 +45,9 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Said<T> {
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Said<T>, Problem> {
     // serde takes a list for an object whose fields may all be absent; a list names nothing.
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(Problem::new("CONTROL_BAD_REQUEST", "bad body: an object is expected"));
+        return Err(Problem::bad("bad body: an object is expected"));
     }
-    let wrong = |error| Problem::new("CONTROL_BAD_REQUEST", format!("bad body: {error}"));
+    let wrong = |error| Problem::bad(format!("bad body: {error}"));
     serde_json::from_slice(bytes).map(Said).map_err(wrong)
 }
 
@@ -68,7 +68,7 @@ async fn bytes_of(mut body: Body) -> Result<Vec<u8>, Problem> {
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await;
         let Some(frame) = frame else { return Ok(bytes) };
-        let broken = |_| Problem::new("CONTROL_BAD_REQUEST", "the body ended too early");
+        let broken = |_| Problem::bad("the body ended too early");
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if data.len() > max - bytes.len() {
             return Err(too_long());
@@ -81,9 +81,8 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let wrong = |error: axum::extract::rejection::QueryRejection| {
-            Problem::new("CONTROL_BAD_REQUEST", error.body_text())
-        };
+        let wrong =
+            |error: axum::extract::rejection::QueryRejection| Problem::bad(error.body_text());
         Query::try_from_uri(&parts.uri).map(|Query(asked)| Self(asked)).map_err(wrong)
     }
 }
@@ -92,9 +91,8 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let wrong = |error: axum::extract::rejection::PathRejection| {
-            Problem::new("CONTROL_BAD_REQUEST", error.body_text())
-        };
+        let wrong =
+            |error: axum::extract::rejection::PathRejection| Problem::bad(error.body_text());
         let Path(names) = Path::from_request_parts(parts, state).await.map_err(wrong)?;
         Ok(Self(names))
     }

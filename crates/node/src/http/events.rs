@@ -83,7 +83,7 @@ pub(crate) async fn events(
 fn seen(headers: &HeaderMap) -> std::result::Result<Option<u64>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    let wrong = || Problem::new("CONTROL_BAD_REQUEST", "Last-Event-ID is the number of an event");
+    let wrong = || Problem::bad("Last-Event-ID is the number of an event");
     number.map(Some).ok_or_else(wrong)
 }
 

@@ -15,6 +15,10 @@ use crate::api::{AdminError, Exit, exit_for};
 use crate::error::Error;
 use crate::requests;
 
+/// The code of a request that can't be understood, and what to do about it over HTTP.
+const BAD: &str = "CONTROL_BAD_REQUEST";
+const READ_ON: &str = "see /openapi.json for what this address takes";
+
 /// An error of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem(pub(crate) AdminError);
@@ -43,6 +47,11 @@ impl Problem {
         Self(AdminError::new(code, message))
     }
 
+    /// A request that can't be understood.
+    pub(crate) fn bad(message: impl AsRef<str>) -> Self {
+        Self(AdminError::new(BAD, message).with_remedy(READ_ON))
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         status_of(&self.0.code)
     }
@@ -50,7 +59,8 @@ impl Problem {
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
-        Self(requests::admin_error(error))
+        let told = requests::admin_error(error);
+        Self(if told.code == BAD { told.with_remedy(READ_ON) } else { told })
     }
 }
 
@@ -109,6 +119,7 @@ impl IntoResponse for Problem {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "HTTP_TOKEN" => return StatusCode::UNAUTHORIZED,
+        "TICKET_INVALID" => return StatusCode::FORBIDDEN,
         "HTTP_HOST" => return StatusCode::MISDIRECTED_REQUEST,
         "HTTP_ROUTE" => return StatusCode::NOT_FOUND,
         "HTTP_METHOD" => return StatusCode::METHOD_NOT_ALLOWED,

@@ -43,6 +43,7 @@ pub(crate) struct OfReady {
     /// Number of a generation; absent: the current one.
     generation: Option<u64>,
     /// Who must hold it: `all` other members, at least so many, or these peers, separated by commas.
+    #[param(pattern = "^(all|[0-9]{1,9}|[A-Za-z0-9_.-]*[A-Za-z_.-][A-Za-z0-9_.,-]*)$")]
     require: Option<String>,
 }
 
@@ -195,7 +196,7 @@ fn require(text: &str) -> Result<Require, Problem> {
         return Ok(Require::All);
     }
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        let wrong = |_| Problem::new("CONTROL_BAD_REQUEST", "require: all, a number or peers");
+        let wrong = |_| Problem::bad("require: all, a number or peers");
         return text.parse().map(Require::Count).map_err(wrong);
     }
     Ok(Require::Peers(text.split(',').map(|name| name.trim().to_owned()).collect()))

@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::body::{Asked, Named, Said};
+use super::problem::Problem;
 use super::reads::{Nothing, OfPeer, full};
 use super::site::{Reply, Shared, json};
 use crate::api::{
@@ -44,8 +45,10 @@ pub(crate) struct LimitOrder {
     /// Only what goes to this peer; absent: everything.
     peer: Option<String>,
     /// On the wire; above 0.
-    bits_per_second: u64,
+    #[schema(minimum = 1)]
+    bits_per_second: i64,
     /// It ends by itself after so many seconds; absent: never.
+    #[schema(minimum = 1, maximum = 316224000)]
     for_seconds: Option<u64>,
 }
 
@@ -74,8 +77,10 @@ pub(crate) struct Verified {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewStore {
     /// Its name on every member.
+    #[schema(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
     name: String,
     /// Absolute path of an existing directory.
+    #[schema(pattern = "^/.+")]
     path: String,
     /// Role of this node.
     #[serde(default)]
@@ -92,6 +97,7 @@ pub(crate) struct NewTicket {
     #[serde(default)]
     role: Role,
     /// How long it is good for, in seconds.
+    #[schema(minimum = 1, maximum = 86400)]
     ttl_seconds: u64,
 }
 
@@ -198,6 +204,8 @@ pub(crate) async fn limit_set(
     Said(order): Said<LimitOrder>,
 ) -> Reply {
     let LimitOrder { peer, bits_per_second, for_seconds } = order;
+    let negative = |_| Problem::bad("a rate below 0");
+    let bits_per_second = u64::try_from(bits_per_second).map_err(negative)?;
     site.act(Request::LimitSet { peer, bits_per_second, for_seconds }).await
 }
 
@@ -235,7 +243,13 @@ pub(crate) async fn store_add(
     Said(store): Said<NewStore>,
 ) -> Reply {
     let NewStore { name, path, role } = store;
-    let mut reply = site.act(Request::StoreAdd { name, path: path.into(), role }).await?;
+    let added = site.act(Request::StoreAdd { name, path: path.into(), role }).await;
+    // A directory that can't be opened is the request's fault, not the service's.
+    let missing = |Problem(error): Problem| match error.code.as_str() {
+        "IO" => Problem::new("SOURCE_MISSING", error.message),
+        _ => Problem(error),
+    };
+    let mut reply = added.map_err(missing)?;
     *reply.status_mut() = StatusCode::CREATED;
     Ok(reply)
 }

@@ -36,6 +36,9 @@ fn what_is_no_request_is_refused_by_name() {
     assert_eq!(refused(pause().say(&json!({ "for_seconds": -1 }))), is(400, "CONTROL_BAD_REQUEST"));
     assert_eq!(refused(pause().say(&json!({ "peer": "nobody" }))), is(404, "PEER_UNKNOWN"));
     assert_eq!(refused(pause().say(&json!({ "image": "a/b/c@d" }))), is(404, "IMAGE_UNKNOWN"));
+    let nowhere = json!({ "name": "x", "path": "/nonexistent/x" });
+    let nowhere = Ask::new("POST", "/api/v1/stores").say(&nowhere);
+    assert_eq!(refused(nowhere), is(404, "SOURCE_MISSING"));
     let zero = Ask::new("PUT", "/api/v1/limit").say(&json!({ "bits_per_second": 0 }));
     assert_eq!(refused(zero), is(400, "CONTROL_BAD_REQUEST"));
     let long = json!({ "peer": "x".repeat(budget::HTTP_BODY_BYTES_MAX) });
