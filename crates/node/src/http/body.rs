@@ -10,9 +10,13 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::problem::Problem;
 use crate::budget;
+
+/// Whole numbers below this are exact as floats.
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// A JSON body.
 pub(crate) struct Said<T>(pub(crate) T);
@@ -48,7 +52,26 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Said<T>, Problem> {
         return Err(Problem::bad("bad body: an object is expected"));
     }
     let wrong = |error| Problem::bad(format!("bad body: {error}"));
-    serde_json::from_slice(bytes).map(Said).map_err(wrong)
+    serde_json::from_slice(bytes)
+        .or_else(|error| parse_whole(bytes).ok_or(error))
+        .map(Said)
+        .map_err(wrong)
+}
+
+/// The same where a whole number is written as `7.0`, which is one to JSON Schema and none to serde.
+fn parse_whole<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let mut object: serde_json::Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    let mut changed = false;
+    for value in object.values_mut() {
+        let number = value.as_f64().filter(|_| value.is_f64());
+        // Beyond 2^53 a float is not exact: then it is none.
+        if let Some(number) = number.filter(|n| n.fract() == 0.0 && n.abs() < EXACT_BELOW) {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole and small enough")]
+            let whole = number as i64;
+            (*value, changed) = (whole.into(), true);
+        }
+    }
+    if changed { serde_json::from_value(Value::Object(object)).ok() } else { None }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -95,5 +118,37 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
             |error: axum::extract::rejection::PathRejection| Problem::bad(error.body_text());
         let Path(names) = Path::from_request_parts(parts, state).await.map_err(wrong)?;
         Ok(Self(names))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Affected;
+
+    fn seconds(text: &str) -> Option<Option<u64>> {
+        parse::<Affected>(text.as_bytes()).ok().map(|Said(what)| what.for_seconds)
+    }
+
+    #[test]
+    fn whole_numbers_are_numbers_and_nothing_else_is_let_through() {
+        assert_eq!(seconds("{}"), Some(None));
+        assert_eq!(seconds(r#" {"for_seconds": 7}"#), Some(Some(7)));
+        assert_eq!(seconds(r#"{"for_seconds": 7.0}"#), Some(Some(7)));
+        assert_eq!(seconds(r#"{"for_seconds": 7e3}"#), Some(Some(7000)));
+        for bad in [
+            "",
+            "[]",
+            "7",
+            r#"{"for_seconds": 7.5}"#,
+            r#"{"for_seconds": -7.0}"#,
+            r#"{"for_seconds": 1e300}"#,
+            r#"{"for_seconds": "7"}"#,
+            r#"{"for_seconds": 7.0, "more": 1}"#,
+            r#"{"for_seconds": 7, "for_seconds": 8}"#,
+            r#"{"for_seconds": 7.0} x"#,
+        ] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
     }
 }
