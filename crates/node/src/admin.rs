@@ -74,7 +74,7 @@ async fn refuse(stream: UnixStream) {
     let (_, write) = stream.into_split();
     let busy = AdminError::new("CONTROL_BUSY", "too many clients at once");
     // A client that is gone needs no refusal.
-    let _gone = Client::socket(write).say(&Answer::Error(busy)).await;
+    let _gone = Client::socket(write, String::new()).say(&Answer::Error(busy)).await;
 }
 
 async fn serve(
@@ -83,6 +83,8 @@ async fn serve(
     stream: UnixStream,
     _place: OwnedSemaphorePermit,
 ) {
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    let who = uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("uid {uid}"));
     let (mut read, write) = stream.into_split();
     let mut first = [0; 4096];
     let got = tokio::select! {
@@ -91,9 +93,9 @@ async fn serve(
     };
     if first.first().is_some_and(u8::is_ascii_uppercase) {
         let read = std::io::Cursor::new(first).take(got as u64).chain(read);
-        return local.talk(tokio::io::join(read, write)).await;
+        return local.talk(tokio::io::join(read, write), who).await;
     }
-    let mut client = Client::socket(write);
+    let mut client = Client::socket(write, who);
     let mut lines = LineBuffer::new(REQUEST_BYTES_MAX);
     lines.push(&first[..got]);
     loop {
@@ -166,7 +168,10 @@ async fn next_line(
 }
 
 /// The one who asked.
-pub(crate) struct Client(Ear);
+pub(crate) struct Client {
+    ear: Ear,
+    who: String,
+}
 
 enum Ear {
     /// Hears every line as it is said.
@@ -176,27 +181,32 @@ enum Ear {
 }
 
 impl Client {
-    fn socket(write: OwnedWriteHalf) -> Self {
-        Self(Ear::Socket(write))
+    fn socket(write: OwnedWriteHalf, who: String) -> Self {
+        Self { ear: Ear::Socket(write), who }
     }
 
     /// One who wants no lines: of what is said before the end it keeps the items, up to
     /// [`budget::HTTP_ITEMS_MAX`].
-    pub(crate) fn gathering() -> Self {
-        Self(Ear::Items(Vec::new()))
+    pub(crate) fn gathering(who: String) -> Self {
+        Self { ear: Ear::Items(Vec::new()), who }
     }
 
     /// The items that were kept.
     pub(crate) fn into_items(self) -> Vec<Value> {
-        match self.0 {
+        match self.ear {
             Ear::Socket(_) => Vec::new(),
             Ear::Items(items) => items,
         }
     }
 
+    /// Who it is, for people: the user of a socket, as the kernel says, or the name of a token.
+    pub(crate) fn who(&self) -> String {
+        self.who.clone()
+    }
+
     /// Writes one line.
     pub(crate) async fn say(&mut self, answer: &Answer) -> Result<()> {
-        let write = match &mut self.0 {
+        let write = match &mut self.ear {
             Ear::Socket(write) => write,
             Ear::Items(items) => {
                 if let Answer::Item(item) = answer

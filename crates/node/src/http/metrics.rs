@@ -26,6 +26,8 @@ use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::counts::Totals;
 use crate::events::now_unix_ms;
+use crate::forecast::{Finish, Forecast};
+use crate::foresight;
 use crate::overrides::Scope;
 use crate::reports;
 
@@ -125,7 +127,7 @@ fn gather(core: &Core) -> Scrape {
         uptime_seconds: core.started.elapsed().as_secs_f64(),
         pairs,
         hidden_pairs: hidden as u64,
-        peers: peers(core, &items, &names, now),
+        peers: peers(core, &items, &names, (&foresight::now(core), now)),
         waiting,
         stores: stores(core),
         totals: core.counts.totals(),
@@ -152,22 +154,19 @@ fn peers(
     core: &Core,
     items: &[Item],
     names: &BTreeMap<NodeId, String>,
-    now_unix_ms: i64,
+    (ahead, now_unix_ms): (&Forecast, i64),
 ) -> Vec<PeerSample> {
-    // Of what is on its way to a peer, the last one says when the peer has all of it.
-    let mut lacking: BTreeMap<NodeId, (u64, u64, Option<&Item>)> = BTreeMap::new();
+    let mut lacking: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
     for item in items {
-        let (bytes, images, last) = lacking.entry(item.key.peer).or_default();
+        let (bytes, images) = lacking.entry(item.key.peer).or_default();
         *bytes = bytes.saturating_add(item.bytes);
         *images += 1;
-        if last.is_none_or(|last| last.queued_bytes <= item.queued_bytes) {
-            *last = Some(item);
-        }
     }
     let sample = |(id, name): (&NodeId, &String)| {
         let peer = core.peer(id)?;
-        let (bytes, images, last) = lacking.get(id).copied().unwrap_or_default();
-        let eta = last.and_then(|item| reports::eta(core, item));
+        let (bytes, images) = lacking.get(id).copied().unwrap_or_default();
+        // The last of what can be foreseen says when the peer has all of it.
+        let eta = ahead.last(|key| key.peer == *id).and_then(Finish::unix_ms);
         let carried = peer.carried();
         Some(PeerSample {
             name: name.clone(),

@@ -25,7 +25,10 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::crypto::aws_lc_rs;
@@ -43,7 +46,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use access::Access;
 use patient::Patient;
-use site::Site;
+use site::{Asker, Site};
 
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 
@@ -146,14 +149,15 @@ impl Local {
         Self { core, router: OnceLock::new() }
     }
 
-    /// Serves one connection, from its first byte to its last.
-    pub(crate) async fn talk<S>(&self, stream: S)
+    /// Serves one connection of this user, from its first byte to its last.
+    pub(crate) async fn talk<S>(&self, stream: S, who: String)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let site = || Arc::new(Site::new(self.core.clone(), Access::socket()));
         let router = self.router.get_or_init(|| routes::router(&site())).clone();
-        talk(&self.core, router, Patient::new(stream, budget::HTTP_WRITE_DEADLINE)).await;
+        let stream = Patient::new(stream, budget::HTTP_WRITE_DEADLINE);
+        talk(&self.core, router, stream, Some(Asker(who.into()))).await;
     }
 }
 
@@ -169,10 +173,10 @@ async fn meet(
     let _slower = stream.set_nodelay(true);
     let stream = Patient::new(stream, budget::HTTP_WRITE_DEADLINE);
     match tls {
-        None => talk(&core, router, stream).await,
+        None => talk(&core, router, stream, None).await,
         Some(tls) => {
             match tokio::time::timeout(budget::HANDSHAKE_DEADLINE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => talk(&core, router, stream).await,
+                Ok(Ok(stream)) => talk(&core, router, stream, None).await,
                 Ok(Err(error)) => debug!(%error, "no TLS"),
                 Err(_) => debug!("no TLS in time"),
             }
@@ -180,7 +184,8 @@ async fn meet(
     }
 }
 
-async fn talk<S>(core: &Core, router: Router, stream: S)
+/// `asker`: who it is, where the connection says that.
+async fn talk<S>(core: &Core, router: Router, stream: S, asker: Option<Asker>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -190,7 +195,13 @@ where
         .header_read_timeout(budget::HTTP_HEAD_DEADLINE)
         .max_headers(budget::HTTP_HEADERS_MAX)
         .max_buf_size(budget::HTTP_HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(asker) = &asker {
+            request.extensions_mut().insert(asker.clone());
+        }
+        router.call(request)
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

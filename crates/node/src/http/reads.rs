@@ -8,8 +8,8 @@ use super::body::{Asked, Named};
 use super::problem::Problem;
 use super::site::{Reply, Shared};
 use crate::api::{
-    BacklogReport, HistoryReport, ImagesReport, OrdersReport, PeersReport, PlanReport, ReadyReport,
-    Request, Require, StatusReport, StoresReport,
+    BacklogReport, ConflictsReport, HistoryReport, ImagesReport, OrdersReport, PeersReport,
+    PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport,
 };
 
 /// No query at all: what is said all the same is refused.
@@ -33,6 +33,28 @@ pub(crate) struct OfStore {
 pub(crate) struct OfPeer {
     /// A name, an id or the first 8 or more characters of an id.
     pub(crate) peer: Option<String>,
+}
+
+/// Which image.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OfImage {
+    /// Only of this image, `STORE/NAME`.
+    image: Option<String>,
+}
+
+/// What a plan is asked about.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OfPlan {
+    /// For which peer; absent: the one that lacks most.
+    peer: Option<String>,
+    /// As if it began then, `Mon 22:00`, by the clock of the calendar; absent: now, in its turn.
+    at: Option<String>,
+    /// Would it be there by then? `06:00` is the next one after the beginning.
+    by: Option<String>,
 }
 
 /// What ready is asked about.
@@ -136,16 +158,17 @@ pub(crate) async fn history(
     params(
         ("store" = String, Path, description = "Its store"),
         ("image" = String, Path, description = "Its name"),
-        OfPeer,
+        OfPlan,
     ),
     responses((status = 200, body = PlanReport)),
 )]
 pub(crate) async fn plan(
     State(site): State<Shared>,
     Named(name): Named<(String, String)>,
-    Asked(of): Asked<OfPeer>,
+    Asked(of): Asked<OfPlan>,
 ) -> Reply {
-    site.look(Request::Plan { image: full(&name), peer: of.peer }).await
+    let OfPlan { peer, at, by } = of;
+    site.look(Request::Plan { image: full(&name), peer, at, by }).await
 }
 
 /// Is a generation verified there? Answers 200 whether it is or not
@@ -163,10 +186,7 @@ pub(crate) async fn ready(
     Named(name): Named<(String, String)>,
     Asked(of): Asked<OfReady>,
 ) -> Reply {
-    let mut image = full(&name);
-    if let Some(number) = of.generation {
-        image = format!("{image}@{number}");
-    }
+    let image = meant(&name, of.generation);
     let require = require(of.require.as_deref().unwrap_or("all"))?;
     site.look(Request::Ready { image, require }).await
 }
@@ -180,6 +200,15 @@ pub(crate) async fn backlog(State(site): State<Shared>, Asked(of): Asked<OfPeer>
     site.look(Request::Backlog { peer: of.peer }).await
 }
 
+/// Contents that diverged
+#[utoipa::path(
+    get, path = "/api/v1/conflicts", tag = "images", params(OfImage),
+    responses((status = 200, body = ConflictsReport)),
+)]
+pub(crate) async fn conflicts(State(site): State<Shared>, Asked(of): Asked<OfImage>) -> Reply {
+    site.look(Request::Conflicts { image: of.image }).await
+}
+
 /// The orders in force, and the rate towards each peer
 #[utoipa::path(get, path = "/api/v1/orders", tag = "orders", responses((status = 200, body = OrdersReport)))]
 pub(crate) async fn orders(State(site): State<Shared>, _: Asked<Nothing>) -> Reply {
@@ -191,7 +220,14 @@ pub(crate) fn full((store, image): &(String, String)) -> String {
     format!("{store}/{image}")
 }
 
-fn require(text: &str) -> Result<Require, Problem> {
+/// The same with a generation, where one is named.
+pub(crate) fn meant(name: &(String, String), generation: Option<u64>) -> String {
+    let image = full(name);
+    generation.map_or(image.clone(), |number| format!("{image}@{number}"))
+}
+
+/// Who must hold something, as a query or a body says it.
+pub(crate) fn require(text: &str) -> Result<Require, Problem> {
     if text == "all" {
         return Ok(Require::All);
     }

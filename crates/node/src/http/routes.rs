@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::problem::Problem;
 use super::settings::Scope;
-use super::site::Shared;
+use super::site::{Asker, Shared};
 use super::{events, health, metrics, openapi, reads, writes};
 
 /// What nothing that is served here needs: only the page will allow itself more.
@@ -67,6 +67,15 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::GET, "/api/v1/images/{store}/{image}/ready", Read, get(reads::ready)),
         row(Method::POST, "/api/v1/images/{store}/{image}/publish", Operate, post(writes::publish)),
         row(Method::POST, "/api/v1/images/{store}/{image}/push", Operate, post(writes::push)),
+        row(Method::POST, "/api/v1/images/{store}/{image}/promote", Operate, post(writes::promote)),
+        row(
+            Method::POST,
+            "/api/v1/images/{store}/{image}/rollback",
+            Operate,
+            post(writes::rollback),
+        ),
+        row(Method::POST, "/api/v1/images/{store}/{image}/resolve", Operate, post(writes::resolve)),
+        row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
@@ -117,14 +126,20 @@ async fn entrance(State(site): State<Shared>, request: Request, next: Next) -> R
 /// Lets through who has the scope. What changes something is logged with whose token it was.
 async fn gate(
     State((site, scope)): State<(Shared, Scope)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    match site.access.check_who(request.headers(), scope) {
-        Ok(token) if scope > Scope::Read => info!(token, %method, path, "asked over HTTP"),
-        Ok(_) => {}
+    let token = match site.access.check_who(request.headers(), scope) {
+        Ok(token) => token,
         Err(denied) => return Problem::from(denied).into_response(),
+    };
+    if scope > Scope::Read {
+        info!(token, %method, path, "asked over HTTP");
+    }
+    // On the admin socket the connection knows better: the user.
+    if request.extensions().get::<Asker>().is_none() {
+        request.extensions_mut().insert(Asker(format!("token {token}").into()));
     }
     next.run(request).await
 }

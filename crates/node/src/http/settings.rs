@@ -28,7 +28,7 @@ const HASH_PURPOSE: &str = "blockferry 2026 token of the admin API v1";
 pub enum Scope {
     /// Look: status, images, events, metrics.
     Read,
-    /// Publish, push, verify, pause, resume, boost, limit.
+    /// Publish, push, promote, roll back, resolve, verify, pause, resume, boost, limit.
     Operate,
     /// Stores and peers: add, remove, invite, join.
     Admin,

@@ -37,6 +37,17 @@ pub(crate) struct Site {
     pub(crate) openapi: Bytes,
 }
 
+/// Who asks, for people: the user at the other end of the admin socket, or whose token it was. The
+/// connection or the gate says it, never the request.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker(pub(crate) Arc<str>);
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self("somebody over HTTP".into())
+    }
+}
+
 /// A site that handlers can have.
 pub(crate) type Shared = Arc<Site>;
 
@@ -65,13 +76,22 @@ impl Site {
 
     /// Asks something that may take as long as it takes. Who goes away lets go of it.
     pub(crate) async fn act(&self, request: Request) -> Reply {
-        let (done, _) = self.ask(request).await?;
+        self.act_for(&Asker::default(), request).await
+    }
+
+    /// The same where it is kept who asked.
+    pub(crate) async fn act_for(&self, asker: &Asker, request: Request) -> Reply {
+        let (done, _) = self.ask(asker, request).await?;
         Ok(json(&done))
     }
 
     /// The last object of an answer, and those before it.
-    pub(crate) async fn ask(&self, request: Request) -> Result<(Value, Vec<Value>), Problem> {
-        let mut client = Client::gathering();
+    pub(crate) async fn ask(
+        &self,
+        asker: &Asker,
+        request: Request,
+    ) -> Result<(Value, Vec<Value>), Problem> {
+        let mut client = Client::gathering(asker.0.to_string());
         let answered: NodeResult<Answer> = tokio::select! {
             () = self.core.stopped() => Err(Error::Stopping),
             answered = requests::handle(&self.core, request, &mut client) => answered,

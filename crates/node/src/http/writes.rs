@@ -3,7 +3,7 @@
 //! What takes long is answered when it is over; who hangs up lets go of it and doesn't cancel it. What
 //! names files of this machine (maps of changes) is for the command line only.
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,11 +11,12 @@ use utoipa::ToSchema;
 
 use super::body::{Asked, Named, Said};
 use super::problem::Problem;
-use super::reads::{Nothing, OfPeer, full};
-use super::site::{Reply, Shared, json};
+use super::reads::{Nothing, OfPeer, full, meant, require};
+use super::site::{Asker, Reply, Shared, json};
 use crate::api::{
-    Affected, Invitation, Joined, Lane, OrdersReport, PeersReport, PublishReport, PushDone,
-    Removed, Request, Role, StoresReport, VerifiedImage, VerifyDone,
+    Affected, Invitation, Joined, Lane, OrdersReport, PeersReport, PromoteReport, PublishReport,
+    PushDone, Removed, Request, ResolveReport, Role, RollbackReport, StoresReport, VerifiedImage,
+    VerifyDone,
 };
 
 /// Nothing to say.
@@ -36,6 +37,37 @@ pub(crate) struct PushOrder {
     /// Answer when the receipts are there.
     #[serde(default)]
     wait: bool,
+}
+
+/// A promotion.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PromoteOrder {
+    /// Number of a generation; absent: the current one.
+    generation: Option<u64>,
+    /// Who must hold it: `all` other members, at least so many, or these peers, separated by commas;
+    /// absent: as configured.
+    #[schema(pattern = "^(all|[0-9]{1,9}|[A-Za-z0-9_.-]*[A-Za-z_.-][A-Za-z0-9_.,-]*)$")]
+    require: Option<String>,
+}
+
+/// Where to go back to.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RollbackOrder {
+    /// Number of the generation whose content becomes the current one again.
+    generation: u64,
+}
+
+/// A decision about contents that diverged.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResolveOrder {
+    /// `local`, a peer, or `both`; absent: nothing is decided.
+    keep: Option<String>,
+    /// What lost may go.
+    #[serde(default)]
+    acknowledge: bool,
 }
 
 /// One more limit.
@@ -117,7 +149,7 @@ pub(crate) struct UseTicket {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PeerSetting {
-    /// `name`, `address`, `compression` or `schedule`.
+    /// `name`, `address`, `compression`, `schedule` or `polite`.
     key: String,
     /// The new value.
     value: String,
@@ -152,6 +184,54 @@ pub(crate) async fn push(
 ) -> Reply {
     let PushOrder { peers, lane, wait } = order;
     site.act(Request::Push { image: full(&name), peers, lane, wait }).await
+}
+
+/// Say that a generation may be used. Answers 200 whether it is promoted or not
+#[utoipa::path(
+    post, path = "/api/v1/images/{store}/{image}/promote", tag = "images",
+    params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
+    request_body = Option<PromoteOrder>, responses((status = 200, body = PromoteReport)),
+)]
+pub(crate) async fn promote(
+    State(site): State<Shared>,
+    Extension(asker): Extension<Asker>,
+    Named(name): Named<(String, String)>,
+    _: Asked<Nothing>,
+    Said(order): Said<PromoteOrder>,
+) -> Reply {
+    let require = order.require.as_deref().map(require).transpose()?;
+    site.act_for(&asker, Request::Promote { image: meant(&name, order.generation), require }).await
+}
+
+/// Make the content of an earlier generation the current one again
+#[utoipa::path(
+    post, path = "/api/v1/images/{store}/{image}/rollback", tag = "images",
+    params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
+    request_body = RollbackOrder, responses((status = 200, body = RollbackReport)),
+)]
+pub(crate) async fn rollback(
+    State(site): State<Shared>,
+    Named(name): Named<(String, String)>,
+    _: Asked<Nothing>,
+    Said(order): Said<RollbackOrder>,
+) -> Reply {
+    site.act(Request::Rollback { image: meant(&name, Some(order.generation)) }).await
+}
+
+/// Decide about contents that diverged, or let go of those that have lost
+#[utoipa::path(
+    post, path = "/api/v1/images/{store}/{image}/resolve", tag = "images",
+    params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
+    request_body = ResolveOrder, responses((status = 200, body = ResolveReport)),
+)]
+pub(crate) async fn resolve(
+    State(site): State<Shared>,
+    Named(name): Named<(String, String)>,
+    _: Asked<Nothing>,
+    Said(order): Said<ResolveOrder>,
+) -> Reply {
+    let ResolveOrder { keep, acknowledge } = order;
+    site.act(Request::Resolve { image: full(&name), keep, acknowledge }).await
 }
 
 /// Offer and send nothing of what is named; nothing named: of everything
@@ -228,7 +308,7 @@ pub(crate) async fn verify(
     _: Asked<Nothing>,
     Said(order): Said<VerifyOrder>,
 ) -> Reply {
-    let (done, rows) = site.ask(Request::Verify { image: order.image }).await?;
+    let (done, rows) = site.ask(&Asker::default(), Request::Verify { image: order.image }).await?;
     Ok(json(&Verified { done, rows }))
 }
 
