@@ -17,6 +17,10 @@ use crate::judge::Version;
 use crate::overrides::Scope;
 use crate::rates::{Hold, InForce};
 
+mod pairs;
+
+pub use pairs::Pair;
+
 /// Wait after a lost connection, unless the peer is back sooner.
 const LOST_WAIT: Duration = Duration::from_secs(1);
 

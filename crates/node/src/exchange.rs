@@ -9,6 +9,7 @@ mod dictionary;
 mod kept;
 mod receive;
 mod send;
+mod travelled;
 
 use blockferry_wire::Message;
 
@@ -17,6 +18,7 @@ pub(crate) use receive::version_of;
 pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
+pub use travelled::Travelled;
 
 /// What a side wants done next. Call `step` until it says `Wait` or `Done`.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::budget;
 use crate::conflict;
 use crate::core::{Core, blocking, head_of, lock};
+use crate::counts::Counts;
 use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
@@ -77,7 +78,8 @@ async fn try_receive(
     let role = peer.role(&admitted.store.config.name);
     let store = admitted.store.store.clone();
     let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
-    let drive = Drive { name: name.clone(), inputs, outbox };
+    let counts = core.counts.clone();
+    let drive = Drive { name: name.clone(), inputs, outbox, counts };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
         let (outcome, side) = drive.run(side, offer, offer_bytes)?;
@@ -254,6 +256,7 @@ struct Drive {
     name: String,
     inputs: mpsc::UnboundedReceiver<Input>,
     outbox: mpsc::Sender<Vec<u8>>,
+    counts: Arc<Counts>,
 }
 
 impl Drive {
@@ -276,7 +279,14 @@ impl Drive {
                     _ => return Err(self.lost()),
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
-                Step::Done(outcome) => return Ok((outcome, side)),
+                Step::Done(outcome) => {
+                    if let RecvOutcome::Committed(generation)
+                    | RecvOutcome::Kept { generation, .. } = &outcome
+                    {
+                        self.counts.note_received(generation, side.travelled());
+                    }
+                    return Ok((outcome, side));
+                }
             }
         }
     }

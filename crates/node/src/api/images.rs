@@ -4,9 +4,10 @@
 
 use super::objects::Schema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How an image stands on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageState {
     /// The file is the current generation.
@@ -30,7 +31,7 @@ pub enum ImageState {
 }
 
 /// How an image stands on a peer, as far as its receipts tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairState {
     /// It holds the current generation, verified.
@@ -48,7 +49,7 @@ pub enum PairState {
 }
 
 /// Why something waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
     /// The calendar.
@@ -101,7 +102,7 @@ impl WaitReason {
 }
 
 /// `image ls`, `image show`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagesReport {
     /// `v1`.
     pub schema: Schema,
@@ -110,7 +111,7 @@ pub struct ImagesReport {
 }
 
 /// One image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageRow {
     /// Its store.
     pub store: String,
@@ -134,7 +135,7 @@ pub struct ImageRow {
 }
 
 /// One image on one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagePeer {
     /// Name of the peer.
     pub peer: String,
@@ -147,7 +148,7 @@ pub struct ImagePeer {
 }
 
 /// `image history`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryReport {
     /// `v1`.
     pub schema: Schema,
@@ -159,7 +160,7 @@ pub struct HistoryReport {
 }
 
 /// One generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GenerationRow {
     /// Its number.
     pub generation: u64,
@@ -193,7 +194,7 @@ pub struct GenerationRow {
 }
 
 /// `rollback`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RollbackReport {
     /// `v1`.
     pub schema: Schema,
@@ -214,7 +215,7 @@ pub struct RollbackReport {
 }
 
 /// `publish`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PublishReport {
     /// `v1`.
     pub schema: Schema,
@@ -240,7 +241,7 @@ pub struct PublishReport {
 }
 
 /// `plan`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanReport {
     /// `v1`.
     pub schema: Schema,
@@ -281,7 +282,7 @@ pub struct PlanReport {
 }
 
 /// One peer of a `push`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushPeer {
     /// Name of the peer.
     pub peer: String,
@@ -295,7 +296,7 @@ pub struct PushPeer {
 }
 
 /// `push`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushDone {
     /// `v1`.
     pub schema: Schema,
@@ -313,7 +314,7 @@ pub struct PushDone {
 }
 
 /// `backlog`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogReport {
     /// `v1`.
     pub schema: Schema,
@@ -322,7 +323,7 @@ pub struct BacklogReport {
 }
 
 /// One image that one peer lacks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogItem {
     /// Its store.
     pub store: String,
@@ -344,7 +345,7 @@ pub struct BacklogItem {
 }
 
 /// `ready`, `wait`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadyReport {
     /// `v1`.
     pub schema: Schema,
@@ -359,7 +360,7 @@ pub struct ReadyReport {
 }
 
 /// One peer of `ready`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerReady {
     /// Name of the peer.
     pub peer: String,
@@ -376,7 +377,7 @@ pub struct PeerReady {
 }
 
 /// `promote`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromoteReport {
     /// `v1`.
     pub schema: Schema,
@@ -403,7 +404,7 @@ pub struct PromoteReport {
 }
 
 /// What came of a hook.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HookReport {
     /// Its path.
     pub program: String,
@@ -416,7 +417,7 @@ pub struct HookReport {
 }
 
 /// A promotion.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromotedRow {
     /// Number of the generation on the node where it was done.
     pub generation: u64,
@@ -433,7 +434,7 @@ pub struct PromotedRow {
 }
 
 /// One image of `verify`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedImage {
     /// `STORE/NAME`.
     pub image: String,
@@ -453,7 +454,7 @@ pub struct VerifiedImage {
 }
 
 /// `verify`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyDone {
     /// `v1`.
     pub schema: Schema,
@@ -472,7 +473,7 @@ pub struct VerifyDone {
 }
 
 /// `events`: the summary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventsDone {
     /// `v1`.
     pub schema: Schema,

@@ -19,6 +19,7 @@ use tracing::warn;
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
 use super::kept;
+use super::travelled::Travelled;
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
@@ -105,6 +106,7 @@ pub struct RecvSide {
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
+    travelled: Travelled,
     /// Measures the transfer; decides nothing.
     started: Instant,
     outcome: Option<RecvOutcome>,
@@ -136,9 +138,15 @@ impl RecvSide {
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
+            travelled: Travelled::default(),
             started: Instant::now(),
             outcome: None,
         }
+    }
+
+    /// How it came, for monitors.
+    pub fn travelled(&self) -> &Travelled {
+        &self.travelled
     }
 
     /// Whether another message may be handed in now.
@@ -200,6 +208,7 @@ impl RecvSide {
                 let planned = staging.plan(&part)?;
                 self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
                 self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
+                self.travelled.note_planned(&planned);
                 Ok(self.receiver.handle_planned(part.number, planned.wants)?)
             }
             ReceiverEvent::NeedValues(piece) => {
@@ -207,7 +216,10 @@ impl RecvSide {
                 let bytes = walk.answer(&piece)?;
                 Ok(self.receiver.handle_values(bytes)?)
             }
-            ReceiverEvent::Pack(pack) => self.fill(&pack),
+            ReceiverEvent::Pack(pack) => {
+                self.travelled.note_pack(&pack);
+                self.fill(&pack)
+            }
             ReceiverEvent::Complete => self.commit(),
             ReceiverEvent::Cancelled(abort) => {
                 let image = self.image();
@@ -370,11 +382,15 @@ impl RecvSide {
     fn commit(&mut self) -> Result<()> {
         let Some(staging) = self.staging.take() else { return Ok(()) };
         self.walk = None;
+        let ended = Instant::now();
         let sealed = staging.seal()?;
         if let Some(fork) = self.beside {
-            return self.commit_beside(sealed, self.stats(), fork);
+            let kept = self.commit_beside(sealed, self.stats(), fork);
+            self.travelled.commit = ended.elapsed();
+            return kept;
         }
         let generation = self.store.commit(sealed, self.stats())?;
+        self.travelled.commit = ended.elapsed();
         let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
         self.receiver.handle_committed(self.receipt(&offer))?;
         self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
