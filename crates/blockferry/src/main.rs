@@ -52,6 +52,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Plan { image, peer } => commands::plan::run(app, image, peer),
         Command::Push(args) => commands::push::run(app, args),
         Command::Backlog { peer } => commands::backlog::run(app, peer),
+        Command::Netcheck { peer, count } => commands::netcheck::run(app, peer, count),
         Command::Ready(args) => commands::ready::ready(app, args),
         Command::Wait(args) => commands::ready::wait(app, args),
         Command::Verify { image } => commands::verify::run(app, image),

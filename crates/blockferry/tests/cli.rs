@@ -41,8 +41,8 @@ const COMMANDS: [&str; 26] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 8] =
-    ["promote", "rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 7] =
+    ["promote", "rollback", "conflicts", "resolve", "doctor", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,
@@ -141,8 +141,7 @@ fn later_commands_and_flags_do_not_exist() {
         assert_eq!(ran.status, 2, "{command}");
         assert!(ran.stderr.starts_with("error[USAGE]: unrecognized subcommand"), "{}", ran.stderr);
     }
-    for args in
-        [&["push", "a/b", "--lane", "urgent"][..], &["demo", "--web"], &["status", "--watch"]]
+    for args in [&["push", "a/b", "--lane", "fast"][..], &["demo", "--web"], &["status", "--watch"]]
     {
         assert_eq!(place.run(args).status, 2, "{args:?}");
     }

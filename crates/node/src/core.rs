@@ -29,6 +29,7 @@ use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
+use crate::watching::Watching;
 use crate::workers::Workers;
 
 /// What all tasks of a node share.
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) limit: Arc<Limit>,
     pub(crate) workers: Workers,
     pub(crate) encoded: Arc<Encoded>,
+    pub(crate) watching: Arc<Watching>,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
@@ -51,7 +53,7 @@ pub(crate) struct Core {
     pub(crate) backlog_wake: Notify,
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
-    /// Transfers being received.
+    /// Room for transfers being received, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,
     /// Counts receipts, heads and states, so that those who wait look again.

@@ -17,6 +17,7 @@ use crate::api::Role;
 use crate::config::{Allowance, PeerConfig, Setting, StoreConfig};
 use crate::error::{Error, Result};
 use crate::identity::sync_parent;
+use crate::rates::weight_of;
 
 /// Version of the file.
 const VERSION: u32 = 1;
@@ -57,6 +58,9 @@ struct PeerTable {
     /// The calendar it is sent to by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule: Option<String>,
+    /// Its share beside other peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
 }
 
 /// What was added at run time.
@@ -127,7 +131,8 @@ impl Members {
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
             let compression = table.compression.map(|text| text.parse::<Setting>());
             let compression = compression.transpose().map_err(|e| self.bad(&e))?;
-            let send = Allowance { schedule: table.schedule, ..Allowance::default() };
+            let weight = table.weight.map_or(Ok(1), weight_of).map_err(|e| self.bad(&e))?;
+            let send = Allowance { schedule: table.schedule, weight, ..Allowance::default() };
             let addresses = table.address;
             let peer = PeerConfig { name, id, addresses, stores, mirrors, compression, send };
             self.peers.insert(id, peer);
@@ -152,6 +157,7 @@ impl Members {
                 mirrors: names(&p.mirrors),
                 compression: p.compression.map(|setting| setting.to_string()),
                 schedule: p.send.schedule.clone(),
+                weight: Some(p.send.weight).filter(|weight| *weight != 1),
             };
             (p.name.clone(), table)
         });
@@ -193,7 +199,7 @@ mod tests {
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
             compression: Some(Setting::Fixed(Compression::zstd(9))),
-            send: Allowance { schedule: Some("night".into()), ..Allowance::default() },
+            send: Allowance { schedule: Some("night".into()), weight: 3, ..Allowance::default() },
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);
@@ -218,6 +224,7 @@ mod tests {
             "\u{0}",
             "version = 1\n[peers.a]\nid = \"x\"",
             "version = 1\n[peers.a]\nid = \"x\"\ncompression = \"fast\"",
+            "version = 1\n[peers.a]\nid = \"x\"\nstores = []\nweight = 0",
             "version = 1\n[revoked]\nzz = 1",
             "version = 1\n[stores.\"a/b\"]\npath = \"/x\"\nrole = \"mirror\"",
         ];

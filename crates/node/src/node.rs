@@ -31,6 +31,7 @@ use crate::ledger::Ledger;
 use crate::limit::{self, Limit};
 use crate::members::Members;
 use crate::overrides::Overrides;
+use crate::rates;
 use crate::sending;
 use crate::stores::{self, Origin};
 use crate::transport::{Transport, close};
@@ -73,6 +74,7 @@ impl Node {
             limit: Arc::new(Limit::new(rates, config.hold)),
             workers: Workers::start()?,
             encoded: Encoded::new(budget::ENCODED_BYTES),
+            watching: Arc::default(),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -80,7 +82,7 @@ impl Node {
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
-            receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
+            receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
             tries: Mutex::default(),
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
@@ -127,7 +129,7 @@ impl Node {
         let all = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         let quiet = async {
             // Whoever holds a slot is inside a commit or a scan.
-            let receives = self.core.receives.acquire_many(all(budget::RECEIVES_MAX)).await;
+            let receives = self.core.receives.acquire_many(all(budget::RECEIVE_UNITS)).await;
             let jobs = self.core.jobs.acquire_many(all(budget::STORE_JOBS_MAX)).await;
             receives.is_ok() && jobs.is_ok()
         };
@@ -223,8 +225,11 @@ async fn serve_store(
     origin: Origin,
 ) -> Result<()> {
     let (ledger, free_min) = (core.ledger.clone(), core.config.store_free_min);
+    // As many as there will be: a cache keeps its size.
+    let expected = core.config.stores.len() + lock(&core.members).stores.len();
+    let cache_bytes = budget::store_cache_bytes(expected.max(core.all_stores().len() + 1));
     let (open, report) = blocking("opening a store", move || {
-        stores::open(&store, configured, origin, free_min, &ledger)
+        stores::open(&store, configured, origin, (free_min, cache_bytes), &ledger)
     })
     .await?;
     let open = Arc::new(open);
@@ -398,14 +403,18 @@ pub(crate) async fn set_peer(
             }
             config.send.schedule = name;
         }
-        _ => return Err(wrong("a peer has the settings name, address, compression and schedule")),
+        "weight" => config.send.weight = rates::weight(value).map_err(|e| wrong(&e))?,
+        _ => {
+            let these = "a peer has the settings name, address, compression, schedule and weight";
+            return Err(wrong(these));
+        }
     }
     let (id, kept) = (config.id, config.clone());
     change_members(core, move |members| {
         members.peers.insert(id, kept);
     })
     .await?;
-    if setting == "schedule" {
+    if ["schedule", "weight"].contains(&setting) {
         let send = config.send.clone();
         core.limit.change(|rates| rates.peers.insert(id, send));
     }

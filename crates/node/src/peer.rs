@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     pub(crate) redial: Notify,
     /// Level of what is sent to it, when it follows the link.
     pub(crate) chooser: Mutex<Chooser>,
-    /// Transfers being received from it.
+    /// Room for transfers being received from it, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     /// It is no peer any more: its tasks end.
     gone: tokio::sync::watch::Sender<bool>,
@@ -57,7 +57,7 @@ pub(crate) struct Active {
 #[derive(Default)]
 pub(crate) struct Outbox {
     announcements: Mutex<Announcements>,
-    probe: Mutex<Option<oneshot::Sender<()>>>,
+    probes: Mutex<Vec<oneshot::Sender<()>>>,
     pub(crate) wake: Notify,
 }
 
@@ -67,9 +67,9 @@ impl Outbox {
         std::mem::take(&mut *lock(&self.announcements))
     }
 
-    /// Takes the one who waits for a sign of life.
-    pub(crate) fn take_probe(&self) -> Option<oneshot::Sender<()>> {
-        lock(&self.probe).take()
+    /// Takes those who wait for a sign of life.
+    pub(crate) fn take_probes(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut *lock(&self.probes))
     }
 }
 
@@ -94,7 +94,7 @@ impl Peer {
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
-            receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
+            receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS_PER_PEER)),
             gone: tokio::sync::watch::Sender::new(false),
         }
     }
@@ -208,7 +208,7 @@ impl Active {
     /// Whether the other side answers within `limit`.
     pub(crate) async fn answers(&self, limit: Duration) -> bool {
         let (sender, receiver) = oneshot::channel();
-        *lock(&self.outbox.probe) = Some(sender);
+        lock(&self.outbox.probes).push(sender);
         self.outbox.wake.notify_one();
         tokio::time::timeout(limit, receiver).await.is_ok_and(|answer| answer.is_ok())
     }

@@ -64,6 +64,7 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
         addresses: config.addresses,
         stores: config.stores.iter().map(ToString::to_string).collect(),
         schedule: config.send.schedule,
+        weight: verdict.weight,
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),
     }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
 use crate::jobs;
 use crate::ledger::rfc3339;
+use crate::netcheck;
 use crate::node;
 use crate::orders;
 use crate::overrides::Order;
@@ -75,9 +76,10 @@ pub(crate) async fn handle(
         Request::Plan { image, peer } => {
             planning::plan(core, spec(core, &image)?, peer.as_deref()).await
         }
-        Request::Push { image, peers, wait, .. } => {
-            jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
+        Request::Push { image, peers, lane, wait } => {
+            jobs::push(core, &spec(core, &image)?, &peers, (lane, wait), client).await
         }
+        Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Ready { image, require } => {
             done(&jobs::ready(core, &spec(core, &image)?, &require).await?)

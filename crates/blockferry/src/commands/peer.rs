@@ -20,7 +20,9 @@ pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
         PeerCommand::Set { peer, setting } => {
             let Some((key, value)) = setting.split_once('=') else {
                 let error = AdminError::new("USAGE", format!("{setting:?} is not key=value"));
-                return Err(error.with_remedy("keys: name, address, schedule").into());
+                return Err(error
+                    .with_remedy("keys: name, address, compression, schedule, weight")
+                    .into());
             };
             let (key, value) = (key.to_owned(), value.to_owned());
             list(app, &Request::PeerSet { peer, key, value }, details)

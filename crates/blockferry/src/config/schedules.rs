@@ -146,6 +146,6 @@ impl Reader<'_> {
                 self.complain_with(place, format!("there is no schedule {name}"), help);
             }
         }
-        Allowance { limit, schedule }
+        Allowance { limit, schedule, ..Allowance::default() }
     }
 }

@@ -70,11 +70,13 @@ in_use = "snapshot"
 commit = "copy"
 warm = true
 keep_generations = 9
+lane = "bulk"
 [peers.branch-07]
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
 stores = ["vdisks"]
 compression = "none"
+weight = 3
 [limits]
 send = "400 MB/s"
 compression = 9
@@ -90,6 +92,8 @@ store_free_min = "10%"
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert!(store.warm);
+    let weight = settings.peers[0].send.weight;
+    assert_eq!((store.send.lane, weight), (blockferry_node::config::Lane::Bulk, 3));
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])
@@ -140,6 +144,10 @@ fn mistakes_are_named_where_they_are() {
         (
             "[stores.a]\npath = \"/a\"\ninclude = [\"[\"]\n",
             "3:11 \"[\" is no pattern: unclosed character class; missing ']' | ",
+        ),
+        (
+            "[peers.b]\nid = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\nweight = 101\n",
+            "3:10 a weight of 101: 1 to 100 | ",
         ),
         (
             "[stores.a]\npath = \"/a\"\nkeep_generations = 0\n",

@@ -14,6 +14,7 @@ mod client;
 mod codec;
 mod codes;
 mod images;
+mod netcheck;
 mod objects;
 mod orders;
 mod request;
@@ -27,6 +28,7 @@ pub use images::{
     ImageState, ImagesReport, PairState, PeerReady, PlanReport, PublishReport, PushDone, PushPeer,
     ReadyReport, VerifiedImage, VerifyDone, WaitReason,
 };
+pub use netcheck::NetcheckReport;
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,
     StoreRow, StoresReport,

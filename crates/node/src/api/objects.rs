@@ -109,6 +109,9 @@ pub struct PeerRow {
     /// The calendar it is sent to by; `null`: none.
     #[serde(default)]
     pub schedule: Option<String>,
+    /// Its share beside other peers.
+    #[serde(default = "one")]
+    pub weight: u32,
     /// What the limit comes from, in words.
     #[serde(default)]
     pub limited_by: String,
@@ -197,6 +200,10 @@ pub struct Joined {
     pub peer: String,
     /// Base32 id of the inviter.
     pub peer_id: String,
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ fn scope() -> Scope {
 }
 
 fn limited(bits: u64) -> Allowance {
-    Allowance { limit: Rate::Limited(bits), schedule: None }
+    Allowance { limit: Rate::Limited(bits), ..Allowance::default() }
 }
 
 /// 5 Mbit/s by day, 200 from 18:00 to 07:00, nothing on the 25th.
@@ -54,7 +54,7 @@ fn night() -> Rates {
     let mut rates = Rates::default();
     rates.calendars.insert("night".into(), Arc::new(calendar()));
     let schedule = Some("night".to_owned());
-    rates.peers.insert(node(1), Allowance { limit: Rate::Unlimited, schedule });
+    rates.peers.insert(node(1), Allowance { schedule, ..Allowance::default() });
     rates
 }
 
