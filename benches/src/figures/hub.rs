@@ -181,7 +181,8 @@ impl Hub {
     fn receipts(&self, name: &str, at: Timestamp) -> anyhow::Result<Vec<(String, f64)>> {
         let (_, lines) = self.hub.try_ask(&["events", "--since", "1h"])?;
         let mut receipts = Vec::new();
-        for event in lines.iter().filter(|e| e["code"] == "RECEIPT" && e["image"] == name) {
+        let events = lines.iter().map(|line| line.get("event").unwrap_or(line));
+        for event in events.filter(|e| e["code"] == "RECEIPT" && e["image"] == name) {
             let time: Timestamp = event["time"].as_str().context("no time")?.parse()?;
             let peer = event["peer"].as_str().context("no peer")?.to_owned();
             receipts.push((peer, time.duration_since(at).as_secs_f64()));

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "demo",
     "init",
     "serve",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 26] = [
     "plan",
     "push",
     "backlog",
+    "netcheck",
     "ready",
     "wait",
     "verify",

@@ -412,9 +412,18 @@ impl Backlog {
 
     /// Everything that some peer lacks, in the order of the keys.
     pub fn items(&self) -> Vec<Item> {
+        self.items_in(self.entries.iter())
+    }
+
+    /// Everything that one peer lacks.
+    pub fn items_of(&self, peer: NodeId) -> Vec<Item> {
+        self.items_in(self.entries_of(peer))
+    }
+
+    fn items_in<'a>(&self, entries: impl Iterator<Item = (&'a Key, &'a Entry)>) -> Vec<Item> {
         let mut queued: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut items = Vec::new();
-        for (key, entry) in &self.entries {
+        for (key, entry) in entries {
             let Some(reason) = self.reason(key) else { continue };
             let bytes = self.bytes(key, entry);
             let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);

@@ -85,13 +85,19 @@ impl Core {
 
     /// Takes a store out of service.
     pub(crate) fn remove_store(&self, name: &StoreName) {
-        self.limit.change(|rates| rates.stores.remove(name));
+        self.limit.change(|rates| {
+            rates.pushed.retain(|key, _| key.store != *name);
+            rates.stores.remove(name)
+        });
         self.stores.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Forgets a peer.
     pub(crate) fn remove_peer(&self, id: &NodeId) {
-        self.limit.change(|rates| rates.peers.remove(id));
+        self.limit.change(|rates| {
+            rates.pushed.retain(|key, _| key.peer != *id);
+            rates.peers.remove(id)
+        });
         self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 

@@ -77,6 +77,11 @@ impl<J> Queue<J> {
         self.waiting.push_back(Waiting { whose, bytes, job });
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// What is to be made now, and the number of its hold.
     pub fn poll(&mut self, now: Instant) -> Option<(J, u64)> {
         let mut next: Option<usize> = None;

@@ -49,8 +49,7 @@ fn listen(core: &Core) -> Vec<String> {
 pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
     let config = peer.config();
     let active = peer.active();
-    let items = lock(&core.backlog).items();
-    let lacks = items.iter().filter(|item| item.key.peer == peer.id);
+    let lacks = lock(&core.backlog).items_of(peer.id);
     let verdict = core.limit.verdict(&Scope::peer(peer.id));
     PeerRow {
         id: peer.id.to_string(),
@@ -58,8 +57,8 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
         connected: active.is_some(),
         rtt_ms: active.map(|a| a.link.connection.rtt().as_secs_f64() * 1000.0),
         rate_limit_bits_per_second: verdict.rate.bits_per_second(),
-        backlog_bytes: lacks.clone().fold(0, |sum, item| sum.saturating_add(item.bytes)),
-        backlog_images: lacks.count() as u64,
+        backlog_bytes: lacks.iter().fold(0, |sum, item| sum.saturating_add(item.bytes)),
+        backlog_images: lacks.len() as u64,
         state: peer.state(),
         addresses: config.addresses,
         stores: config.stores.iter().map(ToString::to_string).collect(),

@@ -300,6 +300,9 @@ impl Drive {
         let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
         let (encoded, inbox) = (self.core.encoded.clone(), self.inbox.clone());
         self.core.workers.submit(whose, bytes, move |press, room| {
+            if inbox.is_closed() {
+                return;
+            }
             let held = held.unwrap_or(room);
             let (waiting, to, room) = (job.clone(), inbox.clone(), held.clone());
             let waiter = move |pack: Option<Arc<Pack>>| match pack {

@@ -90,11 +90,19 @@ impl Shared {
                 false => state.queue.poll(Instant::now()),
             };
             if next.is_some() || stopping {
+                // Room for one may be room for two.
+                if !state.queue.is_empty() {
+                    self.wake.notify_one();
+                }
                 return next;
             }
-            // A peer that stalls is found to be slow without anybody's telling.
-            let waited = self.wake.wait_timeout(state, LOOK);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = if state.queue.is_empty() {
+                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                // A peer that stalls is found to be slow without anybody's telling.
+                let waited = self.wake.wait_timeout(state, LOOK);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            };
         }
     }
 }

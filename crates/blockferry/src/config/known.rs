@@ -19,7 +19,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("admin.tls", "the web page and REST API"),
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
-    ("peers.*.weight", "weights"),
     ("promote", "promotion"),
     ("stores.*.sets", "image sets"),
 ];
