@@ -3,6 +3,7 @@
 mod cache;
 mod calendar;
 mod changed;
+mod cluster;
 mod crash;
 mod damage;
 mod dictionary;
@@ -10,6 +11,7 @@ mod disk;
 mod extents;
 mod in_use;
 mod journal;
+mod kept;
 mod line;
 mod model;
 mod refuse;

@@ -12,6 +12,7 @@ mod held;
 mod hub;
 mod index;
 mod inuse;
+mod links;
 mod many;
 mod pair;
 mod ready;
@@ -37,10 +38,12 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 11] =
-    ["scan", "look", "index", "bytes", "held", "room", "seconds", "inuse", "change", "many", "hub"];
+const GROUPS: [&str; 13] = [
+    "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
+    "change", "many", "hub",
+];
 /// Those that need no images.
-const IMAGELESS: [&str; 3] = ["look", "index", "hub"];
+const IMAGELESS: [&str; 5] = ["look", "index", "links", "sharing", "hub"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -172,6 +175,8 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "scan" => scan::record(setup, table),
             "look" => scan::look(setup, table),
             "index" => index::run(setup, table),
+            "links" => links::run(setup, table),
+            "sharing" => links::sharing(setup, table),
             "bytes" => bytes::run(setup, table),
             "held" => held::run(setup, table),
             "room" => room::run(setup, table),

@@ -2,7 +2,8 @@
 //!
 //! Pure: events and time in, offers to make out. A peer lacks an image until it has given a
 //! receipt for exactly our current generation; only then is it done. Refusals and failures come
-//! back with a growing wait, a diverged image waits until a head changes, and nothing here is
+//! back with a growing wait, a diverged image is offered once, so that it is kept there beside the
+//! other content, and then waits until a head changes, and nothing here is
 //! kept on disk: receipts are, and the rest is learned anew from the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,8 +117,8 @@ struct Peer {
     heads: BTreeMap<(StoreName, ImageName), Version>,
     /// What is on its way, and the lane it was begun in.
     sending: BTreeMap<(StoreName, ImageName), Lane>,
-    /// Changed bytes per second, measured.
-    rate: Option<f64>,
+    /// What its link takes, in bytes per second on the wire, as far as it was measured.
+    link_bytes_per_second: Option<f64>,
 }
 
 /// A line of the report.
@@ -127,12 +128,6 @@ pub struct Item {
     pub key: Key,
     /// Changed bytes that are not there yet, before any saving.
     pub bytes: u64,
-    /// How long it will take from now, if a rate is known and no calendar has a say.
-    pub eta: Option<Duration>,
-    /// Changed bytes up to and including it that go to the peer before it is there.
-    pub queued_bytes: u64,
-    /// Changed bytes per second to the peer, as measured.
-    pub bytes_per_second: Option<f64>,
     /// Why it waits.
     pub reason: Reason,
 }
@@ -183,9 +178,10 @@ impl Backlog {
     pub fn handle_peer_up(&mut self, peer: NodeId) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.up = true;
+        let kept_there = State::UntilHeadChanges { diverged: true };
         let entries = self.entries.range_mut(first_key(peer)..);
         for (_, entry) in entries.take_while(|(key, _)| key.peer == peer) {
-            if matches!(entry.state, State::NotBefore { .. }) {
+            if matches!(entry.state, State::NotBefore { .. }) || entry.state == kept_there {
                 entry.state = State::Due;
                 entry.failures = 0;
             }
@@ -215,7 +211,29 @@ impl Backlog {
         }
         let slot = (store.clone(), image.clone());
         let changed = known.heads.insert(slot, held.clone()).as_ref() != Some(&held);
-        self.review(Key { peer, store, image }, changed);
+        let key = Key { peer, store, image };
+        // What it says itself counts for more than what it once gave a receipt for: it was restored
+        // from a backup, or is a mirror that was edited.
+        let ours = self.head(&key.store, &key.image).map(|head| &head.version);
+        if ours.is_some_and(|ours| ours.lineage.compare(&held.lineage) == Descent::Newer) {
+            self.receipts.remove(&key);
+        }
+        self.review(key, changed);
+    }
+
+    /// A peer has said all that it holds of a store: of the rest it holds nothing, whatever it once gave
+    /// receipts for.
+    pub fn handle_inventory(&mut self, peer: NodeId, store: &StoreName) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let lost = |key: &&Key| {
+            let slot = (key.store.clone(), key.image.clone());
+            key.peer == peer && key.store == *store && !known.heads.contains_key(&slot)
+        };
+        let lost: Vec<Key> = self.receipts.keys().filter(lost).cloned().collect();
+        for key in lost {
+            self.receipts.remove(&key);
+            self.review(key, true);
+        }
     }
 
     /// Our current generation of an image.
@@ -267,11 +285,12 @@ impl Backlog {
         }
     }
 
-    /// Changed bytes per second to a peer, as just measured.
-    pub fn handle_rate(&mut self, peer: NodeId, bytes_per_second: f64) {
+    /// What a peer's link takes, in bits per second on the wire.
+    pub fn handle_link(&mut self, peer: NodeId, bits_per_second: u64) {
         if let Some(known) = self.peers.get_mut(&peer) {
-            let old = known.rate.unwrap_or(bytes_per_second);
-            known.rate = Some(old * 0.7 + bytes_per_second * 0.3);
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let bytes = bits_per_second as f64 / 8.0;
+            known.link_bytes_per_second = Some(bytes);
         }
     }
 
@@ -344,6 +363,17 @@ impl Backlog {
         self.receipts.get(key).copied()
     }
 
+    /// What a peer holds of an image, as far as it said so or gave a receipt.
+    pub fn held(&self, key: &Key) -> Option<Root> {
+        let said = self.peer_head(key).map(|version| version.root);
+        said.or_else(|| self.receipt(key).map(|(_, root)| root))
+    }
+
+    /// Whose turn it is, as things are now.
+    pub fn order(&self) -> Order {
+        self.order.clone()
+    }
+
     /// How many connected peers lack exactly this generation and hold exactly this base of it.
     pub fn sharing(
         &self,
@@ -357,9 +387,7 @@ impl Backlog {
         }
         let lacks = |peer: &NodeId| {
             let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
-            let held = self.peer_head(&key).map(|version| version.root);
-            let held = held.or_else(|| self.receipt(&key).map(|(_, root)| root));
-            held == base && self.entries.contains_key(&key)
+            self.held(&key) == base && self.entries.contains_key(&key)
         };
         self.peers.iter().filter(|(id, peer)| peer.up && lacks(id)).count()
     }
@@ -390,6 +418,7 @@ impl Backlog {
             State::UntilHeadChanges { diverged: false } => None,
             State::UntilHeadChanges { diverged: true } => Some(Reason::Diverged),
             _ if !self.is_up(&key.peer) => Some(Reason::PeerDown),
+            _ if self.is_diverged(key) => Some(Reason::Diverged),
             state => match (self.hold(key), state) {
                 (Some(Hold::Paused), _) => Some(Reason::Paused),
                 (Some(Hold::Schedule), _) => Some(Reason::Schedule),
@@ -421,25 +450,11 @@ impl Backlog {
     }
 
     fn items_in<'a>(&self, entries: impl Iterator<Item = (&'a Key, &'a Entry)>) -> Vec<Item> {
-        let mut queued: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let mut items = Vec::new();
-        for (key, entry) in entries {
-            let Some(reason) = self.reason(key) else { continue };
-            let bytes = self.bytes(key, entry);
-            let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);
-            let before = queued.entry(key.peer).or_default();
-            if matches!(reason, Reason::Transferring | Reason::Schedule) {
-                *before = before.saturating_add(bytes);
-            }
-            let queued_bytes = *before;
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds =
-                rate.filter(|_| reason == Reason::Transferring).map(|r| queued_bytes as f64 / r);
-            let eta = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-            let (key, bytes_per_second) = (key.clone(), rate);
-            items.push(Item { key, bytes, eta, queued_bytes, bytes_per_second, reason });
-        }
-        items
+        let item = |(key, entry): (&Key, &Entry)| {
+            let reason = self.reason(key)?;
+            Some(Item { key: key.clone(), bytes: self.bytes(key, entry), reason })
+        };
+        entries.filter_map(item).collect()
     }
 
     /// What is not there yet, in changed bytes: what the generations since the peer's changed, or
@@ -449,10 +464,7 @@ impl Backlog {
             return entry.total_bytes - entry.done_bytes;
         }
         let Some(head) = self.head(&key.store, &key.image) else { return 0 };
-        let held = self.peer_head(key).map(|v| v.root);
-        let Some(held) = held.or_else(|| self.receipt(key).map(|(_, root)| root)) else {
-            return head.size_bytes;
-        };
+        let Some(held) = self.held(key) else { return head.size_bytes };
         let Some(at) = head.changed_bytes.iter().position(|(root, _)| *root == held) else {
             return head.size_bytes;
         };
@@ -506,24 +518,32 @@ impl Backlog {
             entry.moved_on |= changed;
             return;
         }
-        let waiting = matches!(entry.state, State::UntilHeadChanges { .. });
-        if let Some(diverged) = waits {
-            entry.state = State::UntilHeadChanges { diverged };
+        // What is kept there in a conflict needn't be offered again: it waits for another head.
+        let waiting = entry.state == State::UntilHeadChanges { diverged: false };
+        if waits {
+            entry.state = State::UntilHeadChanges { diverged: false };
         } else if changed || waiting {
             entry.state = State::Due;
             entry.failures = 0;
         }
     }
 
-    /// Whether the peer's head forbids an offer; the value says whether they diverged.
-    fn waits_for_head(&self, key: &Key) -> Option<bool> {
-        let held = self.peer_head(key)?;
-        let ours = &self.head(&key.store, &key.image)?.version;
-        match ours.lineage.compare(&held.lineage) {
-            Descent::Newer | Descent::Equal => None,
-            Descent::Older => Some(false),
-            Descent::Concurrent => (ours.root != held.root).then_some(true),
-        }
+    /// Whether the peer's head forbids an offer: it is newer than ours.
+    fn waits_for_head(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads.is_some_and(|(held, ours)| {
+            ours.version.lineage.compare(&held.lineage) == Descent::Older
+        })
+    }
+
+    /// Whether neither of the heads descends from the other.
+    fn is_diverged(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads.is_some_and(|(held, ours)| {
+            let descent = ours.version.lineage.compare(&held.lineage);
+            let apart = matches!(descent, Descent::Concurrent | Descent::Equal);
+            ours.version.root != held.root && apart
+        })
     }
 }
 
@@ -542,6 +562,6 @@ fn known_stores(peers: &BTreeMap<NodeId, Peer>, peer: NodeId) -> BTreeSet<StoreN
     peers.get(&peer).map(|known| known.stores.clone()).unwrap_or_default()
 }
 
-mod offers;
+pub mod offers;
 #[cfg(test)]
 mod tests;

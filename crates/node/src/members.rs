@@ -61,6 +61,9 @@ struct PeerTable {
     /// Its share beside other peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
+    /// Other traffic goes before what is sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    polite: bool,
 }
 
 /// What was added at run time.
@@ -132,7 +135,8 @@ impl Members {
             let compression = table.compression.map(|text| text.parse::<Setting>());
             let compression = compression.transpose().map_err(|e| self.bad(&e))?;
             let weight = table.weight.map_or(Ok(1), weight_of).map_err(|e| self.bad(&e))?;
-            let send = Allowance { schedule: table.schedule, weight, ..Allowance::default() };
+            let (schedule, polite) = (table.schedule, table.polite);
+            let send = Allowance { schedule, weight, polite, ..Allowance::default() };
             let addresses = table.address;
             let peer = PeerConfig { name, id, addresses, stores, mirrors, compression, send };
             self.peers.insert(id, peer);
@@ -158,6 +162,7 @@ impl Members {
                 compression: p.compression.map(|setting| setting.to_string()),
                 schedule: p.send.schedule.clone(),
                 weight: Some(p.send.weight).filter(|weight| *weight != 1),
+                polite: p.send.polite,
             };
             (p.name.clone(), table)
         });
@@ -199,7 +204,12 @@ mod tests {
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
             compression: Some(Setting::Fixed(Compression::zstd(9))),
-            send: Allowance { schedule: Some("night".into()), weight: 3, ..Allowance::default() },
+            send: Allowance {
+                schedule: Some("night".into()),
+                weight: 3,
+                polite: true,
+                ..Allowance::default()
+            },
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);

@@ -29,7 +29,7 @@ pub struct Whose {
 }
 
 /// The weight of a lane beside the others.
-fn lane_weight(lane: Lane) -> f64 {
+pub fn lane_weight(lane: Lane) -> f64 {
     let share = f64::from(LANE_SHARE);
     match lane {
         Lane::Urgent => share * share,

@@ -31,6 +31,8 @@ pub struct RecoveryReport {
 impl Store {
     pub(crate) fn recover(&self) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
+        // First: what a commit had displaced is among it.
+        self.recover_kept()?;
         let read = self.catalog.read()?;
         let images = read.images()?;
         for (id, prepared) in read.prepared()? {

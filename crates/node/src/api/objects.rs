@@ -112,12 +112,18 @@ pub struct PeerRow {
     /// Its share beside other peers.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Other traffic goes before what is sent to it, as things are now.
+    #[serde(default)]
+    pub polite: bool,
     /// What the limit comes from, in words.
     #[serde(default)]
     pub limited_by: String,
     /// Until when it is in force, RFC 3339; `null`: nothing changes it by itself.
     #[serde(default)]
     pub limit_until: Option<String>,
+    /// When everything that it lacks will be there, RFC 3339; `null`: nothing waits, or nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
 }
 
 /// `peer ls`, `peer show`, `peer set`.
@@ -150,6 +156,16 @@ pub struct StoreRow {
     /// Its members other than this node, by name.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// When every peer that can be reached will have everything, RFC 3339; `null`: nothing waits, or
+    /// nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
+    /// Contents that are kept beside the current ones.
+    #[serde(default)]
+    pub kept: u64,
+    /// Storage of their files in bytes; where reflinks work much of it is shared.
+    #[serde(default)]
+    pub kept_bytes: u64,
 }
 
 /// `store ls`, `store show`, `store add`.
@@ -266,7 +282,8 @@ mod tests {
         );
         documented::<ReadyReport>(
             &json!({"schema": "v1", "image": "s/i", "generation": 2, "ready": false,
-            "peers": [{"peer": "p", "ready": false, "reason": "transferring"}]}),
+            "peers": [{"peer": "p", "ready": false, "reason": "transferring", "generation": 1,
+                "eta": null}]}),
         );
         documented::<GenerationRow>(
             &json!({"generation": 1, "root": "00", "size_bytes": 1, "author": "a",
@@ -287,6 +304,7 @@ mod tests {
             state: ImageState::Changed,
             set: None,
             peers: vec![],
+            promoted: None,
         };
         let value = serde_json::to_value(&row).unwrap();
         for key in ["store", "name", "generation", "root", "size_bytes", "state", "set", "peers"] {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use blockferry_delta::NodeId;
+use blockferry_delta::{ImageName, NodeId, StoreName};
 use blockferry_wire::Lane;
 
 use super::{Backlog, Entry, Head, Key, Peer, State};
@@ -16,7 +16,7 @@ use crate::overrides::Scope;
 use crate::turns::Whose;
 
 /// What the smallest transfer counts for when turns are taken, in bytes.
-const OFFER_BYTES: u64 = 64 << 10;
+pub const OFFER_BYTES: u64 = 64 << 10;
 
 impl Backlog {
     /// The next offer to make; it counts as being sent from now on.
@@ -43,9 +43,10 @@ impl Backlog {
     /// What may be offered to a peer now: the first of each lane in which it has room.
     fn turns_of(&self, id: NodeId, peer: &Peer, now: Instant) -> Vec<(Key, Whose)> {
         let mut firsts: BTreeMap<Lane, Key> = BTreeMap::new();
+        let (under_way, link) = (self.under_way(id, peer), peer.link_bytes_per_second);
         let lanes: Vec<Lane> = [Lane::Urgent, Lane::Normal, Lane::Bulk]
             .into_iter()
-            .filter(|lane| peer.up && self.has_room(id, peer, *lane))
+            .filter(|lane| peer.up && has_room(self.sending, &under_way, *lane, link))
             .collect();
         if lanes.is_empty() {
             return Vec::new();
@@ -69,26 +70,13 @@ impl Backlog {
         firsts.into_iter().map(|(lane, key)| (key, whose(lane))).collect()
     }
 
-    /// Whether one more transfer may be begun to a peer. The first always may, and one that overtakes
-    /// all that are on their way; others while little is on its way, measured against its link.
-    fn has_room(&self, id: NodeId, peer: &Peer, lane: Lane) -> bool {
-        if self.sending >= budget::SENDS_MAX || peer.sending.len() >= budget::SENDS_PER_PEER {
-            return false;
-        }
-        if !peer.sending.values().any(|other| *other <= lane) {
-            return true;
-        }
-        // Half of the places are for peers that have none.
-        self.sending < budget::SENDS_MAX / 2 && self.ahead_bytes(id, peer) < ahead_max(peer.rate)
-    }
-
-    /// Changed bytes that are on their way to a peer.
-    fn ahead_bytes(&self, id: NodeId, peer: &Peer) -> u64 {
-        let bytes = peer.sending.keys().map(|(store, image)| {
+    /// What is on its way to a peer: its lane, and what of it has not arrived.
+    fn under_way(&self, id: NodeId, peer: &Peer) -> Vec<(Lane, u64)> {
+        let one = |((store, image), lane): (&(StoreName, ImageName), &Lane)| {
             let key = Key { peer: id, store: store.clone(), image: image.clone() };
-            self.entries.get(&key).map_or(0, |entry| self.left_bytes(&key, entry))
-        });
-        bytes.fold(0, u64::saturating_add)
+            (*lane, self.entries.get(&key).map_or(0, |entry| self.left_bytes(&key, entry)))
+        };
+        peer.sending.iter().map(one).collect()
     }
 
     /// What of a transfer has not arrived; nothing when it only waits for the receipt.
@@ -102,9 +90,29 @@ impl Backlog {
     }
 }
 
+/// Whether one more transfer may be begun to a peer, beside `sending` in all. The first always may, and
+/// one that overtakes all that are on their way there (each with its lane and the changed bytes that
+/// have not arrived); others while little is on its way, measured against its link in bytes per second.
+pub fn has_room(
+    sending: usize,
+    under_way: &[(Lane, u64)],
+    lane: Lane,
+    link_bytes_per_second: Option<f64>,
+) -> bool {
+    if sending >= budget::SENDS_MAX || under_way.len() >= budget::SENDS_PER_PEER {
+        return false;
+    }
+    if !under_way.iter().any(|(other, _)| *other <= lane) {
+        return true;
+    }
+    let ahead = under_way.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+    // Half of the places are for peers that have none.
+    sending < budget::SENDS_MAX / 2 && ahead < ahead_max(link_bytes_per_second)
+}
+
 /// Changed bytes that may be on their way to a peer while one more transfer is begun.
-fn ahead_max(rate: Option<f64>) -> u64 {
-    let bytes = rate.unwrap_or(0.0) * budget::AHEAD.as_secs_f64();
+fn ahead_max(bytes_per_second: Option<f64>) -> u64 {
+    let bytes = bytes_per_second.unwrap_or(0.0) * budget::AHEAD.as_secs_f64();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

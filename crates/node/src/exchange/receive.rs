@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
-    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap,
+    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap, Why,
 };
 use blockferry_wire::{
     Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
@@ -18,12 +18,15 @@ use tracing::warn;
 
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
+use super::kept;
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::identity::Identity;
 use crate::judge::{Decision, Held, Offerer, Version, judge};
 use crate::verdict;
+
+mod keep;
 
 /// The content to start from and, when the sender has to compare with it, how.
 type Planned = (Option<Root>, Option<(WalkStart, WalkMap)>);
@@ -41,6 +44,13 @@ pub enum RecvOutcome {
         number: u64,
         /// Its content.
         root: Root,
+    },
+    /// It diverged from ours: it is kept beside it, and the peer was told.
+    Kept {
+        /// What is kept.
+        generation: Box<Generation>,
+        /// Not two who changed it, but one history with two contents.
+        fork: bool,
     },
     /// We refused it.
     Refused {
@@ -82,6 +92,14 @@ pub struct RecvSide {
     walk: Option<WalkMap>,
     /// What is replaced goes into quarantine.
     sets_aside: bool,
+    /// What is replaced is an edit of a mirror.
+    undoes_edit: bool,
+    /// What is replaced lost a conflict: it is kept until somebody has said that it may go.
+    keeps_loser: bool,
+    /// It becomes no current content but is kept beside ours; true: as a fork.
+    beside: Option<bool>,
+    /// Our generation under a lineage that says what it doesn't descend from.
+    restamped: Option<Generation>,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
     wire_bytes: u64,
@@ -110,6 +128,10 @@ impl RecvSide {
             staging: None,
             walk: None,
             sets_aside: false,
+            undoes_edit: false,
+            keeps_loser: false,
+            beside: None,
+            restamped: None,
             generation: None,
             wire_bytes: 0,
             found_bytes: 0,
@@ -209,8 +231,8 @@ impl RecvSide {
         let mut generation = generation_of(offer);
         let came_by = self.came_by(ours.as_ref(), offer)?;
         match judge(held.as_ref(), came_by, &offered, from) {
-            Decision::Accept => {}
-            Decision::SetAside => self.sets_aside = true,
+            Decision::Accept => self.keeps_loser = self.ends_conflict(ours.as_ref(), offer)?,
+            Decision::SetAside => self.set_aside(ours.as_ref()),
             Decision::Merge(lineage) => {
                 // Its number must be free here; the lineages tell the two sides who goes on.
                 let ours = held.map_or(0, |h| h.number);
@@ -223,37 +245,49 @@ impl RecvSide {
                 }
                 return self.already_here(offer);
             }
-            Decision::Diverged if came_by != Held::Recorded => {
-                let text = "what was found there is no generation known here";
-                return self.refuse(offer, Refuse::new(Refusal::Diverged, text));
-            }
             Decision::Older => return self.refuse_as(offer, Refusal::GenerationOld),
-            Decision::Diverged => return self.refuse_as(offer, Refusal::Diverged),
-            Decision::Fork => {
-                let fork = Refuse::new(Refusal::Diverged, "one number, two contents");
-                return self.refuse(offer, fork);
-            }
+            Decision::Diverged => return self.keep(offer, generation, None),
+            Decision::Fork => return self.keep(offer, generation, ours.as_ref()),
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
-        if let Some(confirmed) = self.confirmed(offer, &generation)? {
+        if let Some(there) = self.without_transfer(offer, &generation)? {
             self.receiver.have(self.receipt(offer))?;
-            self.outcome = Some(RecvOutcome::Committed(Box::new(confirmed)));
+            self.outcome = Some(RecvOutcome::Committed(Box::new(there)));
             return Ok(());
         }
         self.stage(offer, generation)
     }
 
-    /// How we came by what we hold of the offered image.
-    fn came_by(&self, ours: Option<&Generation>, offer: &Offer) -> Result<Held> {
-        let Some(ours) = ours.filter(|ours| ours.is_adopted()) else { return Ok(Held::Recorded) };
-        if self.store.is_gone(&offer.image)? {
-            return Ok(Held::Gone);
+    /// The offered generation, made current without anything being sent: a deletion, bytes that are
+    /// under this name already, or bytes that are kept here.
+    fn without_transfer(
+        &self,
+        offer: &Offer,
+        generation: &Generation,
+    ) -> Result<Option<Generation>> {
+        if offer.is_deletion() {
+            let kept = match (self.keeps_loser, self.sets_aside) {
+                (true, _) => Some(Why::Conflict),
+                (false, aside) => aside.then_some(Why::Replaced),
+            };
+            if let Some(why) = kept {
+                self.store.keep_moved(&offer.image, why, true, now_unix_ms())?;
+            }
+            return Ok(Some(self.store.commit_deletion(generation.clone(), now_unix_ms())?));
         }
-        let receipts = self.store.receipts(&offer.image)?;
-        let received =
-            receipts.iter().any(|(peer, _, root)| *peer == self.peer && *root == ours.root);
-        let known = received || offer.knows(&ours.root);
-        Ok(Held::Adopted { known, mirror: self.store.is_mirror() })
+        match self.confirmed(offer, generation)? {
+            Some(confirmed) => Ok(Some(confirmed)),
+            None if self.sets_aside || self.keeps_loser => Ok(None),
+            None => Ok(kept::from_kept(&self.store, offer, generation, self.stats())?),
+        }
+    }
+
+    fn stats(&self) -> Received {
+        Received {
+            recorded_unix_ms: now_unix_ms(),
+            wire_bytes: self.wire_bytes,
+            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     /// The offered generation, if its bytes are under this name already and only its lineage is new.
@@ -271,7 +305,7 @@ impl RecvSide {
                 generation: generation.clone(),
                 base,
                 dirty_bytes: dirty_bytes_max(offer, base),
-                keep_replaced: self.sets_aside,
+                keep_replaced: self.sets_aside || self.keeps_loser,
             };
             Ok((base, walk, self.store.stage(request)?))
         });
@@ -337,12 +371,10 @@ impl RecvSide {
         let Some(staging) = self.staging.take() else { return Ok(()) };
         self.walk = None;
         let sealed = staging.seal()?;
-        let stats = Received {
-            recorded_unix_ms: now_unix_ms(),
-            wire_bytes: self.wire_bytes,
-            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        let generation = self.store.commit(sealed, stats)?;
+        if let Some(fork) = self.beside {
+            return self.commit_beside(sealed, self.stats(), fork);
+        }
+        let generation = self.store.commit(sealed, self.stats())?;
         let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
         self.receiver.handle_committed(self.receipt(&offer))?;
         self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
@@ -359,7 +391,6 @@ impl RecvSide {
     fn refuse_as(&mut self, offer: &Offer, code: Refusal) -> Result<()> {
         let text = match code {
             Refusal::GenerationOld => "a newer generation is here",
-            Refusal::Diverged => "both sides changed it",
             Refusal::Forbidden => "a mirror may not make generations",
             _ => "",
         };
