@@ -9,6 +9,7 @@ mod bytes;
 mod change;
 mod edit;
 mod held;
+mod hub;
 mod index;
 mod inuse;
 mod links;
@@ -37,12 +38,12 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
-    "change", "many",
+    "change", "many", "hub",
 ];
 /// Those that need no images.
-const IMAGELESS: [&str; 4] = ["look", "index", "links", "sharing"];
+const IMAGELESS: [&str; 5] = ["look", "index", "links", "sharing", "hub"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -181,12 +182,19 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "room" => room::run(setup, table),
             "change" => change::run(setup, table),
             "many" => many::run(setup, table),
+            "hub" => hub::run(setup, table),
             "inuse" => inuse::run(setup, table),
             _ => seconds::run(setup, table),
         }
         .with_context(|| format!("group {group}"))?;
     }
-    for (name, peak) in setup.memory.peaks() {
+    let mut peaks = setup.memory.peaks();
+    // Of many alike the largest is enough.
+    let alike = peaks.extract_if(.., |name, _| name.starts_with("branch-"));
+    if let Some(largest) = alike.map(|(_, bytes)| bytes).max() {
+        peaks.insert("branches, the largest".to_owned(), largest);
+    }
+    for (name, peak) in peaks {
         let figure = format!("resident memory of the {name}, peak of everything above");
         table.add(Row::at_most(&figure, Amount::bytes(MEMORY_BYTES), Amount::bytes(peak)));
     }

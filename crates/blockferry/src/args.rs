@@ -123,6 +123,14 @@ pub(crate) enum Command {
         #[arg(long)]
         peer: Option<String>,
     },
+    /// How long a peer takes to answer, whatever else is on the link
+    Netcheck {
+        /// Its name or id
+        peer: String,
+        /// How often it is asked
+        #[arg(long, default_value_t = 100)]
+        count: u32,
+    },
     /// Is it there, verified? Exit status 0: yes, 3: no
     Ready(ReadyArgs),
     /// Wait until it is there, verified (see --timeout)
@@ -314,7 +322,7 @@ pub(crate) enum PeerCommand {
         peer: String,
     },
     /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19, schedule=NAME
-    /// (schedule= for none) or polite=true|false
+    /// (schedule= for none), polite=true|false or weight=1..100
     Set {
         /// Its name or id
         peer: String,
@@ -382,9 +390,9 @@ pub(crate) struct PushArgs {
     pub(crate) image: String,
     /// To these peers [default: every member of the store]
     pub(crate) peers: Vec<String>,
-    /// Which lane to take
-    #[arg(long, default_value = "normal")]
-    pub(crate) lane: LaneArg,
+    /// Which lane to take [default: the store's]
+    #[arg(long)]
+    pub(crate) lane: Option<LaneArg>,
     /// Return when the receipts are there
     #[arg(long)]
     pub(crate) wait: bool,
@@ -531,14 +539,20 @@ impl From<RoleArg> for Role {
 /// Lane of a push.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LaneArg {
+    /// Before everything else; what runs gives way
+    Urgent,
     /// In the order of the backlog
     Normal,
+    /// When nothing else wants the link, and a little beside it
+    Bulk,
 }
 
 impl From<LaneArg> for Lane {
     fn from(lane: LaneArg) -> Lane {
         match lane {
+            LaneArg::Urgent => Lane::Urgent,
             LaneArg::Normal => Lane::Normal,
+            LaneArg::Bulk => Lane::Bulk,
         }
     }
 }

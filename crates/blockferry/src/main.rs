@@ -53,6 +53,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Plan(args) => commands::plan::run(app, args),
         Command::Push(args) => commands::push::run(app, args),
         Command::Backlog { peer } => commands::backlog::run(app, peer),
+        Command::Netcheck { peer, count } => commands::netcheck::run(app, peer, count),
         Command::Ready(args) => commands::ready::ready(app, args),
         Command::Wait(args) => commands::ready::wait(app, args),
         Command::Promote(args) => commands::promote::run(app, args),

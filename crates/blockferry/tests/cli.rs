@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 32] = [
     "demo",
     "init",
     "serve",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 31] = [
     "plan",
     "push",
     "backlog",
+    "netcheck",
     "ready",
     "wait",
     "promote",
@@ -46,7 +47,7 @@ const COMMANDS: [&str; 31] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 4] = ["doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 3] = ["doctor", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,
@@ -145,8 +146,7 @@ fn later_commands_and_flags_do_not_exist() {
         assert_eq!(ran.status, 2, "{command}");
         assert!(ran.stderr.starts_with("error[USAGE]: unrecognized subcommand"), "{}", ran.stderr);
     }
-    for args in
-        [&["push", "a/b", "--lane", "urgent"][..], &["demo", "--web"], &["status", "--watch"]]
+    for args in [&["push", "a/b", "--lane", "fast"][..], &["demo", "--web"], &["status", "--watch"]]
     {
         assert_eq!(place.run(args).status, 2, "{args:?}");
     }

@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{ImageName, NodeId, Order, Root, StoreName};
+use blockferry_delta::{ImageName, NodeId, Order as Descent, Root, StoreName};
+use blockferry_wire::Lane;
 
 use crate::budget;
 use crate::judge::Version;
 use crate::overrides::Scope;
 use crate::rates::{Hold, InForce};
+use crate::turns::Order;
 
 mod pairs;
 
@@ -99,11 +101,15 @@ struct Entry {
     moved_on: bool,
     done_bytes: u64,
     total_bytes: u64,
+    /// Both are known.
+    told: bool,
 }
 
 impl Entry {
     fn new() -> Self {
-        Self { state: State::Due, failures: 0, moved_on: false, done_bytes: 0, total_bytes: 0 }
+        let (done_bytes, total_bytes, told) = (0, 0, false);
+        let state = State::Due;
+        Self { state, failures: 0, moved_on: false, done_bytes, total_bytes, told }
     }
 }
 
@@ -113,7 +119,10 @@ struct Peer {
     stores: BTreeSet<StoreName>,
     /// What it said it holds.
     heads: BTreeMap<(StoreName, ImageName), Version>,
-    sending: usize,
+    /// What is on its way, and the lane it was begun in.
+    sending: BTreeMap<(StoreName, ImageName), Lane>,
+    /// What its link takes, in bytes per second on the wire, as far as it was measured.
+    link_bytes_per_second: Option<f64>,
 }
 
 /// A line of the report.
@@ -135,8 +144,8 @@ pub struct Backlog {
     receipts: BTreeMap<Key, (u64, Root)>,
     entries: BTreeMap<Key, Entry>,
     sending: usize,
-    /// The peer that was served last: the next one goes first.
-    served: Option<NodeId>,
+    /// Whose turn it is to have a transfer begun.
+    order: Order,
     /// What calendars and operators hold back.
     rates: Option<Arc<InForce>>,
 }
@@ -144,20 +153,26 @@ pub struct Backlog {
 impl Backlog {
     /// A peer is configured to share these stores.
     pub fn handle_peer(&mut self, peer: NodeId, stores: BTreeSet<StoreName>) {
-        let not_shared = |key: &&Key| key.peer == peer && !stores.contains(&key.store);
-        let gone: Vec<Key> = self.entries.keys().filter(not_shared).cloned().collect();
+        let not_shared = |key: &&Key| !stores.contains(&key.store);
+        let gone: Vec<Key> =
+            self.entries_of(peer).map(|(key, _)| key).filter(not_shared).cloned().collect();
         for key in gone {
             self.end_sending(&key);
             self.entries.remove(&key);
         }
+        // Only what is new to it is looked at: a node has many stores and many peers.
+        let new: BTreeSet<StoreName> = match self.peers.get(&peer) {
+            Some(known) => stores.difference(&known.stores).cloned().collect(),
+            None => stores.clone(),
+        };
         self.peers.entry(peer).or_default().stores = stores;
-        self.review_peer(peer);
+        self.review_stores(peer, &new);
     }
 
     /// A peer is gone for good.
     pub fn handle_peer_gone(&mut self, peer: NodeId) {
         if let Some(gone) = self.peers.remove(&peer) {
-            self.sending -= gone.sending;
+            self.sending -= gone.sending.len();
         }
         self.entries.retain(|key, _| key.peer != peer);
         self.receipts.retain(|key, _| key.peer != peer);
@@ -167,14 +182,16 @@ impl Backlog {
     pub fn handle_peer_up(&mut self, peer: NodeId) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.up = true;
-        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.peer == peer) {
-            let kept_there = State::UntilHeadChanges { diverged: true };
+        let kept_there = State::UntilHeadChanges { diverged: true };
+        let entries = self.entries.range_mut(first_key(peer)..);
+        for (_, entry) in entries.take_while(|(key, _)| key.peer == peer) {
             if matches!(entry.state, State::NotBefore { .. }) || entry.state == kept_there {
                 entry.state = State::Due;
                 entry.failures = 0;
             }
         }
-        self.review_peer(peer);
+        let stores = known_stores(&self.peers, peer);
+        self.review_stores(peer, &stores);
     }
 
     /// The connection to a peer is lost.
@@ -203,9 +220,9 @@ impl Backlog {
         // from a backup, or is a mirror that was edited.
         let ours = self.head(&key.store, &key.image).map(|head| &head.version);
         let lost = |ours: &Version| match ours.lineage.compare(&held.lineage) {
-            Order::Newer => true,
-            Order::Concurrent => ours.root != held.root,
-            Order::Older | Order::Equal => false,
+            Descent::Newer => true,
+            Descent::Concurrent => ours.root != held.root,
+            Descent::Older | Descent::Equal => false,
         };
         if ours.is_some_and(lost) {
             self.receipts.remove(&key);
@@ -273,6 +290,16 @@ impl Backlog {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.done_bytes = done_bytes.min(total_bytes);
             entry.total_bytes = total_bytes;
+            entry.told = true;
+        }
+    }
+
+    /// What a peer's link takes, in bits per second on the wire.
+    pub fn handle_link(&mut self, peer: NodeId, bits_per_second: u64) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let bytes = bits_per_second as f64 / 8.0;
+            known.link_bytes_per_second = Some(bytes);
         }
     }
 
@@ -290,7 +317,7 @@ impl Backlog {
     pub fn handle_setback(&mut self, key: &Key, setback: Setback, now: Instant) {
         self.end_sending(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
-        (entry.done_bytes, entry.total_bytes) = (0, 0);
+        (entry.done_bytes, entry.total_bytes, entry.told) = (0, 0, false);
         let moved_on = std::mem::take(&mut entry.moved_on);
         entry.state = match setback {
             _ if moved_on => State::Due,
@@ -317,18 +344,8 @@ impl Backlog {
         true
     }
 
-    /// The next offer to make; it counts as being sent from now on.
-    pub fn poll_offer(&mut self, now: Instant) -> Option<(Key, Head)> {
-        let peers = self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, p.sending));
-        let peers = turns(peers, self.sending, self.served);
-        let key = peers.into_iter().find_map(|peer| self.next_for(peer, now))?;
-        let head = self.heads.get(&(key.store.clone(), key.image.clone()))?.clone();
-        let entry = self.entries.get_mut(&key)?;
-        entry.state = State::Transferring;
-        self.peers.get_mut(&key.peer)?.sending += 1;
-        self.sending += 1;
-        self.served = Some(key.peer);
-        Some((key, head))
+    fn entries_of(&self, peer: NodeId) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.range(first_key(peer)..).take_while(move |(key, _)| key.peer == peer)
     }
 
     /// When `poll_offer` may have something new without an event.
@@ -361,9 +378,9 @@ impl Backlog {
         said.or_else(|| self.receipt(key).map(|(_, root)| root))
     }
 
-    /// The peer that had the last turn.
-    pub fn served(&self) -> Option<NodeId> {
-        self.served
+    /// Whose turn it is, as things are now.
+    pub fn order(&self) -> Order {
+        self.order.clone()
     }
 
     /// How many connected peers lack exactly this generation and hold exactly this base of it.
@@ -433,11 +450,20 @@ impl Backlog {
 
     /// Everything that some peer lacks, in the order of the keys.
     pub fn items(&self) -> Vec<Item> {
+        self.items_in(self.entries.iter())
+    }
+
+    /// Everything that one peer lacks.
+    pub fn items_of(&self, peer: NodeId) -> Vec<Item> {
+        self.items_in(self.entries_of(peer))
+    }
+
+    fn items_in<'a>(&self, entries: impl Iterator<Item = (&'a Key, &'a Entry)>) -> Vec<Item> {
         let item = |(key, entry): (&Key, &Entry)| {
             let reason = self.reason(key)?;
             Some(Item { key: key.clone(), bytes: self.bytes(key, entry), reason })
         };
-        self.entries.iter().filter_map(item).collect()
+        entries.filter_map(item).collect()
     }
 
     /// What is not there yet, in changed bytes: what the generations since the peer's changed, or
@@ -459,34 +485,27 @@ impl Backlog {
         self.peers.get(peer).is_some_and(|p| p.up)
     }
 
-    fn next_for(&self, peer: NodeId, now: Instant) -> Option<Key> {
-        let due = |entry: &Entry| match entry.state {
-            State::Due => true,
-            State::NotBefore { at, .. } => at <= now,
-            State::Transferring | State::UntilHeadChanges { .. } => false,
-        };
-        let of_peer = self.entries.iter().filter(|(key, entry)| key.peer == peer && due(entry));
-        of_peer.map(|(key, _)| key).find(|key| self.hold(key).is_none()).cloned()
-    }
-
     fn end_sending(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         if entry.state == State::Transferring {
             entry.state = State::Due;
             self.sending -= 1;
             if let Some(peer) = self.peers.get_mut(&key.peer) {
-                peer.sending -= 1;
+                peer.sending.remove(&(key.store.clone(), key.image.clone()));
             }
         }
     }
 
-    fn review_peer(&mut self, peer: NodeId) {
-        let Some(known) = self.peers.get(&peer) else { return };
-        let slots: Vec<_> =
-            self.heads.keys().filter(|(store, _)| known.stores.contains(store)).cloned().collect();
+    fn review_stores(&mut self, peer: NodeId, stores: &BTreeSet<StoreName>) {
+        let slots: Vec<_> = stores.iter().flat_map(|store| self.images_of(store)).collect();
         for (store, image) in slots {
             self.review(Key { peer, store, image }, false);
         }
+    }
+
+    fn images_of(&self, store: &StoreName) -> Vec<(StoreName, ImageName)> {
+        let heads = self.heads.range((store.clone(), least_name())..);
+        heads.map(|(slot, _)| slot).take_while(|(of, _)| of == store).cloned().collect()
     }
 
     /// Makes, keeps or drops the entry of `key`. `changed`: a head moved on either side.
@@ -521,40 +540,37 @@ impl Backlog {
     /// Whether the peer's head forbids an offer: it is newer than ours.
     fn waits_for_head(&self, key: &Key) -> bool {
         let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
-        heads
-            .is_some_and(|(held, ours)| ours.version.lineage.compare(&held.lineage) == Order::Older)
+        heads.is_some_and(|(held, ours)| {
+            ours.version.lineage.compare(&held.lineage) == Descent::Older
+        })
     }
 
     /// Whether neither of the heads descends from the other.
     fn is_diverged(&self, key: &Key) -> bool {
         let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
         heads.is_some_and(|(held, ours)| {
-            let order = ours.version.lineage.compare(&held.lineage);
-            ours.version.root != held.root && matches!(order, Order::Concurrent | Order::Equal)
+            let descent = ours.version.lineage.compare(&held.lineage);
+            let apart = matches!(descent, Descent::Concurrent | Descent::Equal);
+            ours.version.root != held.root && apart
         })
     }
 }
 
-/// Whose turn it is, in this order: of `peers`, each with its transfers under way, those that may have
-/// one more beside `sending` in all. `served` is the one that had the last turn.
-pub fn turns(
-    peers: impl Iterator<Item = (NodeId, usize)>,
-    sending: usize,
-    served: Option<NodeId>,
-) -> Vec<NodeId> {
-    if sending >= budget::SENDS_MAX {
-        return Vec::new();
-    }
-    // The last slot is for a peer that has none.
-    let last = sending + 1 == budget::SENDS_MAX;
-    let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
-    // Peers after the last served one first, so that none is starved.
-    let after = |id: &NodeId| served.is_some_and(|served| *id <= served);
-    let free = peers.filter(|(_, under_way)| *under_way < allowed);
-    let mut peers: Vec<NodeId> = free.map(|(id, _)| id).collect();
-    peers.sort_by_key(|id| (after(id), *id));
-    peers
+/// Names begin with a letter, a digit or an underscore: this is the least of them.
+fn least_name() -> ImageName {
+    ImageName::new("0").expect("a good name")
 }
 
+/// No key of a peer is less.
+fn first_key(peer: NodeId) -> Key {
+    let store = StoreName::new("0").expect("a good name");
+    Key { peer, store, image: least_name() }
+}
+
+fn known_stores(peers: &BTreeMap<NodeId, Peer>, peer: NodeId) -> BTreeSet<StoreName> {
+    peers.get(&peer).map(|known| known.stores.clone()).unwrap_or_default()
+}
+
+pub mod offers;
 #[cfg(test)]
 mod tests;

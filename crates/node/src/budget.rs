@@ -25,8 +25,12 @@ pub const PREFERENCES_MAX: u32 = 3;
 
 /// What one node may keep resident, in bytes: the promise that the sum below keeps.
 pub const RESIDENT_BYTES_MAX: u64 = 300 * MIB;
-/// Cache of one store's catalog, in bytes.
+/// Cache of one store's catalog, in bytes, where there are few.
 pub const STORE_CACHE_BYTES: u64 = 24 * MIB;
+/// Caches of all stores' catalogs together, in bytes, where there are many...
+pub const STORE_CACHES_BYTES: u64 = 64 * MIB;
+/// ... and the least that each has nevertheless.
+pub const STORE_CACHE_BYTES_MIN: u64 = 256 << 10;
 /// Memory of one store's chunk index, in bytes, with 2 million chunks (64 GiB of data). Each further
 /// million takes 2.7 MiB, up to 64 MiB.
 pub const STORE_INDEX_BYTES: u64 = 8 * MIB;
@@ -38,13 +42,29 @@ pub const PACK_BYTES_MAX: u64 = blockferry_wire::limits::PACK_RAW_BYTES_MAX as u
 pub const PACKS_AHEAD: usize = 2;
 /// Messages received and not yet handled, per transfer. The rest waits in QUIC's window.
 pub const FRAMES_QUEUED: usize = 1;
-/// Transfers one node sends at the same time.
-pub const SENDS_MAX: usize = 4;
-/// Transfers one node receives at the same time. The place of a fourth is what dictionaries and walks
-/// have.
+/// Bytes of all packs that are being made or wait to be written, of all transfers together: the bytes in
+/// flight on this side of QUIC. What is being made counts twice, read and compressed.
+pub const PACKS_BYTES: u64 = 40 * MIB;
+/// Of these, what only the urgent lane may take.
+pub const PACKS_RESERVE_BYTES: u64 = 2 * PACK_BYTES_MAX;
+/// Transfers one node sends at the same time. It bounds threads and plans, not what travels: that is
+/// [`PACKS_BYTES`], shared out by weight.
+pub const SENDS_MAX: usize = 40;
+/// Transfers to one peer at the same time; as many as fit the streams that it allows. How many there
+/// really are follows from the bytes that are on their way to it.
+pub const SENDS_PER_PEER: usize = 12;
+/// A further transfer to a peer is begun while less than this time's worth of changed bytes is on its
+/// way there, as far as its rate is known.
+pub const AHEAD: Duration = Duration::from_secs(2);
+/// The least and the most that this comes to, in bytes.
+pub const AHEAD_BYTES_MIN: u64 = 4 * MIB;
+/// See there.
+pub const AHEAD_BYTES_MAX: u64 = 64 * MIB;
+/// Large images that one node receives at the same time; small ones take less of the same room. The
+/// place of a fourth is what dictionaries and walks have.
 pub const RECEIVES_MAX: usize = 3;
-/// Transfers at the same time with one peer, each way. Its second one may not take the node's last
-/// slot: a slow peer holds back nobody.
+/// Large images that one node receives from one peer at the same time. Its second one may not take the
+/// node's last place: a slow peer holds back nobody.
 pub const TRANSFERS_PER_PEER: usize = 2;
 /// Bytes of a dictionary.
 pub const DICTIONARY_BYTES_MAX: u64 = blockferry_wire::limits::DICTIONARY_BYTES_MAX as u64;
@@ -77,13 +97,28 @@ pub const HEAVY_PACKER_BYTES: u64 = 8 * MIB;
 /// Program, runtime, maps, allocator slack, in bytes.
 pub const BASE_BYTES: u64 = 40 * MIB;
 
-/// One outgoing transfer: packs ahead hold raw and compressed bytes at once; one frame is being
-/// written, one queued, one about to be.
-pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN_BYTES + WALK_BYTES;
+/// One outgoing transfer without its packs, in bytes: what it has asked and been asked for (four parts of
+/// at most 90 KiB and their wants), and the buffer of its stream.
+pub const SEND_BYTES: u64 = 512 * 1024 + READ_BYTES_MAX as u64;
+/// Walks that are counted on at the same time: each is the beginning of one transfer.
+pub const WALKS_COUNTED: u64 = 3;
 /// One incoming transfer: queued messages, one still arriving, one being unpacked (raw and
 /// compressed), and the store's work.
 pub const RECEIVE_BYTES: u64 =
     (FRAMES_QUEUED as u64 + 3) * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
+
+/// What the smallest incoming transfer takes, in bytes: buffers of its stream, a plan of a few rows.
+pub const RECEIVE_BYTES_MIN: u64 = 512 * 1024;
+/// What incoming transfers take is counted in units of so many bytes.
+pub const RECEIVE_UNIT_BYTES: u64 = 256 * 1024;
+/// What all incoming transfers take together, in these units.
+pub const RECEIVE_UNITS: usize = RECEIVES_MAX * RECEIVE_BYTES.div_ceil(RECEIVE_UNIT_BYTES) as usize;
+/// Incoming transfers at the same time, if all are small.
+pub const RECEIVERS_MAX: usize =
+    RECEIVE_UNITS / RECEIVE_BYTES_MIN.div_ceil(RECEIVE_UNIT_BYTES) as usize;
+/// The same for those of one peer.
+pub const RECEIVE_UNITS_PER_PEER: usize =
+    TRANSFERS_PER_PEER * RECEIVE_BYTES.div_ceil(RECEIVE_UNIT_BYTES) as usize;
 
 /// The sum for a node with one store and every transfer slot in use. QUIC's windows have one pool
 /// each way, for all connections that carry transfers.
@@ -96,7 +131,9 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + READ_BACK_BYTES
     + ENCODED_BYTES as u64
     + HEAVY_PACKER_BYTES
+    + PACKS_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
+    + WALKS_COUNTED * WALK_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
     + DICTIONARIES_MAX as u64 * DICTIONARY_BYTES_MAX
     + 2 * WINDOW_POOL_BYTES;
@@ -104,7 +141,23 @@ pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
 const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
 const _: () = assert!(PACKS_AHEAD <= blockferry_wire::limits::PACKS_IN_FLIGHT);
 const _: () = assert!(FRAMES_QUEUED <= blockferry_wire::limits::PACKS_UNFILLED_MAX);
-const _: () = assert!(TRANSFERS_PER_PEER < SENDS_MAX && TRANSFERS_PER_PEER < RECEIVES_MAX);
+const _: () = assert!(TRANSFERS_PER_PEER < RECEIVES_MAX && SENDS_PER_PEER < SENDS_MAX);
+const _: () = assert!(PACKS_RESERVE_BYTES * 4 <= PACKS_BYTES);
+
+/// Cache of each store's catalog where there are so many stores, in bytes.
+pub const fn store_cache_bytes(stores: usize) -> u64 {
+    let each = STORE_CACHES_BYTES / if stores == 0 { 1 } else { stores as u64 };
+    if each > STORE_CACHE_BYTES {
+        STORE_CACHE_BYTES
+    } else if each < STORE_CACHE_BYTES_MIN {
+        STORE_CACHE_BYTES_MIN
+    } else {
+        each
+    }
+}
+
+const _: () = assert!(store_cache_bytes(1) == STORE_CACHE_BYTES);
+const _: () = assert!(500 * store_cache_bytes(500) <= 128 * MIB);
 
 // ---- transport ----
 
@@ -122,6 +175,8 @@ pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
 pub const WINDOW_POOL_BYTES: u64 = 16 * MIB;
 /// What one may have in flight before anything is known of its link, in bytes: 1 Gbit/s over 67 ms.
 pub const WINDOW_BYTES: u64 = 8 * MIB;
+/// The least share of it, in bytes.
+pub const SHARE_BYTES_MIN: u64 = 64 << 10;
 /// What a connection without a transfer may have in flight towards us, in bytes.
 pub const IDLE_WINDOW_BYTES: u64 = MIB;
 /// The receive window follows rate and delay this often while a transfer comes.
@@ -136,6 +191,11 @@ pub const SEND_WINDOW_EVERY: Duration = Duration::from_millis(20);
 /// A transfer that may not send any more is held this long with its slot and its memory; then it ends
 /// and is begun anew when it may. What had come by then is kept.
 pub const HOLD_MAX: Duration = Duration::from_secs(30);
+/// A transfer whose stream has no room for a slice for so long is given up: a peer that doesn't take
+/// anything holds a slot and its memory no longer.
+pub const STALL_MAX: Duration = Duration::from_secs(300);
+/// The largest weight of a peer.
+pub const WEIGHT_MAX: u32 = 100;
 /// Wall clocks jump: what is in force is decided anew at least this often while time decides it.
 pub const CLOCK_LOOK: Duration = Duration::from_secs(2);
 /// Orders (pause, resume, boost, limit) that are kept.
@@ -177,11 +237,13 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 
 const _: () = assert!(INITIAL_WINDOW_BYTES >= 8 * DATAGRAM_BYTES_MAX as u64);
 const _: () = assert!(WINDOW_BYTES <= WINDOW_POOL_BYTES);
-const _: () = assert!(RECEIVES_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
-const _: () = assert!(SENDS_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
-const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
+const _: () = assert!(RECEIVERS_MAX as u64 * SHARE_BYTES_MIN <= WINDOW_POOL_BYTES);
+const _: () = assert!(SENDS_MAX as u64 * SHARE_BYTES_MIN <= WINDOW_POOL_BYTES);
+const _: () = assert!(SEND_WINDOW_BYTES_MIN <= SHARE_BYTES_MIN);
+const _: () = assert!(SENDS_PER_PEER + 4 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 <= SEND_WINDOW_BYTES_MIN);
 const _: () = assert!(HOLD_MAX.as_secs() < SILENCE_MAX.as_secs());
+const _: () = assert!(STALL_MAX.as_secs() < SILENCE_MAX.as_secs());
 const _: () = assert!(KEEP_ALIVE.as_secs() * 2 < IDLE_TIMEOUT.as_secs());
 const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
 
@@ -195,7 +257,7 @@ pub const WORKERS_MAX: usize = 8;
 /// Blocking jobs of stores at the same time (scan, verify); transfers have their own slots.
 pub const STORE_JOBS_MAX: usize = 1;
 /// Stores of a node.
-pub const STORES_MAX: usize = 64;
+pub const STORES_MAX: usize = 1024;
 /// Peers of a node.
 pub const PEERS_MAX: usize = 1024;
 /// Addresses of a peer.
@@ -233,6 +295,8 @@ pub const TICKET_LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const ADMIN_CLIENTS_MAX: usize = 64;
 /// A client must send its request within this time.
 pub const ADMIN_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Questions of one netcheck.
+pub const NETCHECK_MAX: u32 = 10_000;
 /// Progress lines are at least this far apart.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 

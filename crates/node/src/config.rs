@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blockferry_delta::{NodeId, StoreName};
 pub use blockferry_store::HoldBase;
+pub use blockferry_wire::Lane;
 
 use crate::api::{Require, Role};
 use crate::budget;
@@ -265,7 +266,7 @@ impl Config {
     pub fn rates(&self) -> Rates {
         let limit = Rate::from_bits_per_second(self.send_limit_bits_per_second);
         Rates {
-            node: Allowance { limit, schedule: self.send_schedule.clone(), polite: false },
+            node: Allowance { limit, schedule: self.send_schedule.clone(), ..Allowance::default() },
             calendars: self.schedules.clone(),
             deadlines: self.deadlines.clone(),
             ..Rates::default()

@@ -32,6 +32,7 @@ use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
+use crate::watching::Watching;
 use crate::windows::Receiving;
 use crate::witness::{Which, Witness};
 use crate::workers::Workers;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) workers: Workers,
     pub(crate) encoded: Arc<Encoded>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) watching: Arc<Watching>,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
@@ -72,7 +74,7 @@ pub(crate) struct Core {
     pub(crate) jobs: Arc<Semaphore>,
     /// Connections that receive something.
     pub(crate) receiving: Arc<Receiving>,
-    /// Transfers being received.
+    /// Room for transfers being received, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,
     /// Counts receipts, heads and states, so that those who wait look again.
@@ -111,13 +113,19 @@ impl Core {
 
     /// Takes a store out of service.
     pub(crate) fn remove_store(&self, name: &StoreName) {
-        self.limit.change(|rates| rates.stores.remove(name));
+        self.limit.change(|rates| {
+            rates.pushed.retain(|key, _| key.store != *name);
+            rates.stores.remove(name)
+        });
         self.stores.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// Forgets a peer.
     pub(crate) fn remove_peer(&self, id: &NodeId) {
-        self.limit.change(|rates| rates.peers.remove(id));
+        self.limit.change(|rates| {
+            rates.pushed.retain(|key, _| key.peer != *id);
+            rates.peers.remove(id)
+        });
         self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 

@@ -3,8 +3,9 @@
 //! Pure: what waits for each peer in the order in which it will be sent, what limits it and how fast
 //! each link is go in, the finish of each item comes out. It plays the future forward from change to
 //! change: an item is through, a calendar's edge passes, an order ends. In between each transfer has
-//! its share of every limit on its way, as the pacer gives it, and of its peer's link. Whose turn it
-//! is the backlog says ([`crate::backlog::turns`]), so that both always agree.
+//! its share of every limit on its way, as the pacer gives it, and of its peer's link: by lane, then by
+//! the weights of the peers. What is begun next follows from the rules of the backlog itself
+//! ([`has_room`], [`Turns`]), so that both always agree.
 //!
 //! Nothing is guessed: where neither a limit nor a measured link says how fast, the answer is
 //! [`Finish::Unknown`].
@@ -14,12 +15,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use blockferry_delta::NodeId;
+use blockferry_wire::Lane;
 
-use crate::backlog::{Key, turns};
+use crate::backlog::Key;
+use crate::backlog::offers::{OFFER_BYTES, has_room};
 use crate::calendar::Rate;
 use crate::overrides::Scope;
 use crate::pace::slice_bytes;
-use crate::rates::{Cap, Hold, InForce, Rates};
+use crate::rates::{Cap, Hold, InForce, Rates, Verdict};
+use crate::turns::{Order as Turns, Whose, lane_weight};
 
 /// Changes that one forecast looks at: items that are through, edges that pass. What is left then is
 /// unknown.
@@ -36,6 +40,8 @@ pub struct Waiting {
     pub key: Key,
     /// Bytes on the wire that are still to be sent for it, headers included.
     pub wire_bytes: u64,
+    /// The same in changed bytes, before any saving.
+    pub changed_bytes: u64,
     /// It has a slot already.
     pub under_way: bool,
     /// It is not sent before this instant, and goes first from then on; in milliseconds since 1970.
@@ -106,14 +112,9 @@ impl Forecast {
     }
 }
 
-/// Says when everything in these queues will be there, if nothing else comes. `served` is the peer that
-/// had the last turn.
-pub fn forecast(
-    rates: &Rates,
-    queues: Vec<Queue>,
-    served: Option<NodeId>,
-    from_unix_ms: i64,
-) -> Forecast {
+/// Says when everything in these queues will be there, if nothing else comes. `order` says
+/// whose turn it is now.
+pub fn forecast(rates: &Rates, queues: Vec<Queue>, order: Turns, from_unix_ms: i64) -> Forecast {
     let rates = Arc::new(of_concern(rates, &queues));
     let in_force = rates.at(from_unix_ms);
     let mut future = Future {
@@ -124,7 +125,7 @@ pub fn forecast(
         links: BTreeMap::new(),
         queues: BTreeMap::new(),
         flows: Vec::new(),
-        served,
+        order,
         finishes: BTreeMap::new(),
     };
     for queue in queues {
@@ -157,10 +158,22 @@ fn of_concern(rates: &Rates, queues: &[Queue]) -> Rates {
 #[derive(Clone, Debug)]
 struct Flow {
     key: Key,
+    lane: Lane,
     bits: f64,
+    /// Changed bytes for each of these bits.
+    changed: f64,
     not_before: Option<i64>,
     /// Bits per second that it gets; infinite: nothing limits it.
     rate: f64,
+}
+
+impl Flow {
+    /// What of it has not arrived, in changed bytes.
+    fn changed_bytes(&self) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+        let bytes = (self.bits * self.changed).round() as u64;
+        bytes
+    }
 }
 
 /// What flows share: a bucket of the pacer, or a peer's link.
@@ -178,10 +191,10 @@ struct Future {
     /// Milliseconds since `now`, less than one.
     fraction: f64,
     links: BTreeMap<NodeId, f64>,
-    queues: BTreeMap<NodeId, VecDeque<Flow>>,
+    queues: BTreeMap<(NodeId, Lane), VecDeque<Flow>>,
     /// Those that have a slot.
     flows: Vec<Flow>,
-    served: Option<NodeId>,
+    order: Turns,
     finishes: BTreeMap<Key, Finish>,
 }
 
@@ -190,13 +203,15 @@ impl Future {
         if let Some(bits) = queue.link_bits_per_second {
             self.links.insert(queue.peer, float(bits));
         }
-        for Waiting { key, wire_bytes, under_way, not_before_unix_ms: not_before } in queue.waiting
-        {
-            let flow = Flow { key, bits: float(wire_bytes) * 8.0, not_before, rate: 0.0 };
-            if under_way {
+        for waiting in queue.waiting {
+            let Waiting { key, wire_bytes, not_before_unix_ms: not_before, .. } = waiting;
+            let (lane, bits) = (self.in_force.lane_of(&key), float(wire_bytes) * 8.0);
+            let changed = float(waiting.changed_bytes) / bits.max(1.0);
+            let flow = Flow { key, lane, bits, changed, not_before, rate: 0.0 };
+            if waiting.under_way {
                 self.flows.push(flow);
             } else {
-                self.queues.entry(queue.peer).or_default().push_back(flow);
+                self.queues.entry((queue.peer, lane)).or_default().push_back(flow);
             }
         }
     }
@@ -261,26 +276,45 @@ impl Future {
         self.flows = flows;
         let held: Vec<Flow> = held;
         for flow in held.into_iter().rev() {
-            self.queues.entry(flow.key.peer).or_default().push_front(flow);
+            self.queues.entry((flow.key.peer, flow.lane)).or_default().push_front(flow);
         }
     }
 
+    /// Begins what the backlog would.
     fn fill_slots(&mut self) {
         loop {
-            let sending = |peer: &NodeId| self.flows.iter().filter(|f| f.key.peer == *peer).count();
-            let peers = self.queues.keys().map(|peer| (*peer, sending(peer)));
-            let turns = turns(peers, self.flows.len(), self.served);
-            let next = turns.into_iter().find_map(|peer| Some((peer, self.next_of(&peer)?)));
-            let Some((peer, index)) = next else { return };
-            let taken = self.queues.get_mut(&peer).and_then(|queue| queue.remove(index));
-            self.flows.extend(taken);
-            self.served = Some(peer);
+            let mut turns: Vec<(Whose, usize)> = Vec::new();
+            let mut under_way: BTreeMap<NodeId, Vec<(Lane, u64)>> = BTreeMap::new();
+            for flow in &self.flows {
+                under_way.entry(flow.key.peer).or_default().push((flow.lane, flow.changed_bytes()));
+            }
+            for ((peer, lane), queue) in &self.queues {
+                let of_peer = under_way.get(peer).map_or(&[][..], Vec::as_slice);
+                let link = self.links.get(peer).map(|bits| bits / 8.0);
+                if !has_room(self.flows.len(), of_peer, *lane, link) {
+                    continue;
+                }
+                if let Some(index) = self.next_of(queue) {
+                    let weight = self.in_force.weight(&Scope::peer(*peer));
+                    turns.push((Whose { peer: *peer, weight, lane: *lane }, index));
+                }
+            }
+            for (whose, _) in &turns {
+                self.order.arrive(*whose);
+            }
+            let next = turns.into_iter().reduce(|first, next| {
+                if self.order.precedes(next.0, first.0) { next } else { first }
+            });
+            let Some((whose, index)) = next else { return };
+            let queue = self.queues.get_mut(&(whose.peer, whose.lane));
+            let Some(flow) = queue.and_then(|queue| queue.remove(index)) else { return };
+            self.order.served(whose, float(flow.changed_bytes().max(OFFER_BYTES)));
+            self.flows.push(flow);
         }
     }
 
-    /// The next item of a peer that may be sent now: what was to begin by now goes first.
-    fn next_of(&self, peer: &NodeId) -> Option<usize> {
-        let queue = self.queues.get(peer)?;
+    /// The next item of a queue that may be sent now: what was to begin by now goes first.
+    fn next_of(&self, queue: &VecDeque<Flow>) -> Option<usize> {
         let may = |flow: &&Flow| self.in_force.hold(&Scope::from(&flow.key)).is_none();
         let due = |flow: &Flow| flow.not_before.is_some_and(|at| at <= self.now);
         let first = queue.iter().position(|flow| due(flow) && may(&flow));
@@ -292,11 +326,11 @@ impl Future {
     fn share(&mut self) {
         let scopes: Vec<Scope> = self.flows.iter().map(|flow| Scope::from(&flow.key)).collect();
         let verdicts: Vec<_> = scopes.iter().map(|scope| self.in_force.verdict(scope)).collect();
-        let weights: Vec<f64> = verdicts.iter().map(|verdict| weight(verdict.rate)).collect();
         let mut bounds = self.bounds(verdicts.iter().map(|verdict| verdict.caps.as_slice()));
         let mut rates = vec![0.0; self.flows.len()];
         let mut open: BTreeSet<usize> = (0..self.flows.len()).collect();
         while !open.is_empty() {
+            let weights = self.weights(&verdicts, &open);
             let level = |bound: &Bound| {
                 let those = bound.flows.iter().filter(|flow| open.contains(flow));
                 let sum: f64 = those.filter_map(|flow| weights.get(*flow)).sum();
@@ -326,6 +360,30 @@ impl Future {
         for (flow, rate) in self.flows.iter_mut().zip(rates) {
             flow.rate = rate;
         }
+    }
+
+    /// What each of the `open` flows gets beside the others: first the lanes share, then in each the
+    /// peers by their weights, then what goes to one peer.
+    fn weights(&self, verdicts: &[Verdict], open: &BTreeSet<usize>) -> Vec<f64> {
+        let mut of_lane: BTreeMap<Lane, f64> = BTreeMap::new();
+        let mut of_peer: BTreeMap<(Lane, NodeId), f64> = BTreeMap::new();
+        let all = || self.flows.iter().zip(verdicts).enumerate();
+        for (_, (flow, verdict)) in all().filter(|(number, _)| open.contains(number)) {
+            let peer = of_peer.entry((flow.lane, flow.key.peer)).or_insert_with(|| {
+                *of_lane.entry(flow.lane).or_default() += f64::from(verdict.weight);
+                0.0
+            });
+            *peer += turn(verdict.rate);
+        }
+        let weight = |(number, (flow, verdict)): (usize, (&Flow, &Verdict))| {
+            if !open.contains(&number) {
+                return 0.0;
+            }
+            let lane = of_lane.get(&flow.lane).map_or(0.0, |sum| lane_weight(flow.lane) / sum);
+            let peer = of_peer.get(&(flow.lane, flow.key.peer));
+            lane * f64::from(verdict.weight) * peer.map_or(0.0, |sum| turn(verdict.rate) / sum)
+        };
+        all().map(weight).collect()
     }
 
     fn bounds<'a>(&self, caps: impl Iterator<Item = &'a [Cap]>) -> Vec<Bound> {
@@ -358,9 +416,12 @@ impl Future {
             return false;
         }
         let gone = |flow: &Flow| peers.contains(&flow.key.peer);
-        let queued = peers.iter().filter_map(|peer| self.queues.remove(peer)).flatten();
-        let finishes = queued.map(|flow| (flow.key, Finish::Unknown));
-        self.finishes.extend(finishes);
+        let queues = std::mem::take(&mut self.queues);
+        let (queued, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            queues.into_iter().partition(|((peer, _), _)| peers.contains(peer));
+        self.queues = kept;
+        let queued = queued.into_values().flatten();
+        self.finishes.extend(queued.map(|flow| (flow.key, Finish::Unknown)));
         let flows = std::mem::take(&mut self.flows);
         let (gone, kept): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(gone);
         self.flows = kept;
@@ -406,7 +467,7 @@ pub fn rate_needed(
 }
 
 /// What a transfer takes at one turn at the pacer's gate.
-fn weight(rate: Rate) -> f64 {
+fn turn(rate: Rate) -> f64 {
     float(slice_bytes(rate, PACKET_BYTES) as u64)
 }
 

@@ -20,6 +20,7 @@ use crate::misses::{self, News};
 use crate::overrides::Scope;
 use crate::pace;
 use crate::rates::Rates;
+use crate::turns::Order;
 
 /// Payload bytes of an ordinary packet.
 const PACKET_BYTES: usize = 1392;
@@ -46,14 +47,14 @@ pub(crate) fn delta(core: &Core, key: &Key) -> Option<Delta> {
 
 /// When everything that waits will be there.
 pub(crate) fn now(core: &Core) -> Forecast {
-    let (queues, served) = queues(core);
-    forecast(core.limit.in_force().rates(), queues, served, now_unix_ms())
+    let (queues, order) = queues(core);
+    forecast(core.limit.in_force().rates(), queues, order, now_unix_ms())
 }
 
 /// When something would be there, with everything else that waits on its way too.
 pub(crate) fn with(core: &Core, wish: Wish) -> Finish {
     let Wish { key, wire_bytes, at_unix_ms } = wish;
-    let (mut queues, served) = queues(core);
+    let (mut queues, order) = queues(core);
     let link = lock(&core.measured).link_bits_per_second(&key.peer);
     if !queues.iter().any(|queue| queue.peer == key.peer) {
         let (peer, waiting) = (key.peer, Vec::new());
@@ -69,19 +70,26 @@ pub(crate) fn with(core: &Core, wish: Wish) -> Finish {
             _ => {
                 queue.waiting.retain(|waiting| waiting.key != key);
                 let (key, not_before_unix_ms) = (key.clone(), at_unix_ms);
-                let under_way = false;
-                queue.waiting.push(Waiting { key, wire_bytes, under_way, not_before_unix_ms });
+                // Nothing is saved, as far as room on the way goes.
+                let (under_way, changed_bytes) = (false, wire_bytes);
+                queue.waiting.push(Waiting {
+                    key,
+                    wire_bytes,
+                    changed_bytes,
+                    under_way,
+                    not_before_unix_ms,
+                });
             }
         }
     }
     let rates = core.limit.in_force();
-    let all = forecast(rates.rates(), queues, served, now_unix_ms());
+    let all = forecast(rates.rates(), queues, order, now_unix_ms());
     all.finish(&key).unwrap_or(Finish::Unknown)
 }
 
 /// What waits for each peer, in the order in which it goes.
-fn queues(core: &Core) -> (Vec<Queue>, Option<NodeId>) {
-    let (items, served) = {
+fn queues(core: &Core) -> (Vec<Queue>, Order) {
+    let (items, order) = {
         let backlog = lock(&core.backlog);
         let mut items = Vec::new();
         for item in backlog.items() {
@@ -100,7 +108,7 @@ fn queues(core: &Core) -> (Vec<Queue>, Option<NodeId>) {
                 ));
             }
         }
-        (items, backlog.served())
+        (items, backlog.order())
     };
     let measured = lock(&core.measured);
     let mut queues: BTreeMap<NodeId, Queue> = BTreeMap::new();
@@ -114,9 +122,15 @@ fn queues(core: &Core) -> (Vec<Queue>, Option<NodeId>) {
         let link = measured.link_bits_per_second(&peer);
         let empty = Queue { peer, link_bits_per_second: link, waiting: Vec::new() };
         let queue = queues.entry(peer).or_insert(empty);
-        queue.waiting.push(Waiting { key, wire_bytes, under_way, not_before_unix_ms: None });
+        queue.waiting.push(Waiting {
+            key,
+            wire_bytes,
+            changed_bytes: bytes,
+            under_way,
+            not_before_unix_ms: None,
+        });
     }
-    (queues.into_values().collect(), served)
+    (queues.into_values().collect(), order)
 }
 
 /// Looks ahead until the node stops, and says what will not be there in time.
@@ -146,13 +160,13 @@ pub(crate) async fn run(core: Arc<Core>) {
 fn look(core: &Core) {
     let in_force = core.limit.in_force();
     let (rates, now) = (in_force.rates(), now_unix_ms());
-    let (queues, served) = queues(core);
+    let (queues, order) = queues(core);
     let waiting: BTreeMap<Key, u64> = queues
         .iter()
         .flat_map(|queue| &queue.waiting)
         .map(|waiting| (waiting.key.clone(), waiting.wire_bytes))
         .collect();
-    let ahead = forecast(rates, queues, served, now);
+    let ahead = forecast(rates, queues, order, now);
     let mut ends: BTreeMap<(NodeId, StoreName), Option<i64>> = BTreeMap::new();
     let mut items: BTreeMap<NodeId, Vec<(&Key, i64, Finish)>> = BTreeMap::new();
     for (key, finish) in ahead.items() {

@@ -13,13 +13,14 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Client;
 use crate::api::{
-    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, Role, Schema, VerifiedImage,
-    VerifyDone,
+    Answer, Lane, PairState, Progress, PublishReport, PushDone, PushPeer, Role, Schema,
+    VerifiedImage, VerifyDone,
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
 use crate::deletions;
 use crate::error::{Error, Result};
+use crate::lanes;
 use crate::peer::Peer;
 use crate::recording;
 use crate::reports;
@@ -125,7 +126,7 @@ pub(crate) async fn push(
     core: &Arc<Core>,
     what: &Spec,
     names: &[String],
-    wait: bool,
+    (lane, wait): (Option<Lane>, bool),
     client: &mut Client,
 ) -> Result<Answer> {
     let started = Instant::now();
@@ -136,6 +137,13 @@ pub(crate) async fn push(
     } else {
         names.iter().map(|n| core.find_peer(n)).collect::<Result<_>>()?
     };
+    if let Some(lane) = lane {
+        let lacking = |peer: &Arc<Peer>| {
+            let key = key(peer.id, store, &what.image);
+            Some(key).filter(|key| !lock(&core.backlog).in_sync(key))
+        };
+        lanes::push(core, peers.iter().filter_map(lacking).collect(), lane);
+    }
     for peer in &peers {
         lock(&core.backlog).handle_push(&key(peer.id, store, &what.image));
     }

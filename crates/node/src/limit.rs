@@ -7,11 +7,12 @@
 //! connection sent while a transfer runs on it is counted whatever it was.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::NodeId;
+use blockferry_wire::Lane;
 use quinn::Connection;
 use tokio::sync::{Notify, watch};
 
@@ -24,12 +25,15 @@ use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::orders;
 use crate::overrides::{Override, Scope};
-use crate::pace::{Meter, Pacer, slice_bytes, wire_bytes};
+use crate::pace::{Ask, Meter, Pacer, slice_bytes, wire_bytes};
 use crate::rates::{Cap, Hold, InForce, Rates, Verdict};
+use crate::turns::Whose;
 use crate::windows::send_window;
 
 /// Bytes of a datagram that a stream's payload doesn't get, at most, beside the UDP header.
 const OVERHEAD_BYTES_MAX: usize = 60;
+/// Slices that are given at once, at most: what a timer that is late has to make good.
+const SLICES_MAX: u32 = 64;
 
 /// What is in force, and who waits for it.
 pub(crate) struct Limit {
@@ -45,14 +49,22 @@ pub(crate) struct Limit {
     waits: Mutex<BTreeMap<NodeId, Arc<AtomicU64>>>,
 }
 
+/// Where a flow waits.
+#[derive(Default)]
+struct Gate {
+    wake: Notify,
+    /// Slices that it may send.
+    given: AtomicU32,
+}
+
 struct State {
     rates: Arc<Rates>,
     in_force: Arc<InForce>,
     /// `rates` is newer than `in_force`.
     stale: bool,
     pacer: Pacer,
-    /// Who is to be woken, by flow.
-    gates: BTreeMap<u64, Arc<Notify>>,
+    /// Who is to be woken, by flow; and how many slices it was given.
+    gates: BTreeMap<u64, Arc<Gate>>,
     /// What each flow is and where it goes.
     manners: BTreeMap<u64, (Scope, Connection)>,
     flows: u64,
@@ -63,9 +75,10 @@ struct State {
 impl State {
     fn poll(&mut self, now: Instant) -> Option<Instant> {
         let (flows, next) = self.pacer.poll(now);
-        for flow in flows {
+        for (flow, slices) in flows {
             if let Some(gate) = self.gates.get(&flow) {
-                gate.notify_one();
+                gate.given.store(slices, Ordering::Relaxed);
+                gate.wake.notify_one();
             }
         }
         next
@@ -142,6 +155,13 @@ impl Limit {
         self.refresh();
         self.wake.notify_one();
         result
+    }
+
+    /// What was pushed in a lane of its own is there.
+    pub(crate) fn arrived(&self, key: &Key) {
+        if self.in_force().rates().pushed.contains_key(key) {
+            self.change(|rates| rates.pushed.remove(key));
+        }
     }
 
     /// What is in force.
@@ -253,10 +273,13 @@ pub(crate) struct Flow {
     scope: Scope,
     connection: Connection,
     changed: watch::Receiver<u64>,
-    gate: Arc<Notify>,
+    gate: Arc<Gate>,
+    whose: Whose,
     caps: Vec<Cap>,
     rate: Rate,
     hold: Option<Hold>,
+    /// It has told the pacer that it has something to send.
+    begun: bool,
     window_at: Option<Instant>,
     /// What it waited, with what others to the same peer did, in microseconds.
     waited: Arc<AtomicU64>,
@@ -265,7 +288,7 @@ pub(crate) struct Flow {
 impl Flow {
     /// What a transfer of `key` sends on `connection`.
     pub(crate) fn new(limit: Arc<Limit>, key: &Key, connection: Connection) -> Self {
-        let (gate, scope) = (Arc::new(Notify::new()), Scope::from(key));
+        let (gate, scope) = (Arc::new(Gate::default()), Scope::from(key));
         let id = {
             let mut state = lock(&limit.state);
             state.flows += 1;
@@ -279,9 +302,37 @@ impl Flow {
         };
         let mut changed = limit.changed.subscribe();
         changed.mark_changed();
+        let whose = Whose { peer: key.peer, weight: 1, lane: Lane::Normal };
         let (caps, rate, hold, window_at) = (Vec::new(), Rate::Pause, None, None);
         let waited = lock(&limit.waits).entry(key.peer).or_default().clone();
-        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at, waited }
+        Self {
+            limit,
+            id,
+            scope,
+            connection,
+            changed,
+            gate,
+            whose,
+            caps,
+            rate,
+            hold,
+            begun: false,
+            window_at,
+            waited,
+        }
+    }
+
+    /// Its lane among the streams of one connection: what QUIC sends first. Control is above all.
+    pub(crate) fn priority(&self) -> i32 {
+        -i32::from(self.whose.lane.number())
+    }
+
+    /// There is nothing to send until [`Flow::may_send`] is asked again.
+    pub(crate) fn rest(&mut self) {
+        self.begun = false;
+        let mut state = lock(&self.limit.state);
+        let now = Instant::now();
+        state.pacer.rest(self.id, &self.whose.peer, now);
     }
 
     /// Waits until some of `wanted` bytes of a stream may be sent, and says how many.
@@ -295,6 +346,7 @@ impl Flow {
                 self.review();
             }
             if let Some(hold) = self.hold {
+                self.rest();
                 let since = *held.get_or_insert_with(Instant::now);
                 let left = self.limit.hold.saturating_sub(since.elapsed());
                 if left.is_zero() {
@@ -311,13 +363,13 @@ impl Flow {
             self.follow_window();
             let packet = self.packet();
             let slice = wanted.min(slice_bytes(self.rate, packet));
-            if self.ask(slice, packet) {
+            if self.ask(slice, wanted, packet) {
                 return Ok(slice);
             }
             self.limit.wake.notify_one();
             let since = Instant::now();
             let named = tokio::select! {
-                () = self.gate.notified() => true,
+                () = self.gate.wake.notified() => true,
                 _ = self.changed.changed() => {
                     self.changed.mark_changed();
                     lock(&self.limit.state).pacer.cancel(self.id);
@@ -328,25 +380,48 @@ impl Flow {
             self.limit.waited_micros.fetch_add(micros, Ordering::Relaxed);
             self.waited.fetch_add(micros, Ordering::Relaxed);
             if named {
-                return Ok(slice);
+                return Ok(self.passed(slice, packet).min(wanted));
             }
         }
     }
 
+    /// What the slices come to that were given; what the meter wasn't told yet it learns now.
+    fn passed(&self, slice: usize, packet: usize) -> usize {
+        let given = self.gate.given.load(Ordering::Relaxed).max(1);
+        if given > 1 {
+            let mut state = lock(&self.limit.state);
+            if let Some((_, meter)) = state.meters.get_mut(&self.connection.stable_id()) {
+                meter.promise(wire_bytes(slice, packet).saturating_mul(u64::from(given - 1)));
+            }
+        }
+        slice.saturating_mul(usize::try_from(given).unwrap_or(1))
+    }
+
     /// Whether a slice may go at once.
-    fn ask(&mut self, slice: usize, packet: usize) -> bool {
+    fn ask(&mut self, slice: usize, wanted: usize, packet: usize) -> bool {
         let mut state = lock(&self.limit.state);
-        if !state.pacer.limits(&self.caps) {
+        if !self.begun {
+            self.begun = true;
+            state.pacer.begin(self.id, self.whose.peer, self.whose.lane);
+        }
+        if !state.pacer.limits(&self.whose.peer, &self.caps) {
             return true;
         }
         let sent = sent_bytes(&self.connection);
-        let wire = wire_bytes(slice, packet);
-        let wire = match state.meters.get_mut(&self.connection.stable_id()) {
-            Some((_, meter)) => meter.count(wire, sent),
-            None => wire,
+        let wire_bytes = wire_bytes(slice, packet);
+        let counted = match state.meters.get_mut(&self.connection.stable_id()) {
+            Some((_, meter)) => meter.count(wire_bytes, sent),
+            None => wire_bytes,
         };
         let now = Instant::now();
-        state.pacer.ask(self.id, self.caps.clone(), wire);
+        let ask = Ask {
+            whose: self.whose,
+            caps: self.caps.clone(),
+            wire_bytes,
+            extra_bytes: counted.saturating_sub(wire_bytes),
+            slices: u32::try_from(wanted / slice.max(1)).unwrap_or(u32::MAX).clamp(1, SLICES_MAX),
+        };
+        state.pacer.ask(self.id, ask);
         // Whoever is named, us included, passes its gate.
         state.poll(now);
         false
@@ -356,6 +431,9 @@ impl Flow {
         self.changed.mark_unchanged();
         let verdict = self.limit.verdict(&self.scope);
         (self.caps, self.rate, self.hold) = (verdict.caps, verdict.rate, verdict.hold);
+        (self.whose.weight, self.whose.lane) = (verdict.weight, verdict.lane);
+        // In another lane it begins anew.
+        self.begun = false;
     }
 
     /// Payload bytes that fit one packet.
@@ -379,7 +457,7 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         let mut state = lock(&self.limit.state);
-        state.pacer.cancel(self.id);
+        state.pacer.end(self.id, &self.whose.peer);
         state.gates.remove(&self.id);
         state.manners.remove(&self.id);
         state.mind_manners();

@@ -17,6 +17,7 @@ use crate::api::Role;
 use crate::config::{Allowance, PeerConfig, Setting, StoreConfig};
 use crate::error::{Error, Result};
 use crate::identity::sync_parent;
+use crate::rates::weight_of;
 
 /// Version of the file.
 const VERSION: u32 = 1;
@@ -57,6 +58,9 @@ struct PeerTable {
     /// The calendar it is sent to by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule: Option<String>,
+    /// Its share beside other peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
     /// Other traffic goes before what is sent to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     polite: bool,
@@ -130,8 +134,9 @@ impl Members {
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
             let compression = table.compression.map(|text| text.parse::<Setting>());
             let compression = compression.transpose().map_err(|e| self.bad(&e))?;
+            let weight = table.weight.map_or(Ok(1), weight_of).map_err(|e| self.bad(&e))?;
             let (schedule, polite) = (table.schedule, table.polite);
-            let send = Allowance { schedule, polite, ..Allowance::default() };
+            let send = Allowance { schedule, weight, polite, ..Allowance::default() };
             let addresses = table.address;
             let peer = PeerConfig { name, id, addresses, stores, mirrors, compression, send };
             self.peers.insert(id, peer);
@@ -156,6 +161,7 @@ impl Members {
                 mirrors: names(&p.mirrors),
                 compression: p.compression.map(|setting| setting.to_string()),
                 schedule: p.send.schedule.clone(),
+                weight: Some(p.send.weight).filter(|weight| *weight != 1),
                 polite: p.send.polite,
             };
             (p.name.clone(), table)
@@ -200,6 +206,7 @@ mod tests {
             compression: Some(Setting::Fixed(Compression::zstd(9))),
             send: Allowance {
                 schedule: Some("night".into()),
+                weight: 3,
                 polite: true,
                 ..Allowance::default()
             },
@@ -227,6 +234,7 @@ mod tests {
             "\u{0}",
             "version = 1\n[peers.a]\nid = \"x\"",
             "version = 1\n[peers.a]\nid = \"x\"\ncompression = \"fast\"",
+            "version = 1\n[peers.a]\nid = \"x\"\nstores = []\nweight = 0",
             "version = 1\n[revoked]\nzz = 1",
             "version = 1\n[stores.\"a/b\"]\npath = \"/x\"\nrole = \"mirror\"",
         ];

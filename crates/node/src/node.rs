@@ -35,6 +35,7 @@ use crate::limit::{self, Limit};
 use crate::members::Members;
 use crate::overrides::Overrides;
 use crate::peer::Peer;
+use crate::rates;
 use crate::reload::{self, Reloaded};
 use crate::sending;
 use crate::stores::{self, OpenStore, Origin};
@@ -85,6 +86,7 @@ impl Node {
             workers: Workers::start()?,
             encoded: Encoded::new(budget::ENCODED_BYTES),
             counts: Arc::default(),
+            watching: Arc::default(),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -95,7 +97,7 @@ impl Node {
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
             receiving: Arc::default(),
-            receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
+            receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
             tries: Mutex::default(),
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
@@ -169,7 +171,7 @@ impl Node {
         let all = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         let quiet = async {
             // Whoever holds a slot is inside a commit or a scan.
-            let receives = self.core.receives.acquire_many(all(budget::RECEIVES_MAX)).await;
+            let receives = self.core.receives.acquire_many(all(budget::RECEIVE_UNITS)).await;
             let jobs = self.core.jobs.acquire_many(all(budget::STORE_JOBS_MAX)).await;
             receives.is_ok() && jobs.is_ok()
         };
@@ -294,8 +296,11 @@ async fn serve_store(
     origin: Origin,
 ) -> Result<()> {
     let (ledger, free_min) = (core.ledger.clone(), core.config.store_free_min);
+    // As many as there will be: a cache keeps its size.
+    let expected = core.config.stores.len() + lock(&core.members).stores.len();
+    let cache_bytes = budget::store_cache_bytes(expected.max(core.all_stores().len() + 1));
     let (open, report) = blocking("opening a store", move || {
-        stores::open(&store, configured, origin, free_min, &ledger)
+        stores::open(&store, configured, origin, (free_min, cache_bytes), &ledger)
     })
     .await?;
     let open = Arc::new(open);
@@ -489,8 +494,9 @@ pub(crate) async fn set_peer(
             let polite = value.parse::<bool>();
             config.send.polite = polite.map_err(|_| wrong("polite is true or false"))?;
         }
+        "weight" => config.send.weight = rates::weight(value).map_err(|e| wrong(&e))?,
         _ => {
-            let all = "name, address, compression, schedule and polite";
+            let all = "name, address, compression, schedule, polite and weight";
             return Err(wrong(&format!("a peer has the settings {all}")));
         }
     }

@@ -2,8 +2,12 @@
 //!
 //! Pure: time is an argument. Each cap is a token bucket in bytes on the wire; what is sent counts
 //! against all caps on its way at once (node, store, peer), so the tightest rules. Nothing is promised
-//! beforehand: who asks waits in a queue until every bucket on its way is out of debt, so a change of
-//! rate bites at once and a slow peer holds back nobody. Asks are small ([`slice_bytes`]).
+//! beforehand: who asks waits until every bucket on its way is out of debt, so a change of rate bites
+//! at once and a slow peer holds back nobody. Slices are small ([`slice_bytes`]).
+//!
+//! Of several whose buckets are open one remains at each cap that they share, from the inside to the
+//! outside (peer, store, node): the one whose turn it is ([`Order`]: lanes, then peers by weight).
+//! What goes to a peer yields to its more urgent lanes even where no cap limits anything.
 //!
 //! What really went out ([`Meter`]) is counted, not what was meant to: headers, acknowledgements and
 //! retransmissions too.
@@ -11,9 +15,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use blockferry_delta::NodeId;
+use blockferry_wire::Lane;
+
 use crate::budget::{PACE_BYTES_MAX, PACKET_WIRE_BYTES};
 use crate::calendar::Rate;
-use crate::rates::Cap;
+use crate::rates::{Cap, Level};
+use crate::turns::{Order, Whose};
 
 /// A packet in bytes on the wire.
 const PACKET_BYTES: f64 = PACKET_WIRE_BYTES as f64;
@@ -29,6 +37,15 @@ const SLICES_PER_SECOND: u64 = 1000;
 /// Bytes that a packet's payload of a stream costs besides, at least: headers of IP (20), UDP (8) and
 /// QUIC (11), a stream frame's (9), a tag (16).
 const HEADER_BYTES_LEAST: usize = 64;
+/// What a rest is worth when it is one's turn again, in seconds of a cap's rate; a few packets at
+/// least. Who comes back a moment late, because its last slice was just being written, loses nothing.
+const CREDIT_SECONDS: f64 = 0.05;
+const CREDIT_BYTES_LEAST: f64 = 4.0 * PACKET_BYTES;
+/// What a rest of a lane is worth among those of one peer, in bytes.
+const LANE_CREDIT_BYTES: f64 = PACE_BYTES_MAX as f64;
+/// A lane that had something to send so recently is believed to have more in a moment: the lower ones
+/// of its peer wait for it.
+pub const YIELD: Duration = Duration::from_millis(100);
 /// A day is as good as never, and keeps the arithmetic of absurd limits sound.
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -69,6 +86,11 @@ impl Meter {
         self.owed = (self.owed + asked).max(really);
         self.owed - before
     }
+
+    /// So much more will go out, and was counted already.
+    pub fn promise(&mut self, bytes: u64) {
+        self.owed = self.owed.saturating_add(bytes);
+    }
 }
 
 /// One cap and what is left of it.
@@ -79,11 +101,20 @@ struct Bucket {
     /// Bytes that may be sent now; negative: sent already.
     tokens: f64,
     filled: Instant,
+    /// Whose turn it is.
+    order: Order,
 }
 
 impl Bucket {
     fn new(rate: Rate, now: Instant) -> Self {
-        Self { rate: bytes_per_second(rate), tokens: 0.0, filled: now }
+        let rate = bytes_per_second(rate);
+        Self { rate, tokens: 0.0, filled: now, order: Order::default() }
+    }
+
+    fn set_rate(&mut self, rate: Rate) {
+        self.rate = bytes_per_second(rate);
+        let credit = self.rate.unwrap_or(0.0) * CREDIT_SECONDS;
+        self.order.set_credit(credit.max(CREDIT_BYTES_LEAST));
     }
 
     fn fill(&mut self, now: Instant) {
@@ -117,20 +148,74 @@ impl Bucket {
     }
 }
 
-/// Somebody who waits.
+/// What somebody waits for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Whose turn it is to be.
+    pub whose: Whose,
+    /// What it counts against.
+    pub caps: Vec<Cap>,
+    /// Bytes on the wire of one slice.
+    pub wire_bytes: u64,
+    /// Bytes on the wire that went out without being asked for; the first slice pays for them.
+    pub extra_bytes: u64,
+    /// How many slices it has ready. At least one.
+    pub slices: u32,
+}
+
+/// Somebody who waits, and how many slices it was given.
 #[derive(Debug)]
-struct Ask {
+struct Waiting {
     flow: u64,
-    caps: Vec<Cap>,
-    wire_bytes: u64,
+    ask: Ask,
+    /// Those of its caps that limit anything.
+    way: Vec<Cap>,
+    given: u32,
+}
+
+/// From the inside to the outside: at each level one of those who share a cap remains.
+const LEVELS: [fn(&Level) -> bool; 3] = [
+    |level| matches!(level, Level::Peer(_)),
+    |level| matches!(level, Level::Store(_)),
+    |level| matches!(level, Level::Node),
+];
+
+/// The flows to one peer: a lower lane yields to a higher one that has something to send.
+#[derive(Debug, Default)]
+struct Lanes {
+    order: Order,
+    /// By flow: its lane, and since when it has nothing to send.
+    flows: BTreeMap<u64, (Lane, Option<Instant>)>,
+}
+
+impl Lanes {
+    /// The highest lane of those that have something to send, or had a moment ago.
+    fn highest(&self, now: Instant) -> Option<Lane> {
+        let present = self.flows.values().filter(|(_, rests)| {
+            rests.is_none_or(|since| now.saturating_duration_since(since) < YIELD)
+        });
+        present.map(|(lane, _)| *lane).min()
+    }
+
+    /// Whether it is somebody else's turn.
+    fn holds_back(&self, whose: Whose, now: Instant) -> bool {
+        let highest = self.highest(now).filter(|highest| *highest < whose.lane);
+        highest.is_some_and(|lane| !self.order.precedes(whose, Whose { lane, ..whose }))
+    }
+
+    fn is_mixed(&self) -> bool {
+        let mut lanes = self.flows.values().map(|(lane, _)| lane);
+        lanes.next().is_some_and(|first| lanes.any(|lane| lane != first))
+    }
 }
 
 /// All caps and all who wait.
 #[derive(Debug, Default)]
 pub struct Pacer {
     buckets: BTreeMap<Cap, Bucket>,
-    /// In the order in which they came: one ask of each flow, so that they take turns.
-    waiting: Vec<Ask>,
+    /// In the order in which they came.
+    waiting: Vec<Waiting>,
+    peers: BTreeMap<NodeId, Lanes>,
 }
 
 impl Pacer {
@@ -144,55 +229,154 @@ impl Pacer {
             }
             let mut bucket = old.remove(&cap).unwrap_or_else(|| Bucket::new(rate, now));
             bucket.fill(now);
-            bucket.rate = bytes_per_second(rate);
+            bucket.set_rate(rate);
             self.buckets.insert(cap, bucket);
+        }
+        for waiting in &mut self.waiting {
+            waiting.way = way(&waiting.ask.caps, &self.buckets);
         }
     }
 
-    /// Whether any of these limits anything; if not there is nothing to ask for.
-    pub fn limits(&self, caps: &[Cap]) -> bool {
+    /// Whether there is anything to wait for on this way; if not there is nothing to ask for.
+    pub fn limits(&self, peer: &NodeId, caps: &[Cap]) -> bool {
         caps.iter().any(|cap| self.buckets.contains_key(cap))
+            || self.peers.get(peer).is_some_and(Lanes::is_mixed)
     }
 
-    /// Queues a flow for `wire_bytes`; [`Pacer::poll`] names it when they may be sent. A flow asks for
-    /// one thing at a time.
-    pub fn ask(&mut self, flow: u64, caps: Vec<Cap>, wire_bytes: u64) {
+    /// A flow has something to send. From now on the lower lanes of its peer yield to it.
+    pub fn begin(&mut self, flow: u64, peer: NodeId, lane: Lane) {
+        let lanes = self
+            .peers
+            .entry(peer)
+            .or_insert_with(|| Lanes { order: Order::new(LANE_CREDIT_BYTES), ..Lanes::default() });
+        lanes.flows.insert(flow, (lane, None));
+    }
+
+    /// A flow has nothing to send for now.
+    pub fn rest(&mut self, flow: u64, peer: &NodeId, now: Instant) {
+        let lanes = self.peers.get_mut(peer);
+        if let Some((_, rests)) = lanes.and_then(|lanes| lanes.flows.get_mut(&flow)) {
+            *rests = Some(now);
+        }
+    }
+
+    /// A flow is over.
+    pub fn end(&mut self, flow: u64, peer: &NodeId) {
         self.cancel(flow);
-        self.waiting.push(Ask { flow, caps, wire_bytes });
+        if let Some(lanes) = self.peers.get_mut(peer) {
+            lanes.flows.remove(&flow);
+            if lanes.flows.is_empty() {
+                self.peers.remove(peer);
+            }
+        }
+    }
+
+    /// Queues a flow; [`Pacer::poll`] names it when it may send. A flow asks for one thing at a time.
+    pub fn ask(&mut self, flow: u64, ask: Ask) {
+        self.cancel(flow);
+        let way = way(&ask.caps, &self.buckets);
+        for cap in &way {
+            if let Some(bucket) = self.buckets.get_mut(cap) {
+                bucket.order.arrive(ask.whose);
+            }
+        }
+        if let Some(lanes) = self.peers.get_mut(&ask.whose.peer) {
+            lanes.order.arrive(ask.whose);
+        }
+        self.waiting.push(Waiting { flow, ask, way, given: 0 });
     }
 
     /// Takes an ask back.
     pub fn cancel(&mut self, flow: u64) {
-        self.waiting.retain(|ask| ask.flow != flow);
+        self.waiting.retain(|waiting| waiting.flow != flow);
     }
 
-    /// The flows that may send now what they asked for; and when to poll again.
-    pub fn poll(&mut self, now: Instant) -> (Vec<u64>, Option<Instant>) {
-        let Self { buckets, waiting } = self;
-        for bucket in buckets.values_mut() {
+    /// The flows that may send now, with the number of slices; and when to poll again.
+    pub fn poll(&mut self, now: Instant) -> (Vec<(u64, u32)>, Option<Instant>) {
+        for bucket in self.buckets.values_mut() {
             bucket.fill(now);
         }
-        let mut flows = Vec::new();
-        waiting.retain(|ask| {
-            let shut = |cap: &Cap| buckets.get(cap).is_some_and(|bucket| !bucket.is_open());
-            if ask.caps.iter().any(shut) {
-                return true;
-            }
-            for cap in &ask.caps {
-                if let Some(bucket) = buckets.get_mut(cap) {
-                    bucket.take(bytes(ask.wire_bytes));
-                }
-            }
-            flows.push(ask.flow);
-            false
-        });
-        let wait_of = |ask: &Ask| {
-            let buckets = ask.caps.iter().filter_map(|cap| buckets.get(cap));
-            buckets.map(Bucket::wait).max().unwrap_or_default()
-        };
-        let wait = waiting.iter().map(wait_of).min();
+        let mut open: Vec<usize> = (0..self.waiting.len()).collect();
+        loop {
+            open.retain(|at| self.may_go(&self.waiting[*at], now));
+            let Some(next) = self.first(&open) else { break };
+            self.give(next);
+        }
+        let given = self.waiting.iter().filter(|w| w.given > 0).map(|w| (w.flow, w.given));
+        let flows = given.collect();
+        self.waiting.retain(|waiting| waiting.given == 0);
+        let wait = self.waiting.iter().map(|waiting| self.wait_of(waiting, now)).min();
         (flows, wait.map(|wait| now + wait))
     }
+
+    fn may_go(&self, waiting: &Waiting, now: Instant) -> bool {
+        let whose = waiting.ask.whose;
+        let is_open = |cap: &Cap| self.buckets.get(cap).is_none_or(Bucket::is_open);
+        let yields = || self.peers.get(&whose.peer).is_some_and(|p| p.holds_back(whose, now));
+        waiting.ask.slices > 0 && waiting.way.iter().all(is_open) && !yields()
+    }
+
+    /// Of those that may go the one whose turn it is.
+    fn first(&self, open: &[usize]) -> Option<usize> {
+        let mut left = open.to_vec();
+        for is_level in LEVELS {
+            if left.len() < 2 {
+                break;
+            }
+            let mut firsts: BTreeMap<&Cap, usize> = BTreeMap::new();
+            let mut others = Vec::new();
+            for at in left {
+                let Some(cap) = self.waiting[at].way.iter().find(|cap| is_level(cap.level()))
+                else {
+                    others.push(at);
+                    continue;
+                };
+                let first = firsts.entry(cap).or_insert(at);
+                if self.precedes(cap, at, *first) {
+                    *first = at;
+                }
+            }
+            others.extend(firsts.into_values());
+            others.sort_unstable();
+            left = others;
+        }
+        left.first().copied()
+    }
+
+    fn precedes(&self, cap: &Cap, a: usize, b: usize) -> bool {
+        let Some(bucket) = self.buckets.get(cap) else { return false };
+        bucket.order.precedes(self.waiting[a].ask.whose, self.waiting[b].ask.whose)
+    }
+
+    fn give(&mut self, at: usize) {
+        let waiting = &mut self.waiting[at];
+        waiting.given += 1;
+        waiting.ask.slices -= 1;
+        let Ask { whose, wire_bytes, .. } = waiting.ask;
+        let taken = wire_bytes.saturating_add(std::mem::take(&mut waiting.ask.extra_bytes));
+        for cap in &waiting.way {
+            if let Some(bucket) = self.buckets.get_mut(cap) {
+                bucket.take(bytes(taken));
+                bucket.order.served(whose, bytes(taken));
+            }
+        }
+        if let Some(lanes) = self.peers.get_mut(&whose.peer) {
+            lanes.order.served(whose, bytes(taken));
+        }
+    }
+
+    /// How long until it may go, unless something happens before.
+    fn wait_of(&self, waiting: &Waiting, now: Instant) -> Duration {
+        let whose = waiting.ask.whose;
+        let buckets = waiting.way.iter().filter_map(|cap| self.buckets.get(cap));
+        let wait = buckets.map(Bucket::wait).max().unwrap_or_default();
+        let yields = self.peers.get(&whose.peer).is_some_and(|p| p.holds_back(whose, now));
+        if yields { wait.max(YIELD) } else { wait }
+    }
+}
+
+fn way(caps: &[Cap], buckets: &BTreeMap<Cap, Bucket>) -> Vec<Cap> {
+    caps.iter().filter(|cap| buckets.contains_key(cap)).cloned().collect()
 }
 
 fn bytes_per_second(rate: Rate) -> Option<f64> {

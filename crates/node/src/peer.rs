@@ -43,7 +43,7 @@ pub(crate) struct Peer {
     pub(crate) redial: Notify,
     /// Level of what is sent to it, when it follows the link.
     pub(crate) chooser: Mutex<Chooser>,
-    /// Transfers being received from it.
+    /// Room for transfers being received from it, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     /// Whether two places show its key.
     pub(crate) twins: Mutex<Twins>,
@@ -88,7 +88,7 @@ pub(crate) struct Outbox {
     announcements: Mutex<Announcements>,
     /// Stores of which everything is to be told.
     introductions: Mutex<BTreeSet<StoreName>>,
-    probe: Mutex<Option<oneshot::Sender<()>>>,
+    probes: Mutex<Vec<oneshot::Sender<()>>>,
     pub(crate) wake: Notify,
 }
 
@@ -109,9 +109,9 @@ impl Outbox {
         std::mem::take(&mut *lock(&self.introductions))
     }
 
-    /// Takes the one who waits for a sign of life.
-    pub(crate) fn take_probe(&self) -> Option<oneshot::Sender<()>> {
-        lock(&self.probe).take()
+    /// Takes those who wait for a sign of life.
+    pub(crate) fn take_probes(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut *lock(&self.probes))
     }
 }
 
@@ -137,7 +137,7 @@ impl Peer {
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
-            receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
+            receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS_PER_PEER)),
             twins: Mutex::default(),
             gone: tokio::sync::watch::Sender::new(false),
         }
@@ -297,7 +297,7 @@ impl Active {
     /// Whether the other side answers within `limit`.
     pub(crate) async fn answers(&self, limit: Duration) -> bool {
         let (sender, receiver) = oneshot::channel();
-        *lock(&self.outbox.probe) = Some(sender);
+        lock(&self.outbox.probes).push(sender);
         self.outbox.wake.notify_one();
         tokio::time::timeout(limit, receiver).await.is_ok_and(|answer| answer.is_ok())
     }

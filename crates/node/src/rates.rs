@@ -10,7 +10,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use blockferry_delta::{NodeId, StoreName};
+use blockferry_wire::Lane;
 
+use crate::backlog::Key;
+use crate::budget;
 use crate::calendar::{Calendar, Clock, Decision, Rate, Source};
 use crate::overrides::{Order, Overrides, Scope};
 
@@ -21,14 +24,38 @@ pub struct Allowance {
     pub limit: Rate,
     /// By the calendar of this name.
     pub schedule: Option<String>,
+    /// A peer's share beside other peers, from 1 to [`budget::WEIGHT_MAX`].
+    pub weight: u32,
+    /// The lane of a store's images, unless one is pushed in another.
+    pub lane: Lane,
     /// Other traffic goes first, whatever a calendar says.
     pub polite: bool,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { limit: Rate::Unlimited, schedule: None, polite: false }
+        let (limit, schedule) = (Rate::Unlimited, None);
+        Self { limit, schedule, weight: 1, lane: Lane::Normal, polite: false }
     }
+}
+
+/// Reads a peer's weight.
+///
+/// # Errors
+/// It is no whole number, or none from 1 to [`budget::WEIGHT_MAX`].
+pub fn weight(text: &str) -> Result<u32, String> {
+    let wrong = |_| format!("{text:?} is no weight: a whole number");
+    weight_of(text.trim().parse::<u32>().map_err(wrong)?)
+}
+
+/// Checks a peer's weight.
+///
+/// # Errors
+/// It is none from 1 to [`budget::WEIGHT_MAX`].
+pub fn weight_of(number: u32) -> Result<u32, String> {
+    let most = budget::WEIGHT_MAX;
+    let good = Some(number).filter(|number| (1..=most).contains(number));
+    good.ok_or_else(|| format!("a weight of {number}: 1 to {most}"))
 }
 
 /// Whose limit it is. Each is a token bucket of its own.
@@ -49,6 +76,14 @@ pub enum Cap {
     Limit(Level),
     /// Of the calendar.
     Calendar(Level),
+}
+
+impl Cap {
+    /// Whose it is.
+    pub fn level(&self) -> &Level {
+        let (Cap::Limit(level) | Cap::Calendar(level)) = self;
+        level
+    }
 }
 
 /// Why nothing may be sent now.
@@ -112,6 +147,10 @@ pub struct Verdict {
     pub polite: bool,
     /// What it counts against.
     pub caps: Vec<Cap>,
+    /// The peer's share beside others.
+    pub weight: u32,
+    /// How urgent it is.
+    pub lane: Lane,
     /// Until when this stays true, in milliseconds since 1970, as far as calendars and timed orders
     /// can change it; `None`: for good.
     pub until_unix_ms: Option<i64>,
@@ -132,6 +171,8 @@ pub struct Rates {
     pub deadlines: BTreeMap<String, Clock>,
     /// By command.
     pub overrides: Overrides,
+    /// The lanes of what was pushed in one, until it is there.
+    pub pushed: BTreeMap<Key, Lane>,
 }
 
 impl Rates {
@@ -196,7 +237,30 @@ impl InForce {
             (rate, because) = (Rate::Pause, Because::Paused);
         }
         let until_unix_ms = self.until_unix_ms();
-        Verdict { rate, because, hold, boosted, polite, caps, until_unix_ms }
+        let (weight, lane) = (self.weight(scope), self.lane(scope));
+        Verdict { rate, because, hold, boosted, polite, caps, weight, lane, until_unix_ms }
+    }
+
+    /// A peer's share beside others.
+    pub fn weight(&self, scope: &Scope) -> u32 {
+        let peer = scope.peer.as_ref().and_then(|peer| self.rates.peers.get(peer));
+        peer.map_or(1, |allowance| allowance.weight.max(1))
+    }
+
+    /// The lane that something goes in: the one it was pushed in, or its store's.
+    pub fn lane(&self, scope: &Scope) -> Lane {
+        let Some(store) = &scope.store else { return Lane::default() };
+        if let (Some(peer), Some(image)) = (scope.peer, &scope.image) {
+            return self.lane_of(&Key { peer, store: store.clone(), image: image.clone() });
+        }
+        self.rates.stores.get(store).map_or(Lane::default(), |allowance| allowance.lane)
+    }
+
+    /// The lane that an image goes to a peer in.
+    pub fn lane_of(&self, key: &Key) -> Lane {
+        let pushed = self.rates.pushed.get(key).copied();
+        let store = || self.rates.stores.get(&key.store).map(|allowance| allowance.lane);
+        pushed.or_else(store).unwrap_or_default()
     }
 
     /// Why nothing of it may be sent, if so.

@@ -1,7 +1,7 @@
 //! Receiving: a stream that a peer opened becomes a generation and a receipt.
 //!
-//! A bounded number at a time, per peer and per node; what doesn't fit waits for a while and is
-//! then refused as busy. The exchange runs on one blocking thread with two pumps beside it.
+//! A bounded number of bytes at a time, per peer and per node: many small images, few large ones. What
+//! doesn't fit waits for a while and is then refused as busy. The exchange runs on one blocking thread with two pumps beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,7 +26,7 @@ use crate::mirror;
 use crate::peer::Peer;
 use crate::sending::end_connection_if_due;
 use crate::stores::{Activity, Doing, OpenStore};
-use crate::stream::{Input, pump_in, pump_out};
+use crate::stream::{Frame, Input, pump_in, pump_out};
 use crate::transport::{Link, deadline};
 use crate::upkeep;
 
@@ -70,7 +70,7 @@ async fn try_receive(
             debug!(peer = %name, image = %offer.image, code = %refuse.code, "refused");
             let refusal = Message::from(refuse).encode()?;
             // When the stream is gone the peer knows already.
-            let _gone = outbox.send(refusal).await;
+            let _gone = outbox.send(refusal.into()).await;
             return Ok(());
         }
     };
@@ -149,7 +149,8 @@ async fn admit(
         return Err(Refuse::new(Refusal::IdentityDuplicate, text));
     }
     let busy = |_| Refuse::new(Refusal::Busy, "too many transfers at once");
-    let permits = tokio::time::timeout(SLOT_WAIT, slots(core, peer)).await.map_err(busy)?;
+    let room = slots(core, peer, receive_units(offer.size_bytes));
+    let permits = tokio::time::timeout(SLOT_WAIT, room).await.map_err(busy)?;
     let doing = store.begin(&offer.image, Activity::Receiving);
     let doing = doing.map_err(|e| Refuse::new(Refusal::Duplicate, &e.to_string()))?;
     if core.is_stopping() {
@@ -158,15 +159,24 @@ async fn admit(
     Ok(Admitted { store, _doing: doing, _permits: permits })
 }
 
-/// Waits for a slot of the peer and one of the node.
-async fn slots(core: &Core, peer: &Peer) -> [OwnedSemaphorePermit; 2] {
+/// What a transfer of an image of so many bytes takes at most, in units of the semaphores: a small one
+/// is small in every buffer.
+fn receive_units(size_bytes: u64) -> u32 {
+    let bytes = size_bytes.saturating_mul(4).saturating_add(budget::RECEIVE_BYTES_MIN);
+    let units = bytes.min(budget::RECEIVE_BYTES).div_ceil(budget::RECEIVE_UNIT_BYTES);
+    u32::try_from(units).unwrap_or(u32::MAX)
+}
+
+/// Waits for room among the peer's bytes and the node's.
+async fn slots(core: &Core, peer: &Peer, units: u32) -> [OwnedSemaphorePermit; 2] {
+    let largest = receive_units(u64::MAX) as usize;
     loop {
-        let of_peer = peer.receives.clone().try_acquire_owned();
-        // The node's last slot is for a peer that has none.
-        let first = peer.receives.available_permits() + 1 == budget::TRANSFERS_PER_PEER;
-        if let Ok(of_peer) = of_peer
-            && (first || core.receives.available_permits() > 1)
-            && let Ok(of_node) = core.receives.clone().try_acquire_owned()
+        // The node's last place is for a peer that has none.
+        let first = peer.receives.available_permits() == budget::RECEIVE_UNITS_PER_PEER;
+        let left = core.receives.available_permits().saturating_sub(units as usize);
+        if (first || left >= largest)
+            && let Ok(of_peer) = peer.receives.clone().try_acquire_many_owned(units)
+            && let Ok(of_node) = core.receives.clone().try_acquire_many_owned(units)
         {
             return [of_peer, of_node];
         }
@@ -255,7 +265,7 @@ fn tell_set_aside(core: &Core, store: &OpenStore, peer: &str, image: &ImageName)
 struct Drive {
     name: String,
     inputs: mpsc::UnboundedReceiver<Input>,
-    outbox: mpsc::Sender<Vec<u8>>,
+    outbox: mpsc::Sender<Frame>,
     counts: Arc<Counts>,
 }
 
@@ -294,7 +304,7 @@ impl Drive {
     /// A receipt that can't be said is no failure of ours: the generation is here, and the peer
     /// learns it when it offers again.
     fn transmit(&self, side: &RecvSide, frame: Vec<u8>) -> Result<()> {
-        match self.outbox.blocking_send(frame) {
+        match self.outbox.blocking_send(frame.into()) {
             Err(_) if !side.is_committed() => Err(self.lost()),
             _ => Ok(()),
         }

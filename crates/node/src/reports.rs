@@ -55,8 +55,7 @@ fn listen(core: &Core) -> Vec<String> {
 pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let config = peer.config();
     let active = peer.active();
-    let items = lock(&core.backlog).items();
-    let lacks = items.iter().filter(|item| item.key.peer == peer.id);
+    let lacks = lock(&core.backlog).items_of(peer.id);
     let verdict = core.limit.verdict(&Scope::peer(peer.id));
     PeerRow {
         id: peer.id.to_string(),
@@ -64,12 +63,13 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
         connected: active.is_some(),
         rtt_ms: active.map(|a| a.link.connection.rtt().as_secs_f64() * 1000.0),
         rate_limit_bits_per_second: verdict.rate.bits_per_second(),
-        backlog_bytes: lacks.clone().fold(0, |sum, item| sum.saturating_add(item.bytes)),
-        backlog_images: lacks.count() as u64,
+        backlog_bytes: lacks.iter().fold(0, |sum, item| sum.saturating_add(item.bytes)),
+        backlog_images: lacks.len() as u64,
         state: peer.state(),
         addresses: config.addresses,
         stores: config.stores.iter().map(ToString::to_string).collect(),
         schedule: config.send.schedule,
+        weight: verdict.weight,
         polite: verdict.polite,
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),

@@ -22,6 +22,7 @@ use crate::events::now_unix_ms;
 use crate::foresight;
 use crate::jobs;
 use crate::ledger::rfc3339;
+use crate::netcheck;
 use crate::node;
 use crate::orders;
 use crate::overrides::Order;
@@ -80,6 +81,7 @@ pub(crate) async fn handle(
         | Request::LimitSet { .. }
         | Request::LimitClear { .. }
         | Request::Orders {}) => order(core, request).await,
+        Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
@@ -131,8 +133,8 @@ async fn images(core: &Arc<Core>, request: Request, client: &mut Client) -> Resu
         Request::Plan { image, peer, at, by } => {
             planning::plan(core, spec(core, &image)?, peer.as_deref(), (at, by)).await
         }
-        Request::Push { image, peers, wait, .. } => {
-            jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
+        Request::Push { image, peers, lane, wait } => {
+            jobs::push(core, &spec(core, &image)?, &peers, (lane, wait), client).await
         }
         Request::Ready { image, require } => {
             let spec = Arc::new(spec(core, &image)?);

@@ -4,13 +4,13 @@
 //! ahead of the link; two pumps carry frames between that thread and QUIC. Whatever ends it ends
 //! here as a receipt or as a setback for the backlog.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::Root;
-use blockferry_wire::{Pack, Receipt};
+use blockferry_wire::{Message, Pack, Receipt};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
@@ -22,16 +22,18 @@ use crate::deletions;
 use crate::encoded::Take;
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
+use crate::exchange::{PackJob, Packed, SendOutcome, SendSide, Step};
 use crate::foresight;
 use crate::level::{Carried, PackCost};
 use crate::limit::{self, Flow};
 use crate::meter;
 use crate::overrides::Scope;
 use crate::peer::Peer;
-use crate::stream::{Input, pump_in, pump_out};
+use crate::stream::{Frame, Input, pump_in, pump_out};
 use crate::transport::{Link, closed, deadline};
+use crate::turns::Whose;
 use crate::verdict;
+use crate::workers::Held;
 
 /// The peer has so long to take what was said last.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -73,6 +75,7 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             }
             core.counts.note_sent(head.size_bytes);
             lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
+            core.limit.arrived(&key);
             let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
             info!(%image, %peer, wire_bytes, ?took, "receipt");
             let note = Note::info("RECEIPT", text);
@@ -134,10 +137,12 @@ async fn try_send(
         outbox,
         jobs: VecDeque::new(),
         running: 0,
+        held: BTreeMap::new(),
     };
     let (image, opened) = (key.image.clone(), store.clone());
+    let lane = core.limit.in_force().lane(&Scope::from(key));
     let result = blocking("sending", move || {
-        let side = SendSide::new(opened.store.clone(), &image)?;
+        let side = SendSide::in_lane(opened.store.clone(), &image, lane)?;
         deletions::check_told(&active, &opened, side.generation(), &drive.name)?;
         drive.run(side)
     })
@@ -212,48 +217,75 @@ struct Drive {
     link: Link,
     inbox: mpsc::UnboundedSender<Input>,
     inputs: mpsc::UnboundedReceiver<Input>,
-    outbox: mpsc::Sender<Vec<u8>>,
-    /// Packs asked for that must wait: memory is bounded by [`budget::PACKS_AHEAD`].
+    outbox: mpsc::Sender<Frame>,
+    /// Packs asked for that must wait: [`budget::PACKS_AHEAD`] of a transfer are made at a time.
     jobs: VecDeque<PackJob>,
     /// Packs that the workers have.
     running: usize,
+    /// The room of those that are made, by their numbers: they are sent in this order.
+    held: BTreeMap<u64, Arc<Held>>,
+}
+
+/// Gives a pack to the thread that drives the transfer.
+fn hand_over(
+    inbox: &mpsc::UnboundedSender<Input>,
+    packed: Packed,
+    cost: Option<PackCost>,
+    held: Arc<Held>,
+) {
+    held.made(packed.pack().map_or(0, |pack| pack.bytes.len()));
+    // A transfer that is over needs no pack.
+    let _over = inbox.send(Input::Packed(packed, cost, held));
 }
 
 impl Drive {
     fn run(mut self, mut side: SendSide) -> Result<(SendOutcome, u64)> {
-        let mut told = Instant::now();
+        let (mut told, mut last) = (Instant::now(), 0);
         lock(&self.core.measured).link(self.key.peer).handle_begin();
         loop {
             match side.step()? {
-                Step::Transmit(message) => self.transmit(message.encode()?)?,
+                Step::Transmit(message) => {
+                    let held = match *message {
+                        Message::Pack(_) => self.held.pop_first().map(|(_, held)| held),
+                        _ => None,
+                    };
+                    let frame = message.encode()?;
+                    drop(message);
+                    self.transmit(Frame::holding(frame, held))?;
+                }
                 Step::Pack(job) => {
                     self.jobs.push_back(job);
-                    self.pack_ahead(&side)?;
+                    self.pack_ahead(&side);
                 }
                 Step::Wait => self.take(&mut side)?,
                 Step::Done(outcome) => return Ok((outcome, side.progress().1)),
             }
-            if told.elapsed() >= budget::PROGRESS_EVERY {
-                told = Instant::now();
-                let (done, total) = side.progress();
+            let (done, total) = side.progress();
+            // That all is there is told at once: the next transfer may begin.
+            let complete = done == total && last != done;
+            if complete || told.elapsed() >= budget::PROGRESS_EVERY {
+                (told, last) = (Instant::now(), done);
                 lock(&self.core.backlog).handle_progress(&self.key, done, total);
                 self.look_at_link();
+                if complete {
+                    self.core.backlog_wake.notify_one();
+                }
             }
         }
     }
 
     /// Gives the workers what may run ahead of the link.
-    fn pack_ahead(&mut self, side: &SendSide) -> Result<()> {
+    fn pack_ahead(&mut self, side: &SendSide) {
         while self.running + side.early_packs() < budget::PACKS_AHEAD {
             let Some(job) = self.jobs.pop_front() else { break };
             self.running += 1;
-            self.make(job, side.generation().root)?;
+            self.make(job, side.generation().root, None);
         }
-        Ok(())
     }
 
-    /// Has a pack made, at the level that the link has now, unless another peer's will do.
-    fn make(&self, job: PackJob, root: Root) -> Result<()> {
+    /// Has a pack made, at the level that the link has now, unless another peer's will do. Either way
+    /// it waits for its turn and for room; `held`: it has that already.
+    fn make(&self, job: PackJob, root: Root, held: Option<Arc<Held>>) {
         let setting = self.core.compression_for(&self.peer);
         let (compression, least) = match setting {
             Setting::Fixed(compression) => (compression, compression),
@@ -262,28 +294,29 @@ impl Drive {
                 (chooser.compression(), chooser.least())
             }
         };
+        let verdict = self.core.limit.verdict(&Scope::from(&self.key));
+        let whose = Whose { peer: self.key.peer, weight: verdict.weight, lane: verdict.lane };
+        // Read and compressed pages at once.
+        let bytes = if held.is_some() { 0 } else { 2 * job.raw_bytes() };
         let (store, image) = (&self.key.store, &self.key.image);
         let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
-        let (waiting, inbox) = (job.clone(), self.inbox.clone());
-        let waiter = move |pack: Option<Arc<Pack>>| {
-            let input = match pack {
-                Some(pack) => Input::Packed(waiting.answer(&pack), None),
-                None => Input::Again(waiting),
-            };
-            // A transfer that is over needs no pack.
-            let _over = inbox.send(input);
-        };
-        let inbox = self.inbox.clone();
-        let key = job.key(compression);
-        let making = match self.core.encoded.take(&key, least, shared, waiter) {
-            Take::Coming => return Ok(()),
-            Take::Ready(pack) => {
-                let _over = inbox.send(Input::Packed(job.answer(&pack), None));
-                return Ok(());
+        let (encoded, inbox) = (self.core.encoded.clone(), self.inbox.clone());
+        self.core.workers.submit(whose, bytes, move |press, room| {
+            if inbox.is_closed() {
+                return;
             }
-            Take::Make(making) => making,
-        };
-        self.core.workers.submit(move |press| {
+            let held = held.unwrap_or(room);
+            let (waiting, to, room) = (job.clone(), inbox.clone(), held.clone());
+            let waiter = move |pack: Option<Arc<Pack>>| match pack {
+                Some(pack) => hand_over(&to, waiting.answer(&pack), None, room),
+                // A transfer that is over needs no pack.
+                None => drop(to.send(Input::Again(waiting, room))),
+            };
+            let making = match encoded.take(&job.key(compression), least, shared, waiter) {
+                Take::Coming => return,
+                Take::Ready(pack) => return hand_over(&inbox, job.answer(&pack), None, held),
+                Take::Make(making) => making,
+            };
             let lesser = setting == Setting::Auto;
             let (packed, cost) = press.with(compression, lesser, |packer, compression| {
                 job.run_timed(packer, compression)
@@ -291,8 +324,8 @@ impl Drive {
             if let (Some(making), Some(pack)) = (making, packed.pack()) {
                 making.done(pack);
             }
-            let _over = inbox.send(Input::Packed(packed, cost));
-        })
+            hand_over(&inbox, packed, cost, held);
+        });
     }
 
     /// Tells the peer's chooser what the pack took and what the connection has carried.
@@ -324,15 +357,22 @@ impl Drive {
         }
     }
 
-    /// What the connection has carried so far, for the forecast.
+    /// What the connection has carried so far, for the forecast and for what may be on its way.
     fn look_at_link(&self) {
         let peer = self.key.peer;
         let (sent, waited) =
             (limit::sent_bytes(&self.link.connection), self.core.limit.waited_for(peer));
-        lock(&self.core.measured).link(peer).handle_look(Instant::now(), sent, waited);
+        let bits = {
+            let mut measured = lock(&self.core.measured);
+            measured.link(peer).handle_look(Instant::now(), sent, waited);
+            measured.link_bits_per_second(&peer)
+        };
+        if let Some(bits) = bits {
+            lock(&self.core.backlog).handle_link(peer, bits);
+        }
     }
 
-    fn transmit(&self, frame: Vec<u8>) -> Result<()> {
+    fn transmit(&self, frame: Frame) -> Result<()> {
         let lost = |_| self.lost("the stream is closed");
         self.outbox.blocking_send(frame).map_err(lost)
     }
@@ -340,13 +380,18 @@ impl Drive {
     fn take(&mut self, side: &mut SendSide) -> Result<()> {
         match self.inputs.blocking_recv() {
             Some(Input::Message(message, _, _place)) => side.handle_message(*message),
-            Some(Input::Packed(packed, cost)) => {
+            Some(Input::Packed(packed, cost, held)) => {
                 self.running -= 1;
                 self.measure(cost);
+                self.held.insert(packed.number(), held);
                 side.handle_packed(packed)?;
-                self.pack_ahead(side)
+                self.pack_ahead(side);
+                Ok(())
             }
-            Some(Input::Again(job)) => self.make(job, side.generation().root),
+            Some(Input::Again(job, held)) => {
+                self.make(job, side.generation().root, Some(held));
+                Ok(())
+            }
             Some(Input::End(Some(error))) => Err(error),
             Some(Input::End(None)) | None => Err(self.lost("the stream ended too early")),
         }

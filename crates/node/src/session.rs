@@ -91,7 +91,7 @@ struct Dialogue<'a> {
     active: &'a Active,
     control: Control,
     stream: SendStream,
-    probe: Option<oneshot::Sender<()>>,
+    probes: Vec<oneshot::Sender<()>>,
     pings: u64,
     /// Stores whose inventory the peer has not finished.
     awaited: BTreeSet<StoreId>,
@@ -115,7 +115,7 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
         active,
         control,
         stream,
-        probe: None,
+        probes: Vec::new(),
         pings: 0,
         awaited: BTreeSet::new(),
         answered: BTreeSet::new(),
@@ -203,7 +203,9 @@ impl Dialogue<'_> {
             }
             Some(ControlEvent::Pong { .. }) => {
                 // Whoever asked may have stopped waiting.
-                let _waiting = self.probe.take().map(|probe| probe.send(()));
+                for probe in self.probes.drain(..) {
+                    let _waiting = probe.send(());
+                }
                 Ok(())
             }
             Some(ControlEvent::Goodbye(goodbye)) => Err(Error::PeerClosed {
@@ -319,8 +321,9 @@ impl Dialogue<'_> {
 
     /// Says what was queued for this peer.
     async fn speak(&mut self) -> Result<()> {
-        if let Some(probe) = self.active.outbox.take_probe() {
-            self.probe = Some(probe);
+        let probes = self.active.outbox.take_probes();
+        if !probes.is_empty() {
+            self.probes.extend(probes);
             self.pings += 1;
             self.control.ping(self.pings);
             self.transmit().await?;
@@ -357,7 +360,7 @@ impl Dialogue<'_> {
 
     async fn say(&mut self, message: Message) -> Result<()> {
         let frame = message.encode()?;
-        write_frame(&self.peer.name(), &mut self.stream, &frame, None).await
+        write_frame(&self.peer.name(), &mut self.stream, &frame, None, None).await
     }
 }
 

@@ -5,7 +5,6 @@
 //! enough are recorded one at a time in the blocking pool, and what is new goes to the backlog.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -17,9 +16,8 @@ use blockferry_store::{
     CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
     RecoveryReport, Store, StoreIdentity, Told,
 };
-use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::api::Role;
 use crate::budget;
@@ -89,13 +87,13 @@ pub(crate) fn open(
     config: &StoreConfig,
     configured: bool,
     origin: Origin,
-    free_min: FreeMin,
+    (free_min, cache_bytes): (FreeMin, u64),
     ledger: &Ledger,
 ) -> Result<(OpenStore, RecoveryReport)> {
     let names = Names::new(config)?;
     let real = RealDisk::open(&config.path).map_err(|e| Error::io("open", &config.path, e))?;
     let disk = Arc::new(real);
-    let options = options(config, free_min)?;
+    let options = options(config, free_min, cache_bytes)?;
     let (store, report) = match Store::open(disk.clone(), &options) {
         Err(StoreError::StoreMissing) => match (origin, ledger.known_store(&config.name)?) {
             (_, Some(_)) => return Err(StoreError::StoreMissing.into()),
@@ -162,7 +160,7 @@ fn fresh_identity(config: &StoreConfig) -> Result<StoreIdentity> {
     Ok(StoreIdentity { name: config.name.clone(), id, key })
 }
 
-fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
+fn options(config: &StoreConfig, free_min: FreeMin, cache_bytes: u64) -> Result<Options> {
     let free_min_bytes = match free_min {
         FreeMin::Bytes(bytes) => bytes,
         FreeMin::Percent(percent) => {
@@ -179,7 +177,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
             Commit::Journal => Some(CommitMode::Journal),
             Commit::Copy => Some(CommitMode::Copy),
         },
-        cache_bytes: usize::try_from(budget::STORE_CACHE_BYTES).unwrap_or(32 << 20),
+        cache_bytes: usize::try_from(cache_bytes).unwrap_or(32 << 20),
         free_min_bytes,
         hold_base: config.hold_base,
         snapshot: config.in_use == InUse::Snapshot,
@@ -321,7 +319,7 @@ pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
 
 /// Looks after a store until the node stops or the store is removed.
 pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
-    let _watch = watch(&store);
+    let _watch = core.watching.watch(&store.config.path, store.wake.clone());
     upkeep::after_open(&store).await;
     let mut gone = store.gone.subscribe();
     let mut asked = retention::Asked::default();
@@ -515,40 +513,4 @@ impl Progress for Stopping<'_> {
     fn cancelled(&self) -> bool {
         self.core.is_stopping() || self.inner.cancelled()
     }
-}
-
-/// Wakes the store's task when something in its directory moves. Without a watch the rescan still
-/// finds everything.
-fn watch(store: &OpenStore) -> Option<notify::RecommendedWatcher> {
-    let wake = store.wake.clone();
-    let handler = move |event: notify::Result<notify::Event>| match event {
-        // Our own reads must not wake us.
-        Ok(event) if matches!(event.kind, EventKind::Access(access) if !is_write(access)) => {}
-        Ok(event) if event.paths.iter().all(|p| is_private(p)) => {}
-        _ => wake.notify_one(),
-    };
-    let path: &PathBuf = &store.config.path;
-    let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
-        watcher.watch(path, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    match watcher {
-        Ok(watcher) => {
-            info!(store = %store.config.name, path = %path.display(), "watching");
-            Some(watcher)
-        }
-        Err(error) => {
-            warn!(store = %store.config.name, %error, "no watch; changes wait for the rescan");
-            None
-        }
-    }
-}
-
-fn is_write(access: notify::event::AccessKind) -> bool {
-    use notify::event::{AccessKind, AccessMode};
-    matches!(access, AccessKind::Close(AccessMode::Write))
-}
-
-fn is_private(path: &std::path::Path) -> bool {
-    path.file_name().is_some_and(|name| name == ".blockferry")
 }

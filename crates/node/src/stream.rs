@@ -18,17 +18,37 @@ use crate::exchange::{PackJob, Packed};
 use crate::level::PackCost;
 use crate::limit::Flow;
 use crate::transport::closed;
+use crate::workers::Held;
 
 /// Something for the thread that drives a transfer.
 pub(crate) enum Input {
     /// A message that took so many bytes on the wire. The permit is its place in the queue.
     Message(Box<Message>, u64, OwnedSemaphorePermit),
-    /// A pack is ready; what it took, unless it was made for another peer.
-    Packed(Packed, Option<PackCost>),
-    /// A pack that somebody else was to make has come to nothing.
-    Again(PackJob),
+    /// A pack is ready; what it took, unless it was made for another peer; the room it takes.
+    Packed(Packed, Option<PackCost>, Arc<Held>),
+    /// A pack that somebody else was to make has come to nothing. It keeps its room.
+    Again(PackJob, Arc<Held>),
     /// The stream has ended; `None`: as it should.
     End(Option<Error>),
+}
+
+/// A frame on its way out, with the room it takes until it is written.
+pub(crate) struct Frame {
+    bytes: Vec<u8>,
+    _held: Option<Arc<Held>>,
+}
+
+impl Frame {
+    /// A pack's frame keeps its room.
+    pub(crate) fn holding(bytes: Vec<u8>, held: Option<Arc<Held>>) -> Self {
+        Self { bytes, _held: held }
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, _held: None }
+    }
 }
 
 /// Reads messages until the stream ends; says why it did.
@@ -109,25 +129,25 @@ impl MessageReader {
 pub(crate) async fn pump_out(
     peer: String,
     mut stream: SendStream,
-    mut outbox: mpsc::Receiver<Vec<u8>>,
+    mut outbox: mpsc::Receiver<Frame>,
     mut flow: Option<Flow>,
     sent_bytes: Arc<AtomicU64>,
 ) -> Result<()> {
     while let Some(frame) = outbox.recv().await {
-        write_frame(&peer, &mut stream, &frame, flow.as_mut()).await?;
-        sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        write_frame(&peer, &mut stream, &frame.bytes, flow.as_mut(), Some(&sent_bytes)).await?;
     }
     // A stream that the peer has stopped already needs no end.
     let _stopped = stream.finish();
     Ok(())
 }
 
-/// Writes one frame at the pace that the flow allows.
+/// Writes one frame at the pace that the flow allows; what is written is counted at once.
 pub(crate) async fn write_frame(
     peer: &str,
     stream: &mut SendStream,
     frame: &[u8],
     mut flow: Option<&mut Flow>,
+    sent_bytes: Option<&AtomicU64>,
 ) -> Result<()> {
     let mut rest = frame;
     while !rest.is_empty() {
@@ -136,8 +156,24 @@ pub(crate) async fn write_frame(
             None => rest.len(),
         };
         let (slice, left) = rest.split_at(bytes.min(rest.len()));
-        stream.write_all(slice).await.map_err(|e| write_error(peer, &e))?;
+        if let Some(flow) = &flow {
+            // What overtakes is sent first, whatever lies in the send window.
+            let _closed = stream.set_priority(flow.priority());
+        }
+        let written = stream.write_all(slice);
+        let written = tokio::time::timeout(budget::STALL_MAX, written);
+        let written = written.await.map_err(|_| Error::Deadline {
+            what: "room for more",
+            seconds: budget::STALL_MAX.as_secs(),
+        })?;
+        written.map_err(|e| write_error(peer, &e))?;
+        if let Some(sent_bytes) = sent_bytes {
+            sent_bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
+        }
         rest = left;
+    }
+    if let Some(flow) = flow {
+        flow.rest();
     }
     Ok(())
 }

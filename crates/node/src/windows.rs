@@ -34,7 +34,7 @@ fn receive_window(came: u64, time: Duration, round_trip: Duration, connections: 
 /// What one of so many connections may have at most.
 fn share(connections: usize) -> u64 {
     let connections = u64::try_from(connections).unwrap_or(u64::MAX).max(1);
-    (budget::WINDOW_POOL_BYTES / connections).max(budget::IDLE_WINDOW_BYTES)
+    (budget::WINDOW_POOL_BYTES / connections).max(budget::SHARE_BYTES_MIN)
 }
 
 /// The connections that receive a transfer, with how many each.
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn all_shares_fit_the_pool() {
-        for connections in 1..=budget::RECEIVES_MAX.max(budget::SENDS_MAX) {
+        for connections in 1..=budget::RECEIVERS_MAX.max(budget::SENDS_MAX) {
             assert!(share(connections) * connections as u64 <= budget::WINDOW_POOL_BYTES);
         }
     }

@@ -1,12 +1,13 @@
 //! Workers: a fixed pool of threads that read, prove and compress packs.
 //!
 //! One thread per core, each with its own compressor for light levels; high ones take an order of
-//! magnitude more memory, so all threads share one compressor for them. The queue is bounded by what
-//! transfers may have in flight. A job that panics ends its transfer, not the pool.
+//! magnitude more memory, so all threads share one compressor for them. Which pack is made next, and
+//! whether there is room for it, is decided in [`Queue`]; how many wait is bounded by what transfers
+//! may have in flight. A job that panics ends its transfer, not the pool.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use blockferry_wire::{Compression, Packer};
 use tracing::error;
@@ -14,8 +15,13 @@ use tracing::error;
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::level::LIGHT;
+use crate::queue::Queue;
+use crate::turns::Whose;
 
-type Job = Box<dyn FnOnce(&mut Press) + Send>;
+type Job = Box<dyn FnOnce(&mut Press, Arc<Held>) + Send>;
+
+/// Those who wait for room look this often whether it has come by time alone.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The compressors that a job may use.
 pub(crate) struct Press {
@@ -57,40 +63,113 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(budget::WORKERS_MAX)
 }
 
-/// The pool; dropped, its threads end after the job at hand.
+/// What the threads and those who hold packs share.
+struct Shared {
+    state: Mutex<State>,
+    /// There may be something to do.
+    wake: Condvar,
+}
+
+struct State {
+    queue: Queue<Job>,
+    stopping: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job, when there is one and room for it; `None`: it is over.
+    fn next(&self) -> Option<(Job, u64)> {
+        let mut state = self.state();
+        loop {
+            let stopping = state.stopping;
+            let next = match stopping {
+                true => state.queue.poll_last(Instant::now()),
+                false => state.queue.poll(Instant::now()),
+            };
+            if next.is_some() || stopping {
+                // Room for one may be room for two.
+                if !state.queue.is_empty() {
+                    self.wake.notify_one();
+                }
+                return next;
+            }
+            state = if state.queue.is_empty() {
+                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                // A peer that stalls is found to be slow without anybody's telling.
+                let waited = self.wake.wait_timeout(state, LOOK);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
+    }
+}
+
+/// The room that a pack takes until it is written. Dropped, it is free.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Held {
+    /// The pack is made and takes so many bytes.
+    pub(crate) fn made(&self, bytes: usize) {
+        self.shared.state().queue.made(self.number, bytes as u64, Instant::now());
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.state().queue.release(self.number, Instant::now());
+        self.shared.wake.notify_one();
+    }
+}
+
+/// The pool; dropped, its threads end when everything is made.
 pub(crate) struct Workers {
-    queue: Option<SyncSender<Job>>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     /// Starts one thread per core, at most [`budget::WORKERS_MAX`].
     pub(crate) fn start() -> Result<Self> {
-        let (queue, jobs) = sync_channel::<Job>(budget::SENDS_MAX * budget::PACKS_AHEAD);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let queue = Queue::new(budget::PACKS_BYTES, budget::PACKS_RESERVE_BYTES);
+        let state = Mutex::new(State { queue, stopping: false });
+        let shared = Arc::new(Shared { state, wake: Condvar::new() });
         let heavy = Arc::new(Mutex::new(Packer::new()?));
         let mut pool = Vec::new();
         for number in 0..threads() {
-            let (jobs, press) = (jobs.clone(), Press::new(&heavy)?);
+            let (jobs, press) = (shared.clone(), Press::new(&heavy)?);
             let thread = std::thread::Builder::new()
                 .name(format!("pack-{number}"))
                 .spawn(move || work(&jobs, press))
                 .map_err(|e| Error::io("start", "a worker thread", e))?;
             pool.push(thread);
         }
-        Ok(Self { queue: Some(queue), threads: pool })
+        Ok(Self { shared, threads: pool })
     }
 
-    /// Queues a job; waits while the queue is full. Blocking.
-    pub(crate) fn submit(&self, job: impl FnOnce(&mut Press) + Send + 'static) -> Result<()> {
-        let queue = self.queue.as_ref().ok_or(Error::Stopping)?;
-        queue.send(Box::new(job)).map_err(|_| Error::Broken { what: "a worker thread" })
+    /// Queues a job for a pack that takes at most so many bytes while it is made; 0: it has its room
+    /// already. What the job is given is the room; it is to go with the pack.
+    pub(crate) fn submit(
+        &self,
+        whose: Whose,
+        bytes: u64,
+        job: impl FnOnce(&mut Press, Arc<Held>) + Send + 'static,
+    ) {
+        self.shared.state().queue.submit(whose, bytes, Box::new(job));
+        self.shared.wake.notify_one();
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.queue = None;
+        self.shared.state().stopping = true;
+        self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 error!("a worker thread stopped unexpectedly");
@@ -99,11 +178,10 @@ impl Drop for Workers {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>, mut press: Press) {
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        let run = std::panic::AssertUnwindSafe(|| job(&mut press));
+fn work(shared: &Arc<Shared>, mut press: Press) {
+    while let Some((job, number)) = shared.next() {
+        let held = Arc::new(Held { shared: shared.clone(), number });
+        let run = std::panic::AssertUnwindSafe(|| job(&mut press, held));
         if std::panic::catch_unwind(run).is_err() {
             error!("a pack job stopped unexpectedly; its transfer will end");
         }
@@ -113,6 +191,8 @@ fn work(jobs: &Mutex<Receiver<Job>>, mut press: Press) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blockferry_delta::NodeId;
+    use blockferry_wire::Lane;
     use std::sync::mpsc;
 
     #[test]
@@ -121,11 +201,12 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         for number in 0..20 {
             let sender = sender.clone();
-            let job = move |_: &mut Press| {
+            let job = move |_: &mut Press, _: Arc<Held>| {
                 assert!(number % 5 != 0, "on purpose");
                 sender.send(number).expect("received");
             };
-            workers.submit(job).expect("queued");
+            let peer = NodeId::from_bytes([1; 32]);
+            workers.submit(Whose { peer, weight: 1, lane: Lane::Normal }, 4 << 20, job);
         }
         drop((workers, sender));
         let mut done: Vec<i32> = receiver.iter().collect();

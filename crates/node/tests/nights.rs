@@ -20,8 +20,9 @@ use blockferry_node::forecast::{Finish, Queue, Waiting, forecast};
 use blockferry_node::judge::Version;
 use blockferry_node::measured::{Delta, Measured};
 use blockferry_node::overrides::{Order, Scope};
-use blockferry_node::pace::{Pacer, slice_bytes};
-use blockferry_node::rates::{Cap, InForce, Rates, Verdict};
+use blockferry_node::pace::{Ask, Pacer, slice_bytes};
+use blockferry_node::rates::{InForce, Rates, Verdict};
+use blockferry_node::turns::Whose;
 
 /// 2026-11-23 22:00 UTC.
 const START: i64 = 1_795_471_200_000;
@@ -191,7 +192,7 @@ impl Night {
         let allowance = |rng: &mut Rng, scale: f64| Allowance {
             limit: if rng.one_in(2) { mbit(scale * rng.times(3.0)) } else { Rate::Unlimited },
             schedule: rng.one_in(2).then(|| names[rng.below(names.len() as u64) as usize].clone()),
-            polite: false,
+            ..Allowance::default()
         };
         rates.node = allowance(&mut rng, 30.0);
         let stores: Vec<StoreName> = (0..1 + rng.below(2))
@@ -274,7 +275,7 @@ impl Night {
 
     /// Some minutes of an earlier night, over the same links.
     fn measure_links(&mut self) {
-        let Night { links, measured, rng, began, .. } = self;
+        let Night { links, measured, backlog, rng, began, .. } = self;
         for (peer, link) in links {
             let mut sent = 0.0;
             measured.link(*peer).handle_begin();
@@ -284,6 +285,9 @@ impl Night {
                 sent += link.rate(at, rng) / 8.0;
                 let now = *began + Duration::from_secs(second as u64);
                 measured.link(*peer).handle_look(now, sent as u64, Duration::ZERO);
+            }
+            if let Some(bits) = measured.link_bits_per_second(peer) {
+                backlog.handle_link(*peer, bits);
             }
         }
     }
@@ -303,6 +307,7 @@ impl Night {
             let link_bits_per_second = self.measured.link_bits_per_second(&peer);
             let empty = Queue { peer, link_bits_per_second, waiting };
             queues.entry(peer).or_insert(empty).waiting.push(Waiting {
+                changed_bytes: item.bytes,
                 wire_bytes: self.measured.payload_bytes(&delta, item.bytes),
                 key: item.key,
                 under_way: false,
@@ -310,7 +315,7 @@ impl Night {
             });
         }
         let queues = queues.into_values().collect();
-        let all = forecast(&self.rates, queues, self.backlog.served(), self.now_ms);
+        let all = forecast(&self.rates, queues, self.backlog.order(), self.now_ms);
         all.items().map(|(key, finish)| (key.clone(), finish)).collect()
     }
 
@@ -349,7 +354,7 @@ impl Night {
         self.transfers = transfers;
         let (named, poll) = self.pacer.poll(self.instant());
         let mut transfers = std::mem::take(&mut self.transfers);
-        for transfer in transfers.iter_mut().filter(|t| named.contains(&t.id)) {
+        for transfer in transfers.iter_mut().filter(|t| named.iter().any(|(id, _)| *id == t.id)) {
             self.send(transfer);
             next.extend(transfer.ready_ms);
         }
@@ -397,9 +402,11 @@ impl Night {
         let verdict = &transfer.verdict;
         if verdict.hold.is_some() {
             self.pacer.cancel(transfer.id);
+            self.pacer.rest(transfer.id, &transfer.key.peer, self.instant());
             let since = *transfer.held_since.get_or_insert(self.now_ms);
             let until = since + i64::try_from(budget::HOLD_MAX.as_millis()).expect("short");
             if self.now_ms >= until {
+                self.pacer.end(transfer.id, &transfer.key.peer);
                 self.wire.insert(transfer.key.clone(), transfer.left);
                 self.backlog.handle_setback(&transfer.key, Setback::Lost, self.instant());
                 self.look = true;
@@ -421,6 +428,7 @@ impl Night {
         if transfer.left == 0 {
             let head = self.backlog.head(&transfer.key.store, &transfer.key.image).expect("a head");
             let root = head.version.root;
+            self.pacer.end(transfer.id, &transfer.key.peer);
             self.finished.insert(transfer.key.clone(), self.now_ms);
             self.backlog.handle_receipt(transfer.key.clone(), 1, root);
             self.look = true;
@@ -430,9 +438,17 @@ impl Night {
         let slice = slice_bytes(transfer.verdict.rate, PACKET) as f64;
         transfer.asked = ((slice * self.slices) as u64).max(PACKET as u64);
         transfer.asked = transfer.asked.min(transfer.left);
-        let caps: &[Cap] = &transfer.verdict.caps;
-        if self.pacer.limits(caps) {
-            self.pacer.ask(transfer.id, caps.to_vec(), transfer.asked);
+        let (peer, lane) = (transfer.key.peer, transfer.verdict.lane);
+        self.pacer.begin(transfer.id, peer, lane);
+        if self.pacer.limits(&peer, &transfer.verdict.caps) {
+            let ask = Ask {
+                whose: Whose { peer, weight: transfer.verdict.weight, lane },
+                caps: transfer.verdict.caps.clone(),
+                wire_bytes: transfer.asked,
+                extra_bytes: 0,
+                slices: 1,
+            };
+            self.pacer.ask(transfer.id, ask);
             transfer.ready_ms = None;
         } else {
             self.send(transfer);

@@ -21,7 +21,7 @@ pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
             let Some((key, value)) = setting.split_once('=') else {
                 let error = AdminError::new("USAGE", format!("{setting:?} is not key=value"));
                 return Err(error
-                    .with_remedy("keys: name, address, compression, schedule, polite")
+                    .with_remedy("keys: name, address, compression, schedule, polite, weight")
                     .into());
             };
             let (key, value) = (key.to_owned(), value.to_owned());

@@ -8,8 +8,12 @@ use blockferry_node::api::{Answer, Exit, PushDone, PushPeer, Request};
 
 pub(crate) fn run(app: &App, args: PushArgs) -> Result<Exit, Failure> {
     let wait = args.wait;
-    let request =
-        Request::Push { image: args.image, peers: args.peers, lane: args.lane.into(), wait };
+    let request = Request::Push {
+        image: args.image,
+        peers: args.peers,
+        lane: args.lane.map(Into::into),
+        wait,
+    };
     let done: PushDone = app.job(&request, |out, answer| match answer {
         Answer::Item(object) => {
             let peer: PushPeer = read(object)?;

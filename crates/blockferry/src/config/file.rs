@@ -145,6 +145,10 @@ pub(crate) struct StoreSection {
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent by. Default: none.
     pub(crate) schedule: Option<String>,
+    /// How urgent its images are beside those of other stores. urgent: before everything else.
+    /// normal. bulk: when nothing else wants the link; each lane leaves the next lower one a
+    /// twentieth. Default: normal.
+    pub(crate) lane: Option<LaneChoice>,
 }
 
 /// Another node.
@@ -165,6 +169,10 @@ pub(crate) struct PeerSection {
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent to by. Default: none.
     pub(crate) schedule: Option<String>,
+    /// Its share of what this node sends when several peers want it: one of weight 2 gets twice as
+    /// much as one of weight 1. From 1 to 100. Default: 1.
+    #[schemars(range(min = 1, max = 100))]
+    pub(crate) weight: Option<u32>,
     /// Other traffic goes before what this node sends to it: it takes what is free of the link and
     /// yields to the rest. Default: false, or as the calendar has it.
     pub(crate) polite: Option<bool>,
@@ -271,6 +279,8 @@ choices! {
     InUseChoice { Defer = "defer", Snapshot = "snapshot", Never = "never" }
     /// How a received generation is made current.
     CommitChoice { Auto = "auto", Clone = "clone", Journal = "journal", Copy = "copy" }
+    /// How urgent a store's images are.
+    LaneChoice { Urgent = "urgent", Normal = "normal", Bulk = "bulk" }
     HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }
     /// What a token may do; each includes the one before.
     ScopeChoice { Read = "read", Operate = "operate", Admin = "admin" }

@@ -162,6 +162,6 @@ impl Reader<'_> {
                 self.complain_with(place, format!("there is no schedule {name}"), help);
             }
         }
-        Allowance { limit, schedule, polite: false }
+        Allowance { limit, schedule, ..Allowance::default() }
     }
 }

@@ -4,7 +4,8 @@
 //! A `Settings` is only made when nothing is wrong; then it holds no raw text any more.
 
 use super::file::{
-    CommitChoice, ConfigFile, HoldBaseChoice, InUseChoice, PeerSection, RoleChoice, StoreSection,
+    CommitChoice, ConfigFile, HoldBaseChoice, InUseChoice, LaneChoice, PeerSection, RoleChoice,
+    StoreSection,
 };
 use super::host::{beside, host_name, is_host_port, resolved};
 use super::known;
@@ -12,8 +13,9 @@ use super::layers::{Key, Layers, Leaf};
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
 use blockferry_delta::{NodeId, StoreName};
 use blockferry_node::calendar::{Calendar, Clock};
-use blockferry_node::config::{Allowance, PromoteConfig};
+use blockferry_node::config::{Allowance, Lane, PromoteConfig};
 use blockferry_node::http::HttpConfig;
+use blockferry_node::rates;
 use globset::Glob;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -312,7 +314,14 @@ impl Reader<'_> {
                 self.complain(place, format!("prefer: no name of a node: {error}"));
             }
         }
-        let send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
+        let mut send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
+        let lane = raw.lane.unwrap_or(LaneChoice::Normal);
+        self.text(&at("lane"), lane.as_str().to_owned());
+        send.lane = match lane {
+            LaneChoice::Urgent => Lane::Urgent,
+            LaneChoice::Normal => Lane::Normal,
+            LaneChoice::Bulk => Lane::Bulk,
+        };
         Some(StoreSettings {
             send,
             name: good?,
@@ -372,6 +381,15 @@ impl Reader<'_> {
         let mut send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
         send.polite = raw.polite.unwrap_or(false);
         self.show(&at("polite"), send.polite.into());
+        let weight = raw.weight.unwrap_or(1);
+        self.show(&at("weight"), toml::Value::Integer(weight.into()));
+        match rates::weight_of(weight) {
+            Ok(weight) => send.weight = weight,
+            Err(what) => {
+                let place = self.place(&at("weight"));
+                self.complain(place, what);
+            }
+        }
         Some(PeerSettings { name: good?, id, address, stores, mirrors, compression, send })
     }
 

@@ -71,12 +71,14 @@ in_use = "snapshot"
 commit = "copy"
 warm = true
 keep_generations = 9
+lane = "bulk"
 prefer = "branch-07"
 [peers.branch-07]
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
 stores = ["vdisks"]
 compression = "none"
+weight = 3
 [limits]
 send = "400 MB/s"
 compression = 9
@@ -98,6 +100,8 @@ hook_after = "/etc/blockferry/hooks/promoted"
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert!(store.warm);
+    let weight = settings.peers[0].send.weight;
+    assert_eq!((store.send.lane, weight), (blockferry_node::config::Lane::Bulk, 3));
     assert_eq!(store.prefer.as_deref(), Some("branch-07"));
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
@@ -154,6 +158,10 @@ fn mistakes_are_named_where_they_are() {
         (
             "[stores.a]\npath = \"/a\"\ninclude = [\"[\"]\n",
             "3:11 \"[\" is no pattern: unclosed character class; missing ']' | ",
+        ),
+        (
+            "[peers.b]\nid = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\nweight = 101\n",
+            "3:10 a weight of 101: 1 to 100 | ",
         ),
         (
             "[peers.b]\nid = \"K4MZ\"\n",
@@ -289,10 +297,7 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 
 #[test]
 fn later_keys_and_values_are_refused_by_name() {
-    for text in [
-        "[limits]\nmemory = \"1 GiB\"\n",
-        "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n",
-    ] {
+    for text in ["[limits]\nmemory = \"1 GiB\"\n", "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n"] {
         assert!(finding(text).contains("is not in this version"), "{}", finding(text));
     }
 }

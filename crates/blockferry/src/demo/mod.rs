@@ -194,12 +194,7 @@ impl Demo<'_> {
         began: Instant,
     ) -> Result<Step, Failure> {
         let image = format!("{STORE}/{NAME}");
-        let request = Request::Push {
-            image: image.clone(),
-            peers: vec![],
-            lane: Default::default(),
-            wait: true,
-        };
+        let request = Request::Push { image: image.clone(), peers: vec![], lane: None, wait: true };
         let done: PushDone = self.ask(alpha, &request)?;
         let copy_seconds = began.elapsed().as_secs_f64();
         if !done.in_sync {

@@ -15,6 +15,7 @@ mod codec;
 mod codes;
 mod conflicts;
 mod images;
+mod netcheck;
 mod objects;
 mod openapi;
 mod orders;
@@ -31,6 +32,7 @@ pub use images::{
     PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
     VerifyDone, WaitReason,
 };
+pub use netcheck::NetcheckReport;
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,
     StoreRow, StoresReport,

@@ -110,6 +110,9 @@ pub struct PeerRow {
     /// The calendar it is sent to by; `null`: none.
     #[serde(default)]
     pub schedule: Option<String>,
+    /// Its share beside other peers.
+    #[serde(default = "one")]
+    pub weight: u32,
     /// Other traffic goes before what is sent to it, as things are now.
     #[serde(default)]
     pub polite: bool,
@@ -214,6 +217,10 @@ pub struct Joined {
     pub peer: String,
     /// Base32 id of the inviter.
     pub peer_id: String,
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[cfg(test)]

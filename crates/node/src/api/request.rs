@@ -19,13 +19,17 @@ pub enum Role {
     Mirror,
 }
 
-/// Which transfers go first. This version has one lane; more come with the calendar.
+/// Which transfers go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
+    /// Before everything else; what runs gives way.
+    Urgent,
     /// In the order of the backlog.
     #[default]
     Normal,
+    /// When nothing else wants the link, and a little beside it.
+    Bulk,
 }
 
 /// Who must hold a generation before it counts as ready.
@@ -182,9 +186,9 @@ pub enum Request {
         /// To whom; empty: every other member of the store.
         #[serde(default)]
         peers: Vec<String>,
-        /// Which lane.
-        #[serde(default)]
-        lane: Lane,
+        /// In which lane it goes until it is there; absent: its store's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lane: Option<Lane>,
         /// Answer when the receipts are there, not when the offers are queued.
         #[serde(default)]
         wait: bool,
@@ -194,6 +198,13 @@ pub enum Request {
         /// Only this peer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
+    },
+    /// How long a peer takes to answer. Done: `NetcheckReport`.
+    Netcheck {
+        /// Which peer.
+        peer: String,
+        /// How often it is asked, at most 10,000 times.
+        count: u32,
     },
     /// Is a generation verified there? Done: `ReadyReport`, whatever the answer is.
     Ready {
@@ -300,7 +311,7 @@ mod tests {
         let expected = Request::Push {
             image: "vdisks/win11.vhdx".into(),
             peers: vec![],
-            lane: Lane::Normal,
+            lane: None,
             wait: false,
         };
         assert_eq!(request, expected);

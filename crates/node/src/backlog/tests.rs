@@ -1,6 +1,9 @@
 //! The backlog, told as stories.
 
+use std::collections::VecDeque;
+
 use super::*;
+use crate::rates::{Allowance, Rates};
 use blockferry_delta::Lineage;
 
 fn node(n: u8) -> NodeId {
@@ -69,39 +72,129 @@ fn a_receipt_for_exactly_the_head_retires_it() {
     assert_eq!((backlog.items().len(), backlog.sending), (0, 0));
 }
 
+fn of_size(size_bytes: u64) -> Head {
+    Head { size_bytes, ..head(1) }
+}
+
+fn count(keys: &[Key], peer: u8) -> usize {
+    keys.iter().filter(|key| key.peer == node(peer)).count()
+}
+
 #[test]
-fn slots_are_bounded_and_shared_out() {
-    let (mut backlog, now) = (with_peers(3), Instant::now());
+fn places_are_bounded_and_shared_out() {
+    let (mut backlog, now) = (with_peers(60), Instant::now());
     for name in ["a", "b", "c"] {
         backlog.handle_head(store(), image(name), head(1));
     }
     let first = offers(&mut backlog, now);
-    assert_eq!(first.len(), budget::SENDS_MAX - 1, "one each, and the last slot stays free");
-    for peer in 2..5 {
-        let of_peer = first.iter().filter(|k| k.peer == node(peer)).count();
-        assert!((1..=budget::TRANSFERS_PER_PEER).contains(&of_peer), "peer {peer}: {of_peer}");
-    }
+    assert_eq!(first.len(), budget::SENDS_MAX);
+    assert!((2..62).all(|peer| count(&first, peer) <= 1), "one each, for there are many");
     let mut done = 0;
-    let mut under_way = first;
-    while let Some(key) = under_way.pop() {
+    let mut under_way = VecDeque::from(first);
+    while let Some(key) = under_way.pop_front() {
         backlog.handle_receipt(key, 1, head(1).version.root);
         done += 1;
         under_way.extend(offers(&mut backlog, now));
         assert!(under_way.len() <= budget::SENDS_MAX);
     }
-    assert_eq!((done, backlog.items().len()), (9, 0));
+    assert_eq!((done, backlog.items().len(), backlog.sending), (180, 0, 0));
 }
 
 #[test]
-fn the_last_slot_is_for_a_peer_that_has_none() {
-    let (mut backlog, now) = (with_peers(2), Instant::now());
+fn what_is_on_its_way_is_measured_in_bytes() {
+    const MIB: u64 = 1 << 20;
+    let (mut backlog, now) = (with_peers(16), Instant::now());
     for name in ["a", "b", "c"] {
-        backlog.handle_head(store(), image(name), head(1));
+        backlog.handle_head(store(), image(name), of_size(100 * MIB));
     }
-    assert_eq!(offers(&mut backlog, now).len(), budget::SENDS_MAX - 1, "two peers never fill it");
-    backlog.handle_peer(node(9), BTreeSet::from([store()]));
-    backlog.handle_peer_up(node(9));
-    assert_eq!(offers(&mut backlog, now), [key(9, "a")]);
+    let first = offers(&mut backlog, now);
+    assert_eq!(first.len(), 16, "one large one each, all at once");
+    // The next one begins when all bytes of the first are there, before its receipt.
+    backlog.handle_progress(&first[0], 99 * MIB, 100 * MIB);
+    let next = offers(&mut backlog, now);
+    assert_eq!((next.len(), next[0].peer), (1, first[0].peer), "less than 4 MiB are left");
+    backlog.handle_progress(&next[0], 100 * MIB, 100 * MIB);
+    assert_eq!(offers(&mut backlog, now).len(), 1);
+    // A link that carries 50 MB a second has more on its way.
+    let mut backlog = with_peers(1);
+    for n in 0..60 {
+        backlog.handle_head(store(), image(&format!("i{n:02}")), of_size(9 * MIB));
+    }
+    assert_eq!(offers(&mut backlog, now).len(), 1);
+    backlog.handle_link(node(2), 400_000_000);
+    assert_eq!(offers(&mut backlog, now).len(), 7, "64 MiB at most");
+    // Small ones go together, as far as the peer has streams.
+    let mut backlog = with_peers(1);
+    for n in 0..60 {
+        backlog.handle_head(store(), image(&format!("i{n:02}")), of_size(MIB / 8));
+    }
+    assert_eq!(offers(&mut backlog, now).len(), budget::SENDS_PER_PEER);
+}
+
+#[test]
+fn those_who_never_end_leave_places_for_others() {
+    let (mut backlog, now) = (with_peers(10), Instant::now());
+    for n in 0..20 {
+        backlog.handle_head(store(), image(&format!("i{n:02}")), head(1));
+    }
+    let stuck = offers(&mut backlog, now);
+    assert!(stuck.len() <= budget::SENDS_MAX / 2, "{}", stuck.len());
+    for peer in 100..110 {
+        backlog.handle_peer(node(peer), BTreeSet::from([store()]));
+        backlog.handle_peer_up(node(peer));
+    }
+    let new = offers(&mut backlog, now);
+    assert!((100..110).all(|peer| count(&new, peer) == 1), "{new:?}");
+}
+
+#[test]
+fn lanes_and_weights_choose_what_begins() {
+    let (mut backlog, now) = (with_peers(2), Instant::now());
+    let mut rates = Rates::default();
+    let bulk = Allowance { lane: Lane::Bulk, ..Allowance::default() };
+    rates.stores.insert(store(), bulk);
+    backlog.handle_rates(Arc::new(Arc::new(rates.clone()).at(0)));
+    for name in ["a", "b", "c"] {
+        backlog.handle_head(store(), image(name), of_size(100 << 20));
+    }
+    assert_eq!(offers(&mut backlog, now), [key(2, "a"), key(3, "a")]);
+    // What is pushed in a higher lane doesn't wait for what runs.
+    rates.pushed.insert(key(3, "c"), Lane::Urgent);
+    rates.pushed.insert(key(3, "b"), Lane::Normal);
+    backlog.handle_rates(Arc::new(Arc::new(rates).at(0)));
+    assert_eq!(offers(&mut backlog, now), [key(3, "c")]);
+    backlog.handle_receipt(key(3, "c"), 1, head(1).version.root);
+    assert_eq!(offers(&mut backlog, now), [key(3, "b")]);
+}
+
+#[test]
+fn an_idle_node_with_many_stores_and_peers_does_no_work_for_each_pair() {
+    let mut backlog = Backlog::default();
+    let stores: Vec<StoreName> =
+        (0..500).map(|n| StoreName::new(&format!("s{n:03}")).expect("a name")).collect();
+    let shared: BTreeSet<StoreName> = stores.iter().cloned().collect();
+    for peer in 0..50 {
+        backlog.handle_peer(node(peer), shared.clone());
+    }
+    for store in &stores {
+        for peer in 0..50 {
+            let key = Key { peer: node(peer), store: store.clone(), image: image("a") };
+            backlog.handle_receipt(key, 1, head(1).version.root);
+        }
+        backlog.handle_head(store.clone(), image("a"), head(1));
+    }
+    for peer in 0..50 {
+        backlog.handle_peer_up(node(peer));
+    }
+    // Nothing is kept to be looked at, and nothing will come by time alone.
+    assert_eq!((backlog.entries.len(), backlog.sending), (0, 0));
+    assert_eq!((backlog.poll_offer(Instant::now()), backlog.next_wake()), (None, None));
+    backlog.handle_head(stores[7].clone(), image("a"), head(2));
+    assert_eq!(backlog.entries.len(), 50);
+    backlog.handle_peer(node(3), BTreeSet::from([stores[8].clone()]));
+    assert_eq!(backlog.entries.len(), 49);
+    backlog.handle_peer(node(3), shared);
+    assert_eq!(backlog.entries.len(), 50);
 }
 
 #[test]

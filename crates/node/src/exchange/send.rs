@@ -112,6 +112,12 @@ impl PackJob {
         }
     }
 
+    /// Bytes of its pages.
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        let pages: u64 = self.extents.iter().map(|extent| u64::from(extent.count)).sum();
+        pages * PAGE_BYTES as u64
+    }
+
     /// The base that the peer starts from.
     pub(crate) fn base(&self) -> Option<Root> {
         self.base
@@ -124,6 +130,11 @@ impl PackJob {
 }
 
 impl Packed {
+    /// Its place among those of the transfer: they are sent in this order.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The pack, if there is one.
     pub(crate) fn pack(&self) -> Option<&Pack> {
         self.result.as_ref().ok()
@@ -155,6 +166,11 @@ pub struct SendSide {
 impl SendSide {
     /// Offers the current generation of `image`.
     pub fn new(store: Arc<Store>, image: &ImageName) -> Result<Self> {
+        Self::in_lane(store, image, Lane::Normal)
+    }
+
+    /// The same in a lane.
+    pub fn in_lane(store: Arc<Store>, image: &ImageName, lane: Lane) -> Result<Self> {
         let generation =
             store.current(image)?.ok_or_else(|| StoreError::NotFound(image.clone()))?;
         let deleted = generation.is_deleted();
@@ -166,7 +182,9 @@ impl SendSide {
             Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
             None => generation.data_bytes,
         };
-        let sender = Sender::new(offer_of(&store, &generation, bases, older, dirty_bytes))?;
+        let mut offer = offer_of(&store, &generation, bases, older, dirty_bytes);
+        offer.lane = lane;
+        let sender = Sender::new(offer)?;
         Ok(Self {
             total_bytes: generation.size_bytes,
             store,

@@ -24,7 +24,13 @@ fn key(peer: u8, image: &str) -> Key {
 /// So many bits wait.
 fn waiting(peer: u8, image: &str, bits: u64) -> Waiting {
     let (key, wire_bytes) = (key(peer, image), bits / 8);
-    Waiting { key, wire_bytes, under_way: false, not_before_unix_ms: None }
+    Waiting {
+        key,
+        wire_bytes,
+        changed_bytes: wire_bytes,
+        under_way: false,
+        not_before_unix_ms: None,
+    }
 }
 
 fn queue(peer: u8, link_mbit: Option<u64>, waiting: Vec<Waiting>) -> Queue {
@@ -72,7 +78,7 @@ fn night() -> Rates {
 /// Seconds after Monday at which one image is at peer 1.
 fn alone(rates: &Rates, hour: i64, bits: u64, link_mbit: Option<u64>) -> Finish {
     let queues = vec![queue(1, link_mbit, vec![waiting(1, "a", bits)])];
-    let all = forecast(rates, queues, None, MONDAY + hour * HOUR);
+    let all = forecast(rates, queues, Turns::default(), MONDAY + hour * HOUR);
     seconds(all.finish(&key(1, "a")).expect("it was asked about"))
 }
 
@@ -110,7 +116,7 @@ fn images_of_a_peer_take_turns_in_their_order() {
     let rates = Rates::default();
     let mut images = vec![waiting(1, "a", 300 * MBIT), waiting(1, "b", 100 * MBIT)];
     images.push(waiting(1, "c", 100 * MBIT));
-    let all = forecast(&rates, vec![queue(1, Some(10), images.clone())], None, MONDAY);
+    let all = forecast(&rates, vec![queue(1, Some(10), images.clone())], Turns::default(), MONDAY);
     let of = |all: &Forecast, image: &str| seconds(all.finish(&key(1, image)).expect("asked"));
     // Two at a time: b is through when a has as much, then c takes its place.
     assert_eq!(of(&all, "b"), Finish::At(20));
@@ -122,7 +128,7 @@ fn images_of_a_peer_take_turns_in_their_order() {
     images[2].not_before_unix_ms = Some(MONDAY + 30_000);
     images.push(waiting(1, "d", 100 * MBIT));
     images.push(waiting(1, "e", 100 * MBIT));
-    let all = forecast(&rates, vec![queue(1, Some(10), images)], None, MONDAY);
+    let all = forecast(&rates, vec![queue(1, Some(10), images)], Turns::default(), MONDAY);
     let finishes: Vec<Finish> = ["a", "b", "c", "d", "e"].map(|image| of(&all, image)).to_vec();
     assert_eq!(finishes, [60, 20, 60, 40, 70].map(Finish::At));
 }
@@ -137,7 +143,7 @@ fn the_node_s_limit_is_shared_and_what_one_cannot_take_the_others_get() {
             queue(2, Some(100), vec![image(2)]),
             queue(3, Some(100), vec![image(3)]),
         ];
-        let all = forecast(rates, queues, None, MONDAY);
+        let all = forecast(rates, queues, Turns::default(), MONDAY);
         [1, 2, 3].map(|peer| seconds(all.finish(&key(peer, "a")).expect("asked")))
     };
     // 2 and 14 and 14 Mbit/s.
@@ -155,7 +161,7 @@ fn an_unmeasured_link_leaves_the_others_theirs() {
         queue(1, None, vec![waiting(1, "a", MBIT), waiting(1, "b", MBIT), waiting(1, "c", MBIT)]),
         queue(2, Some(10), vec![waiting(2, "a", 100 * MBIT)]),
     ];
-    let all = forecast(&Rates::default(), queues, None, MONDAY);
+    let all = forecast(&Rates::default(), queues, Turns::default(), MONDAY);
     for image in ["a", "b", "c"] {
         assert_eq!(all.finish(&key(1, image)), Some(Finish::Unknown));
     }
@@ -174,7 +180,7 @@ fn a_held_transfer_gives_its_slot_to_others() {
     for peer in 2..2 + u8::try_from(SENDS_MAX).expect("few") {
         queues.push(queue(peer, Some(10), vec![waiting(peer, "a", 10 * MBIT)]));
     }
-    let all = forecast(&rates, queues, None, MONDAY);
+    let all = forecast(&rates, queues, Turns::default(), MONDAY);
     let ends = all.items().map(|(_, finish)| seconds(finish)).collect::<Vec<_>>();
     assert_eq!(ends[0], Finish::Never);
     assert!(ends[1..].iter().all(|end| *end == Finish::At(1)), "{ends:?}");
@@ -197,10 +203,10 @@ fn the_rate_that_would_be_needed_counts_no_pause() {
 fn many_items_end_and_absurd_ones_too() {
     let many = |peer: u8| (0..3000).map(move |n| waiting(peer, &format!("i{n}"), MBIT)).collect();
     let queues = (1..=4).map(|peer| queue(peer, Some(1), many(peer))).collect();
-    let all = forecast(&Rates::default(), queues, None, MONDAY);
+    let all = forecast(&Rates::default(), queues, Turns::default(), MONDAY);
     assert_eq!(all.last(|_| true).map(seconds), Some(Finish::At(3000)));
     let mut huge = waiting(1, "a", 0);
     huge.wire_bytes = u64::MAX;
-    let all = forecast(&night(), vec![queue(1, Some(1), vec![huge])], None, MONDAY);
+    let all = forecast(&night(), vec![queue(1, Some(1), vec![huge])], Turns::default(), MONDAY);
     assert_eq!(all.last(|_| true), Some(Finish::Unknown), "beyond what is looked at");
 }

@@ -33,7 +33,7 @@ pub(crate) struct PushOrder {
     peers: Vec<String>,
     /// Which lane.
     #[serde(default)]
-    lane: Lane,
+    lane: Option<Lane>,
     /// Answer when the receipts are there.
     #[serde(default)]
     wait: bool,

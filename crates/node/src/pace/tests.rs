@@ -3,6 +3,7 @@
 use super::*;
 use crate::rates::Level;
 use blockferry_delta::NodeId;
+use proptest::prelude::*;
 
 const PACKET: usize = 1392;
 
@@ -12,6 +13,10 @@ fn node() -> Cap {
 
 fn peer(n: u8) -> Cap {
     Cap::Limit(Level::Peer(NodeId::from_bytes([n; 32])))
+}
+
+fn whose(n: u8, weight: u32, lane: Lane) -> Whose {
+    Whose { peer: NodeId::from_bytes([n; 32]), weight, lane }
 }
 
 /// A timer of whole milliseconds that is late at times.
@@ -43,6 +48,7 @@ impl Clock {
 /// One who always has something to send.
 struct Source {
     flow: u64,
+    whose: Whose,
     caps: Vec<Cap>,
     rate: Rate,
     /// When, and how much went out.
@@ -51,7 +57,18 @@ struct Source {
 
 impl Source {
     fn new(flow: u64, caps: &[Cap], rate: Rate) -> Self {
-        Self { flow, caps: caps.to_vec(), rate, sent: Vec::new() }
+        let whose = whose(u8::try_from(flow).expect("few"), 1, Lane::Normal);
+        Self { flow, whose, caps: caps.to_vec(), rate, sent: Vec::new() }
+    }
+
+    fn of(self, peer: u8, weight: u32, lane: Lane) -> Self {
+        Self { whose: whose(peer, weight, lane), ..self }
+    }
+
+    fn ask(&self, pacer: &mut Pacer) {
+        let (whose, caps, wire_bytes) = (self.whose, self.caps.clone(), self.wire());
+        pacer.begin(self.flow, whose.peer, whose.lane);
+        pacer.ask(self.flow, Ask { whose, caps, wire_bytes, extra_bytes: 0, slices: 40 });
     }
 
     fn wire(&self) -> u64 {
@@ -70,15 +87,15 @@ impl Source {
 fn run(pacer: &mut Pacer, clock: &mut Clock, sources: &mut [Source], seconds: f64) {
     let end = clock.now + Duration::from_secs_f64(seconds);
     for source in sources.iter() {
-        pacer.ask(source.flow, source.caps.clone(), source.wire());
+        source.ask(pacer);
     }
     while clock.now < end {
         let (flows, next) = pacer.poll(clock.now);
-        for flow in &flows {
+        for (flow, slices) in &flows {
             let source = sources.iter_mut().find(|s| s.flow == *flow).expect("known");
             let wire = source.wire();
-            source.sent.push((clock.now, wire));
-            pacer.ask(source.flow, source.caps.clone(), wire);
+            source.sent.push((clock.now, wire * u64::from(*slices)));
+            source.ask(pacer);
         }
         if flows.is_empty() {
             clock.sleep_until(next.unwrap_or(end).min(end));
@@ -160,8 +177,8 @@ fn a_change_bites_at_once_whoever_waits() {
     run(&mut pacer, &mut clock, &mut sources, 5.0);
     assert_eq!(sources[0].between(from, clock.now), 0, "nothing passes a pause");
     pacer.set_rates([], clock.now);
-    assert!(!pacer.limits(&[node()]));
-    assert_eq!(pacer.poll(clock.now).0, [1], "no cap, no wait");
+    assert!(!pacer.limits(&sources[0].whose.peer, &[node()]));
+    assert_eq!(pacer.poll(clock.now).0[0].0, 1, "no cap, no wait");
 }
 
 #[test]
@@ -172,7 +189,9 @@ fn a_rest_saves_up_next_to_nothing_and_a_clock_that_steps_back_gives_nothing() {
     let later = start + Duration::from_secs(3600);
     let mut passed = 0;
     for at in [later, later, later, later, later, later - Duration::from_secs(50)] {
-        pacer.ask(1, vec![node()], PACKET_WIRE_BYTES);
+        let (whose, wire_bytes) = (whose(1, 1, Lane::Normal), PACKET_WIRE_BYTES);
+        let caps = vec![node()];
+        pacer.ask(1, Ask { whose, caps, wire_bytes, extra_bytes: 0, slices: 1 });
         passed += pacer.poll(at).0.len();
     }
     assert_eq!(passed, 4, "6 ms of the rate less a packet, the last one into debt");
@@ -197,4 +216,147 @@ fn what_really_went_out_is_counted() {
     assert_eq!(meter.count(1000, 14_000), 2000, "retransmissions and acknowledgements too");
     assert_eq!(meter.count(1000, 14_000), 1000);
     assert_eq!(meter.count(0, 13_000), 0);
+}
+
+/// Bytes of each source, in packets of the wire.
+fn packets(sources: &[Source]) -> Vec<f64> {
+    sources.iter().map(|s| s.total() as f64 / PACKET_WIRE_BYTES as f64).collect()
+}
+
+fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    sum * sum / (shares.len() as f64 * squares)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Peers with one to three transfers each, under any cap, with a timer that is late at times: in
+    /// the end and in every second each has its weight's share, within a few slices.
+    #[test]
+    fn weights_are_respected_whatever_the_number_of_transfers(
+        seed in any::<u64>(),
+        bits in prop::sample::select(vec![1_000_000_u64, 10_000_000, 80_000_000]),
+        peers in prop::collection::vec((1_u32..=8, 1_u64..=3), 2..9),
+    ) {
+        let (mut pacer, mut clock) = (Pacer::default(), Clock::new(seed));
+        let rate = Rate::Limited(bits);
+        pacer.set_rates([(node(), rate)], clock.now);
+        let mut sources = Vec::new();
+        for (n, (weight, transfers)) in (1..).zip(&peers) {
+            for transfer in 0..*transfers {
+                let source = Source::new(u64::from(n) * 4 + transfer, &[node(), peer(n)], rate);
+                sources.push(source.of(n, *weight, Lane::Normal));
+            }
+        }
+        run(&mut pacer, &mut clock, &mut sources, 4.0);
+        let weights: f64 = peers.iter().map(|(weight, _)| f64::from(*weight)).sum();
+        let slice = sources[0].wire() as f64;
+        let total: u64 = sources.iter().map(Source::total).sum();
+        let mut shares = Vec::new();
+        for (n, (weight, _)) in (1..).zip(&peers) {
+            let of_peer = sources.iter().filter(|s| s.whose.peer == NodeId::from_bytes([n; 32]));
+            let sent = of_peer.map(Source::total).sum::<u64>() as f64;
+            let fair = total as f64 * f64::from(*weight) / weights;
+            // One slice each, over the weights: how far any two may be apart.
+            let slack = slice * (2.0 + 2.0 * f64::from(*weight));
+            prop_assert!((sent - fair).abs() <= slack, "peer {n}: {sent} of {fair}, {slack}");
+            shares.push(sent / f64::from(*weight));
+        }
+        prop_assert!(jain(&shares) >= 0.95, "{shares:?}");
+    }
+}
+
+#[test]
+fn the_others_share_what_a_slow_one_leaves_and_it_gets_its_own() {
+    let (mut pacer, mut clock) = (Pacer::default(), Clock::new(5));
+    let (rate, slow) = (Rate::Limited(10_000_000), Rate::Limited(64_000));
+    pacer.set_rates([(node(), rate), (peer(1), slow)], clock.now);
+    let mut sources: Vec<Source> = (1..=16)
+        .map(|n| Source::new(n.into(), &[node(), peer(n)], if n == 1 { slow } else { rate }))
+        .collect();
+    run(&mut pacer, &mut clock, &mut sources, 20.0);
+    let sent = packets(&sources);
+    let of_slow = sources[0].total();
+    assert!((140_000..=165_000).contains(&of_slow), "{of_slow} in 20 s at 64 kbit/s");
+    assert!(jain(&sent[1..]) > 0.9999, "{sent:?}");
+    let fair = (10_000_000.0 / 8.0 * 20.0 - 160_000.0) / 15.0;
+    for source in &sources[1..] {
+        assert!((source.total() as f64 - fair).abs() < 0.02 * fair, "{sent:?}");
+    }
+}
+
+#[test]
+fn a_store_with_a_cap_shares_it_by_weight_while_others_go_on() {
+    let (mut pacer, mut clock) = (Pacer::default(), Clock::new(6));
+    let small = Cap::Limit(Level::Store(blockferry_delta::StoreName::new("s").expect("a name")));
+    let (wide, narrow) = (Rate::Limited(20_000_000), Rate::Limited(2_000_000));
+    pacer.set_rates([(node(), wide), (small.clone(), narrow)], clock.now);
+    let mut sources = [
+        Source::new(1, &[node(), small.clone(), peer(1)], narrow).of(1, 3, Lane::Normal),
+        Source::new(2, &[node(), small, peer(2)], narrow).of(2, 1, Lane::Normal),
+        Source::new(3, &[node(), peer(3)], wide).of(3, 1, Lane::Normal),
+    ];
+    run(&mut pacer, &mut clock, &mut sources, 10.0);
+    let sent = packets(&sources);
+    assert!((2.9..=3.1).contains(&(sent[0] / sent[1])), "{sent:?}");
+    assert!((8.5..=9.5).contains(&(sent[2] / (sent[0] + sent[1]))), "{sent:?}");
+}
+
+#[test]
+fn urgent_overtakes_at_once_and_bulk_never_starves() {
+    let (mut pacer, mut clock) = (Pacer::default(), Clock::new(7));
+    let rate = Rate::Limited(10_000_000);
+    pacer.set_rates([(node(), rate)], clock.now);
+    let of = |flow, n, lane| Source::new(flow, &[node(), peer(n)], rate).of(n, 1, lane);
+    let mut bulk = [of(1, 1, Lane::Bulk), of(2, 2, Lane::Bulk)];
+    run(&mut pacer, &mut clock, &mut bulk, 5.0);
+    let [one, two] = bulk;
+    // One more to a peer that has bulk already, one to another.
+    let mut all = [one, two, of(3, 1, Lane::Urgent), of(4, 3, Lane::Normal)];
+    let from = clock.now;
+    run(&mut pacer, &mut clock, &mut all, 10.0);
+    let soon = all[2].between(from, from + Duration::from_millis(100)) as f64;
+    assert!(soon > 0.8 * 125_000.0, "{soon} bytes of the urgent one in the first 100 ms");
+    let sent: Vec<u64> = all.iter().map(|s| s.between(from, clock.now)).collect();
+    let share = sent[2] as f64 / sent.iter().sum::<u64>() as f64;
+    assert!((0.93..=0.97).contains(&share), "{sent:?}");
+    assert!(sent[0] + sent[1] > 20_000, "{sent:?}");
+}
+
+#[test]
+fn lanes_of_one_peer_yield_even_where_nothing_limits() {
+    let (mut pacer, now) = (Pacer::default(), Instant::now());
+    let ask = |pacer: &mut Pacer, flow, lane| {
+        let whose = whose(1, 1, lane);
+        pacer.begin(flow, whose.peer, lane);
+        let (caps, wire_bytes) = (vec![node()], 65_536);
+        pacer.ask(flow, Ask { whose, caps, wire_bytes, extra_bytes: 0, slices: 1 });
+    };
+    let peer = NodeId::from_bytes([1; 32]);
+    pacer.begin(1, peer, Lane::Bulk);
+    assert!(!pacer.limits(&peer, &[node()]), "alone it need not ask");
+    let (mut urgent, mut bulk) = (0, 0);
+    ask(&mut pacer, 1, Lane::Bulk);
+    for _ in 0..2100 {
+        ask(&mut pacer, 2, Lane::Urgent);
+        assert!(pacer.limits(&peer, &[node()]));
+        for (flow, _) in pacer.poll(now).0 {
+            if flow == 2 {
+                urgent += 1;
+            } else {
+                bulk += 1;
+                ask(&mut pacer, 1, Lane::Bulk);
+            }
+        }
+    }
+    assert_eq!(urgent, 2100);
+    assert!((3..=8).contains(&bulk), "{bulk}");
+    // The urgent one has nothing more for now; a moment later it is not waited for.
+    pacer.rest(2, &peer, now);
+    assert_eq!(pacer.poll(now), (vec![], Some(now + YIELD)));
+    assert_eq!(pacer.poll(now + YIELD).0, [(1, 1)]);
+    pacer.end(2, &peer);
+    assert!(!pacer.limits(&peer, &[node()]));
 }

@@ -250,7 +250,7 @@ fn plan_push_verify_and_bad_requests() {
     std::fs::write(images.join("x.img"), noise(1, 1_000_000)).expect("written");
     a.publish("x.img");
     let image = || "vdisks/x.img".to_owned();
-    let (peers, lane) = (vec![], Default::default());
+    let (peers, lane) = (vec![], None);
     let push = Request::Push { image: image(), peers, lane, wait: true };
     let pushed: PushDone = a.ask(&push);
     assert!(pushed.in_sync, "{pushed:?}");
