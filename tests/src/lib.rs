@@ -5,6 +5,7 @@
 //! `BLOCKFERRY_SEED=n` runs just that case again, `BLOCKFERRY_CASES=n` changes how many there are.
 
 mod carry;
+pub mod disks;
 mod feed;
 mod image;
 mod liar;
