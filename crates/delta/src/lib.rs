@@ -21,6 +21,7 @@ mod meta;
 mod name;
 mod page;
 mod recipe;
+mod sets;
 mod tree;
 mod units;
 mod walk;
@@ -44,6 +45,7 @@ pub use recipe::{
     ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
     RecipePart, changed_blocks, walked_blocks,
 };
+pub use sets::{CHAIN_DISKS_MAX, Fault, Grouping, ImageSet, Mismatch, SetFile, Sets};
 pub use tree::{image_root, merge};
 pub use units::*;
 pub use walk::{
