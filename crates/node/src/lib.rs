@@ -42,6 +42,7 @@ mod reports;
 mod requests;
 mod sending;
 mod session;
+mod sets;
 pub mod settle;
 mod stores;
 mod stream;

@@ -19,6 +19,7 @@ use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
 use crate::recording::{self, Deferred};
+use crate::sets;
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
@@ -123,9 +124,9 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
         state: match lock(&store.activity).get(image) {
             Some(Activity::Recording) => ImageState::Recording,
             Some(Activity::Receiving) => ImageState::Receiving,
-            None => ImageState::Changed,
+            None => sets::state_of(store, image).unwrap_or(ImageState::Changed),
         },
-        set: None,
+        set: sets::name_of(store, image),
         peers: Vec::new(),
     }
 }
@@ -143,7 +144,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         (Some(Activity::Receiving), _) => ImageState::Receiving,
         (_, Some(LookState::Missing)) => ImageState::Missing,
         _ if diverged => ImageState::Diverged,
-        (_, Some(_)) => ImageState::Changed,
+        (_, Some(_)) => sets::state_of(store, image).unwrap_or(ImageState::Changed),
         (_, None) => ImageState::Current,
     };
     ImageRow {
@@ -153,7 +154,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         root: Some(generation.root.to_string()),
         size_bytes: generation.size_bytes,
         state,
-        set: None,
+        set: sets::name_of(store, image),
         peers,
     }
 }
@@ -246,7 +247,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
                 peer: peer.clone(),
                 bytes: 0,
                 eta: None,
-                reason: WaitReason::InUse,
+                reason: deferred.reason,
                 holder: deferred.holder.clone(),
             }),
         }

@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
 use crate::recording::{self, Telling};
+use crate::sets::{self, SetRules};
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
 
@@ -45,6 +46,8 @@ pub(crate) struct OpenStore {
     pub(crate) configured: bool,
     pub(crate) store: Arc<Store>,
     names: Names,
+    /// Which images belong together.
+    pub(crate) sets: SetRules,
     settle: Mutex<Settle>,
     /// What the last look saw, by name; unchanged ones left out.
     seen: Mutex<BTreeMap<String, LookState>>,
@@ -103,6 +106,7 @@ pub(crate) fn open(
         configured,
         store: Arc::new(store),
         names,
+        sets: SetRules::new(config)?,
         settle: Mutex::new(settle),
         seen: Mutex::default(),
         activity: Mutex::default(),
@@ -221,6 +225,17 @@ impl OpenStore {
         lock(&self.settle).handle_frozen(image.as_str(), took, Instant::now());
     }
 
+    /// What waited for others of its set is tried again at once, where `which` says so.
+    pub(crate) fn unblock(&self, which: &mut dyn FnMut(&str) -> bool) {
+        lock(&self.settle)
+            .handle_unblocked(&mut |name, code| sets::waits_for_others(code) && which(name));
+    }
+
+    /// Why a changed image could not be recorded the last time.
+    pub(crate) fn last_code(&self, image: &ImageName) -> Option<String> {
+        lock(&self.settle).pending(image.as_str()).flatten().map(str::to_owned)
+    }
+
     /// Whether images are recorded that somebody keeps open for writing.
     pub(crate) fn snapshots(&self) -> bool {
         recording::snapshots(self.config.in_use, self.store.commit_mode())
@@ -307,10 +322,12 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 /// One look, and everything that is due; says how long until the next.
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     let at = Instant::now();
-    let looking = store.clone();
-    let looks = blocking("a look", move || Ok(looking.store.look()?)).await?;
+    let (to, looking) = (core.clone(), store.clone());
+    let look = move || Ok((looking.store.look()?, sets::look(&to, &looking)?));
+    let (looks, sets) = blocking("a look", look).await?;
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
     take_looks(core, store, &looks);
+    store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
     loop {
         if core.is_stopping() {
             return Ok(core.config.rescan);
@@ -374,7 +391,8 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         settle.handle_recorded(name);
         return;
     };
-    let never = store.config.in_use == InUse::Never && error.code() == "IN_USE";
+    let in_use = matches!(error.code(), "IN_USE" | "UNCLEAN");
+    let never = store.config.in_use == InUse::Never && in_use;
     let news = if never {
         settle.handle_left_alone(name, error.code(), now)
     } else {
@@ -401,6 +419,7 @@ pub(crate) async fn record(
     let (core, store, image) = (core.clone(), store.clone(), image.clone());
     blocking("recording", move || {
         let _held = (permit, doing);
+        sets::may_record(&core, &store, &image)?;
         let author = core.config.identity.id();
         let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
         let relied = !store.store.extents_are_off()?;
@@ -435,6 +454,7 @@ fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Res
     );
     let note = Note::info("RECORDED", text);
     core.events.note(note.store(&store.config.name).image(&generation.image));
+    sets::recorded(core, store, generation);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ pub mod disk;
 mod error;
 mod extents;
 mod freeze;
+mod headers;
 mod held;
 mod indexing;
 mod journal;

@@ -21,7 +21,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("limits.memory", "the configurable memory budget"),
     ("peers.*.weight", "weights"),
     ("promote", "promotion"),
-    ("stores.*.sets", "image sets"),
 ];
 
 /// Variables that are ours but are no keys.

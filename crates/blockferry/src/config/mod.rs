@@ -11,6 +11,7 @@ mod file;
 mod host;
 mod known;
 mod layers;
+mod profiles;
 mod schedules;
 mod settings;
 mod values;
@@ -18,7 +19,7 @@ mod values;
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::{closest, schema};
 pub(crate) use settings::{PeerSettings, Settings, Shown, StoreSettings};
-pub(crate) use values::{Compression, Period, Rate, Reserve, Size, bits_text};
+pub(crate) use values::{Compression, Period, Rate, Reserve, SetsChoice, Size, bits_text};
 
 use crate::failure::AdminError;
 use layers::Layers;

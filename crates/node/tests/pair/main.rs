@@ -1,7 +1,11 @@
 //! Whole nodes on loopback, driven through their admin sockets as the command line does.
 
 mod adopt;
+#[expect(unreachable_pub, reason = "a module of the tests' harness, taken by its path")]
+#[path = "../../../../tests/src/disks.rs"]
+mod disks;
 mod members;
 #[path = "../running/mod.rs"]
 mod running;
+mod sets;
 mod travel;
