@@ -75,11 +75,14 @@ fn a_chain_with_its_sidecars_is_one_set_in_the_order_of_need() {
     }
 }
 
+/// What is done to a good child.
+type Damage<'a> = &'a dyn Fn(&mut SetFile);
+
 #[test]
 fn every_broken_link_is_a_fault() {
     let base = disk("base.vhd", Format::Vhd, 1);
     let good = child("child.vhd", 2, &base);
-    let damage: [(&str, &dyn Fn(&mut SetFile)); 8] = [
+    let damage: [(&str, Damage<'_>); 8] = [
         ("another", &|f| parent_link(f).ids = vec![DiskId([7; 16])]),
         ("modification time", &|f| parent_link(f).modified_2000_s = Some(5)),
         ("size of its disk", &|f| f.header.as_mut().expect("a disk").virtual_bytes += 512),

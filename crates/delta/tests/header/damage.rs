@@ -90,7 +90,7 @@ impl Subject {
         let bytes = disk.bytes();
         let (end, footer): (_, fn(&mut [u8])) = (bytes.len() - 512, |b| vhd_checksum(b, 64));
         let mut sealed = vec![(end, 512, footer)];
-        let mut spots = Vec::from([end..end + 512]);
+        let mut spots: Vec<_> = std::iter::once(end..end + 512).collect();
         if disk.kind != VhdKind::Fixed {
             sealed.extend([(0, 512, footer), (512, 1024, |b| vhd_checksum(b, 36))]);
             spots.push(0..end);
@@ -110,7 +110,7 @@ impl Subject {
     }
 
     fn qcow2(disk: &Qcow2) -> Self {
-        Self { bytes: disk.bytes(), spots: Vec::from([0..320]), sealed: Vec::new() }
+        Self { bytes: disk.bytes(), spots: std::iter::once(0..320).collect(), sealed: Vec::new() }
     }
 
     fn all() -> Vec<Self> {
