@@ -4,6 +4,7 @@ mod cache;
 mod calendar;
 mod changed;
 mod crash;
+mod crash_set;
 mod damage;
 mod dictionary;
 mod disk;

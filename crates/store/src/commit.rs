@@ -88,6 +88,7 @@ impl Store {
             spool_sum: Some(spool.sum().into()),
             journal: None,
             keep_replaced: keep_replaced.then_some(true),
+            set: None,
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -110,7 +111,7 @@ impl Store {
     }
 
     /// Is there room to keep what is replaced, and is it wanted?
-    fn keeps_spare(&self, replaced: Option<&Stat>) -> Result<bool> {
+    pub(crate) fn keeps_spare(&self, replaced: Option<&Stat>) -> Result<bool> {
         let Some(stat) = replaced else { return Ok(false) };
         if self.clones() || !self.options.keep_spare || stat.links != 1 {
             return Ok(false);

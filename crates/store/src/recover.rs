@@ -1,7 +1,7 @@
 //! Recovery: what a crash left is finished or dropped before the store serves anybody. Each step
 //! can be repeated: a crash during recovery is no different from any other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blockferry_delta::ImageName;
 
@@ -28,24 +28,34 @@ pub struct RecoveryReport {
     pub removed: usize,
 }
 
+impl RecoveryReport {
+    pub(crate) fn note(&mut self, image: &ImageRecord, finished: bool) {
+        let list = if finished { &mut self.finished } else { &mut self.abandoned };
+        list.push(image.name.clone());
+    }
+}
+
 impl Store {
     pub(crate) fn recover(&self) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
         let read = self.catalog.read()?;
         let images = read.images()?;
+        let mut sets: BTreeMap<u32, Vec<(&ImageRecord, Prepared)>> = BTreeMap::new();
         for (id, prepared) in read.prepared()? {
             let image = images.iter().find(|image| image.id == id);
             let image = image.ok_or_else(|| Error::Corrupt {
                 what: "a prepared commit",
                 detail: format!("image {id} has no record"),
             })?;
-            if self.finish(image, &prepared)? {
-                report.finished.push(image.name.clone());
-            } else {
-                report.abandoned.push(image.name.clone());
+            match prepared.set {
+                Some(part) => sets.entry(part.token).or_default().push((image, prepared)),
+                None => report.note(image, self.finish(image, &prepared)?),
             }
         }
         drop(read);
+        for members in sets.into_values() {
+            self.finish_set(members, &mut report)?;
+        }
         self.tidy(&mut report)?;
         Ok(report)
     }
@@ -66,7 +76,7 @@ impl Store {
     }
 
     /// The same for a file that was to become the image.
-    fn finish_whole(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
+    pub(crate) fn finish_whole(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
         let name = &image.name;
         let here = |path: &str| self.disk.stat(path).during("look at", path);
         let is_new = |stat: Option<Stat>| stat.is_some_and(|stat| stat.inode == prepared.inode);
