@@ -186,6 +186,15 @@ pub const BACKLOG_MAX: usize = 1 << 18;
 pub const EVENTS_KEPT: u64 = 10_000;
 /// Events that wait to be written; beyond it they are counted and dropped.
 pub const EVENTS_QUEUED: usize = 1024;
+/// Images of a store that are sealed and wait for others of their sets: each keeps a file open.
+pub const SETS_WAITING_MAX: usize = 512;
+const _: () = assert!(
+    blockferry_wire::limits::SET_MEMBERS_MAX <= blockferry_store::SET_COMMIT_MAX
+        && blockferry_wire::limits::SET_MEMBERS_MAX < SETS_WAITING_MAX
+);
+/// Offers of an image wait for so long for others of its set that aren't quiet yet.
+pub const SET_SETTLES_MAX: Duration = Duration::from_secs(600);
+
 /// Tickets kept, used and expired ones included.
 pub const TICKETS_KEPT: usize = 4096;
 /// Wrong tries with a ticket per minute and address.

@@ -8,6 +8,7 @@
 mod dictionary;
 mod receive;
 mod send;
+mod waiting;
 
 use blockferry_wire::Message;
 
@@ -16,6 +17,7 @@ pub(crate) use receive::version_of;
 pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
+pub use waiting::Waiting;
 
 /// What a side wants done next. Call `step` until it says `Wait` or `Done`.
 #[derive(Debug)]

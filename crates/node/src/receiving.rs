@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use blockferry_delta::ImageName;
+use blockferry_store::Generation;
 use blockferry_wire::{Message, Offer, PeerMisbehaved, Refusal, Refuse};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -54,7 +55,7 @@ async fn try_receive(
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let reader = tokio::spawn(pump_in(name.clone(), stream_in, inbox, budget::SILENCE_MAX));
     let reader = AbortOnDrop(reader);
-    let (offer, offer_bytes) = first_offer(&mut inputs).await?;
+    let (mut offer, offer_bytes) = first_offer(&mut inputs).await?;
     let (outbox, frames) = mpsc::channel(budget::FRAMES_QUEUED);
     let sent = Arc::new(AtomicU64::new(0));
     tokio::spawn(pump_out(name.clone(), stream_out, frames, None, sent));
@@ -69,13 +70,19 @@ async fn try_receive(
         }
     };
     upkeep::before_receiving(core, &admitted.store);
+    // What isn't taken here won't come.
+    offer.set.retain(|member| admitted.store.takes(member.image.as_str()));
     let role = peer.role(&admitted.store.config.name);
     let store = admitted.store.store.clone();
-    let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
+    let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role)
+        .with_waiting(admitted.store.waiting.clone());
     let drive = Drive { name: name.clone(), inputs, outbox };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
-        let (outcome, set_aside) = drive.run(side, offer, offer_bytes)?;
+        let (outcome, set_aside, others) = drive.run(side, offer, offer_bytes)?;
+        for generation in others {
+            conclude(&at, &admitted.store, &name, RecvOutcome::Committed(Box::new(generation)))?;
+        }
         if let RecvOutcome::Committed(generation) = &outcome
             && set_aside
         {
@@ -179,6 +186,10 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             debug!(store = %name, %image, peer, "here already");
             return Ok(Ended::Unchanged);
         }
+        RecvOutcome::Waits { image, missing } => {
+            debug!(store = %name, %image, peer, missing, "staged; waits for its set");
+            return Ok(Ended::Unchanged);
+        }
         RecvOutcome::Cancelled { image, code, text } => {
             debug!(store = %name, %image, peer, code = code.code(), text, "the sender gave up");
             return Ok(Ended::Unchanged);
@@ -221,13 +232,14 @@ struct Drive {
 }
 
 impl Drive {
-    /// What came of it, and whether what was replaced went into quarantine.
+    /// What came of it, whether what was replaced went into quarantine, and what became current
+    /// together with it.
     fn run(
         mut self,
         mut side: RecvSide,
         offer: Offer,
         offer_bytes: u64,
-    ) -> Result<(RecvOutcome, bool)> {
+    ) -> Result<(RecvOutcome, bool, Vec<Generation>)> {
         side.handle_message(Message::Offer(offer), offer_bytes)?;
         loop {
             match side.step()? {
@@ -242,7 +254,7 @@ impl Drive {
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
                 Step::Done(outcome) => {
                     let committed = matches!(outcome, RecvOutcome::Committed(_));
-                    return Ok((outcome, committed && side.sets_aside()));
+                    return Ok((outcome, committed && side.sets_aside(), side.take_others()));
                 }
             }
         }

@@ -204,6 +204,7 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
         Reason::Diverged => WaitReason::Diverged,
         Reason::Schedule => WaitReason::Schedule,
         Reason::Paused => WaitReason::Paused,
+        Reason::SetIncomplete => WaitReason::SetIncomplete,
         Reason::Failing => WaitReason::Other,
     }
 }

@@ -27,6 +27,7 @@ use crate::limit::{self, Flow};
 use crate::meter;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::sets;
 use crate::stream::{Input, pump_in, pump_out};
 use crate::transport::{Link, closed, deadline};
 use crate::verdict;
@@ -80,7 +81,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let first = lock(&core.backlog).failures(&key) <= 1;
             // What is held back ends by itself and says so as its reason.
             let held = lock(&core.backlog).hold(&key).is_some();
-            if !core.is_stopping() && !held && (first || before != after) {
+            // Waiting for the rest of a set is how sets travel.
+            let usual = held || error.code() == "SET_INCOMPLETE";
+            if !core.is_stopping() && !usual && (first || before != after) {
                 let note = Note::warning(error.code(), error.to_string());
                 core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
             }
@@ -138,7 +141,8 @@ async fn try_send(
     };
     let (image, opened) = (key.image.clone(), store.clone());
     let result = blocking("sending", move || {
-        let side = SendSide::new(opened.store.clone(), &image)?;
+        let set = sets::offered(&drive.core, &opened, &image)?;
+        let side = SendSide::of_set(opened.store.clone(), &image, set)?;
         drive.run(side)
     })
     .await;

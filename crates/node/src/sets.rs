@@ -6,15 +6,19 @@
 //! wasn't closed well follows `in_use`; a path of a parent that leads elsewhere is told.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use blockferry_delta::{Fault, Grouping, ImageName, Sets};
 use blockferry_store::{Discover, Generation, Store};
+use blockferry_wire::SetMember;
+use blockferry_wire::limits::SET_MEMBERS_MAX;
 
 use crate::api::{ImageState, Role};
+use crate::budget;
 use crate::config::{SetsBy, StoreConfig, globs};
 use crate::core::{Core, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
 use crate::stores::OpenStore;
 
 /// Names of children that an event gives.
@@ -141,10 +145,38 @@ pub(crate) fn name_of(store: &OpenStore, image: &ImageName) -> Option<String> {
     store.sets.now().set_of(image).map(|set| set.name.to_string())
 }
 
+/// The set that an image is offered with: its members that travel. Blocking.
+///
+/// # Errors
+/// [`Error::SetIncomplete`] while another of them has changed and isn't quiet yet: they would
+/// travel one after the other. One that never is quiet is not waited for for ever.
+pub(crate) fn offered(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Vec<SetMember>> {
+    let sets = store.sets.now();
+    let set = sets.set_of(image).filter(|set| set.members.len() <= SET_MEMBERS_MAX);
+    let Some(set) = set else { return Ok(Vec::new()) };
+    let recorded = store.store.current(image)?.map_or(0, |g| g.recorded_unix_ms);
+    let age_ms = now_unix_ms().saturating_sub(recorded);
+    let fresh =
+        u64::try_from(age_ms).is_ok_and(|ms| Duration::from_millis(ms) < budget::SET_SETTLES_MAX);
+    let settles = |member: &&ImageName| *member != image && store.settles(member);
+    if let Some(member) = set.members.iter().find(settles).filter(|_| fresh) {
+        let what = format!("{member} of its set is about to be recorded");
+        return Err(Error::SetIncomplete { image: store.full_name(image), what });
+    }
+    let backlog = lock(&core.backlog);
+    let head = |member: &ImageName| Some(backlog.head(&store.config.name, member)?.version.root);
+    let member = |image: &ImageName| Some(SetMember { image: image.clone(), root: head(image)? });
+    Ok(set.members.iter().filter_map(member).collect())
+}
+
 /// A generation was recorded here: those who build upon the image may go on, or be broken by it.
 pub(crate) fn recorded(core: &Core, store: &OpenStore, generation: &Generation) {
     let image = &generation.image;
     let sets = store.sets.now();
+    if let Some(set) = sets.set_of(image) {
+        lock(&core.backlog).handle_set_moved(&store.config.name, &set.members);
+        core.wake();
+    }
     let children: Vec<&ImageName> = sets.children(image).collect();
     store.unblock(&mut |name| children.iter().any(|child| child.as_str() == name));
     let changed = generation.number > 1 && generation.discover != Discover::Metadata;

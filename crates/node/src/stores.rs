@@ -26,6 +26,7 @@ use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
+use crate::exchange::Waiting;
 use crate::ledger::Ledger;
 use crate::recording::{self, Telling};
 use crate::sets::{self, SetRules};
@@ -48,6 +49,8 @@ pub(crate) struct OpenStore {
     names: Names,
     /// Which images belong together.
     pub(crate) sets: SetRules,
+    /// What was received and waits for others of its set.
+    pub(crate) waiting: Arc<Waiting>,
     settle: Mutex<Settle>,
     /// What the last look saw, by name; unchanged ones left out.
     seen: Mutex<BTreeMap<String, LookState>>,
@@ -107,6 +110,7 @@ pub(crate) fn open(
         store: Arc::new(store),
         names,
         sets: SetRules::new(config)?,
+        waiting: Arc::default(),
         settle: Mutex::new(settle),
         seen: Mutex::default(),
         activity: Mutex::default(),
@@ -229,6 +233,11 @@ impl OpenStore {
     pub(crate) fn unblock(&self, which: &mut dyn FnMut(&str) -> bool) {
         lock(&self.settle)
             .handle_unblocked(&mut |name, code| sets::waits_for_others(code) && which(name));
+    }
+
+    /// Is an image changed, and not recorded yet because it isn't quiet?
+    pub(crate) fn settles(&self, image: &ImageName) -> bool {
+        lock(&self.settle).pending(image.as_str()) == Some(None)
     }
 
     /// Why a changed image could not be recorded the last time.
@@ -420,6 +429,8 @@ pub(crate) async fn record(
     blocking("recording", move || {
         let _held = (permit, doing);
         sets::may_record(&core, &store, &image)?;
+        // A change made here comes before one that waits for others.
+        store.waiting.clear(&store.store, &image);
         let author = core.config.identity.id();
         let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
         let relied = !store.store.extents_are_off()?;

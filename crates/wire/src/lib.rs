@@ -36,7 +36,8 @@ pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};
 pub use message::{
     Abort, Accept, Encoding, Failed, Filled, Goodbye, Head, Hello, HelloAck, Inventory,
     InventoryEntry, Join, JoinAccepted, JoinRefused, Lane, Message, Offer, Pack, PartsEnd, Ping,
-    Pong, Receipt, Refuse, Role, Text, VERSION_MAX, VERSION_MIN, Values, WalkStart, Want,
+    Pong, Receipt, Refuse, Role, SetMember, Text, VERSION_MAX, VERSION_MIN, Values, WalkStart,
+    Want,
 };
 pub use pack::{Dictionary, Packer, unpack, unpack_with};
 pub use receiver::{Receiver, ReceiverEvent};

@@ -9,15 +9,18 @@ use std::time::Instant;
 
 use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
-    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap,
+    Discover, Error as StoreError, Generation, Received, Sealed, StageRequest, Staging, Store,
+    WalkMap,
 };
 use blockferry_wire::{
-    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, SetMember,
+    WalkStart,
 };
 use tracing::warn;
 
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
+use super::waiting::{Attempt, Waiting};
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
@@ -58,6 +61,13 @@ pub enum RecvOutcome {
         /// Why.
         error: StoreError,
     },
+    /// It is sealed here and waits for others of its set; the peer was told.
+    Waits {
+        /// Which image.
+        image: ImageName,
+        /// How many images of the set are missing.
+        missing: usize,
+    },
     /// The peer gave up.
     Cancelled {
         /// Which image.
@@ -84,6 +94,10 @@ pub struct RecvSide {
     sets_aside: bool,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
+    /// What waits for its set here, from all transfers.
+    waiting: Arc<Waiting>,
+    /// What became current together with it.
+    others: Vec<Generation>,
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
@@ -111,12 +125,26 @@ impl RecvSide {
             walk: None,
             sets_aside: false,
             generation: None,
+            waiting: Arc::default(),
+            others: Vec::new(),
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
             started: Instant::now(),
             outcome: None,
         }
+    }
+
+    /// Images of sets wait for each other in `waiting`, which all transfers of the store share.
+    #[must_use]
+    pub fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    /// The generations that became current together with it.
+    pub fn take_others(&mut self) -> Vec<Generation> {
+        std::mem::take(&mut self.others)
     }
 
     /// Whether another message may be handed in now.
@@ -235,6 +263,10 @@ impl RecvSide {
             }
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
+        if self.waiting.holds(&offer.image, &offer.root) {
+            return self.offered_again(offer);
+        }
+        self.waiting.clear(&self.store, &offer.image);
         if let Some(confirmed) = self.confirmed(offer, &generation)? {
             self.receiver.have(self.receipt(offer))?;
             self.outcome = Some(RecvOutcome::Committed(Box::new(confirmed)));
@@ -342,11 +374,71 @@ impl RecvSide {
             wire_bytes: self.wire_bytes,
             millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
-        let generation = self.store.commit(sealed, stats)?;
         let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
+        let members = match self.attempt(&offer, sealed, stats)? {
+            Attempt::Complete(members) => members,
+            Attempt::Missing(missing) => {
+                let failed = Failed::new(Refusal::SetIncomplete, &waits_for(missing));
+                self.receiver.handle_failed(failed)?;
+                self.outcome = Some(RecvOutcome::Waits { image: offer.image, missing });
+                return Ok(());
+            }
+        };
+        let generation = self.commit_all(&offer, members)?;
         self.receiver.handle_committed(self.receipt(&offer))?;
         self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
         Ok(())
+    }
+
+    /// What was sealed is to be committed alone, with its set, or not yet.
+    fn attempt(
+        &self,
+        offer: &Offer,
+        sealed: Sealed,
+        stats: Received,
+    ) -> std::result::Result<Attempt, StoreError> {
+        match offer.set.as_slice() {
+            [] | [_] => Ok(Attempt::Complete(vec![(sealed, stats)])),
+            set => self.waiting.complete(&self.store, set, Some((sealed, stats))),
+        }
+    }
+
+    /// Commits, alone or as one with others of the set; gives the offered image's generation.
+    fn commit_all(
+        &mut self,
+        offer: &Offer,
+        mut members: Vec<(Sealed, Received)>,
+    ) -> std::result::Result<Generation, StoreError> {
+        if members.len() == 1 {
+            let (sealed, stats) = members.remove(0);
+            return self.store.commit(sealed, stats);
+        }
+        let mut made = self.store.commit_set(members)?;
+        let own = made.iter().position(|generation| generation.image == offer.image);
+        let own = own.ok_or_else(|| StoreError::NotFound(offer.image.clone()))?;
+        let generation = made.remove(own);
+        self.others = made;
+        Ok(generation)
+    }
+
+    /// It is sealed here already: perhaps its set is complete by now.
+    fn offered_again(&mut self, offer: &Offer) -> Result<()> {
+        let alone = [SetMember { image: offer.image.clone(), root: offer.root }];
+        let set = if offer.set.is_empty() { &alone[..] } else { &offer.set };
+        match self.waiting.complete(&self.store, set, None)? {
+            Attempt::Complete(members) => {
+                let generation = self.commit_all(offer, members)?;
+                self.receiver.have(self.receipt(offer))?;
+                self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
+                Ok(())
+            }
+            Attempt::Missing(missing) => {
+                self.receiver.refuse(Refuse::new(Refusal::SetIncomplete, &waits_for(missing)))?;
+                let image = offer.image.clone();
+                self.outcome = Some(RecvOutcome::Waits { image, missing });
+                Ok(())
+            }
+        }
     }
 
     fn already_here(&mut self, offer: &Offer) -> Result<()> {
@@ -418,6 +510,10 @@ impl Drop for RecvSide {
     fn drop(&mut self) {
         self.set_down();
     }
+}
+
+fn waits_for(missing: usize) -> String {
+    format!("staged; it waits for {missing} more of its set")
 }
 
 /// How many bytes of pages may have to be written at most, as the room to reserve.

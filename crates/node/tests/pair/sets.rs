@@ -145,3 +145,49 @@ fn disks_that_were_not_closed_well_wait_and_strays_are_told() {
     assert!(a.publish("base.raw").recorded);
     until("it is told", || has_event(&a, "PARENT_CHANGED", "base.raw"));
 }
+
+/// Reads the members at one node as somebody does who opens one after the other, children first:
+/// what he found of a child must be there of everything below it when he comes to that.
+fn order_holds(images: &Path, members: &[&str], news: &[Vec<u8>]) -> bool {
+    let shown: Vec<bool> = (0..members.len())
+        .rev()
+        .map(|at| std::fs::read(images.join(members[at])).is_ok_and(|bytes| bytes == news[at]))
+        .collect();
+    // From the last child down to what comes first: once new, all that follows is new.
+    shown.windows(2).all(|pair| pair[1] || !pair[0])
+}
+
+#[test]
+fn a_set_becomes_current_as_one_and_no_child_comes_before_its_parent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    put_chain(&a_images);
+    // In the order of need; `a_chain_with_its_sidecars_travels_as_a_set` proves that order.
+    let members = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
+    until("the set arrives", || members.iter().all(|m| equal(&a_images, &b_images, m)));
+
+    // All of it changes at once: the base's data, and with it the linkage of the child.
+    let base = Vhdx { size_bytes: 128 << 20, ..Vhdx::new(7) };
+    let child = Vhdx::child(8, &base, "win.vhdx");
+    let sidecar = |name: &str| format!("<{name} version=\"2\"/>").into_bytes();
+    let news =
+        [sidecar("win.pvp"), base.bytes(), sidecar("win.1.pvp"), child.bytes(), sidecar("win.xml")];
+    for (name, bytes) in members.iter().zip(&news).rev() {
+        std::fs::write(a_images.join(name), bytes).expect("written");
+    }
+    until("the new set arrives", || {
+        assert!(order_holds(&b_images, &members, &news), "a child before its parent");
+        members.iter().all(|m| equal(&a_images, &b_images, m))
+    });
+    for member in members {
+        assert!(a.wait(member).ready, "{member}");
+    }
+    // They became current within one commit: nothing was committed in between.
+    let committed: Vec<String> =
+        b.events().into_iter().filter(|e| e.code == "COMMITTED").filter_map(|e| e.image).collect();
+    let last: std::collections::BTreeSet<&str> =
+        committed.iter().rev().take(members.len()).map(String::as_str).collect();
+    assert_eq!(last.len(), members.len(), "{committed:?}");
+}

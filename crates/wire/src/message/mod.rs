@@ -7,6 +7,7 @@
 mod control;
 mod fields;
 mod pairing;
+mod set;
 mod text;
 mod transfer;
 mod walk;
@@ -15,6 +16,7 @@ pub use control::{
     Goodbye, Head, Hello, HelloAck, Inventory, InventoryEntry, VERSION_MAX, VERSION_MIN,
 };
 pub use pairing::{Join, JoinAccepted, JoinRefused, Role};
+pub use set::SetMember;
 pub use text::Text;
 pub use transfer::{
     Abort, Accept, Encoding, Failed, Filled, Lane, Offer, Pack, PartsEnd, Receipt, Refuse, Want,

@@ -8,6 +8,7 @@ use blockferry_delta::{
 use super::Body;
 use super::control::code_and_text;
 use super::fields as field;
+use super::set::{self, SetMember};
 use super::text::Text;
 use super::walk::WalkStart;
 use crate::cbor::{Reader, Writer};
@@ -84,6 +85,9 @@ pub struct Offer {
     /// First bytes of the roots of generations that it descends from and that are no bases, newest
     /// first. `None`: the sender can't compare with a content that is none of the bases.
     pub older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
+    /// The images that are to become current together with it, itself among them, in the order in
+    /// which they need each other; none: it belongs to no set.
+    pub set: Vec<SetMember>,
 }
 
 impl Offer {
@@ -119,7 +123,7 @@ impl Offer {
         if self.older.as_ref().is_some_and(|older| older.len() > max::OLDER_MAX) {
             return Err(manifest("too many older generations"));
         }
-        Ok(())
+        set::check(&self.set, &self.image, &self.root)
     }
 }
 
@@ -141,6 +145,7 @@ struct OfferFields {
     data_bytes: Option<u64>,
     allocated_zero: Vec<PageExtent>,
     older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
+    set: Vec<SetMember>,
 }
 
 impl OfferFields {
@@ -180,6 +185,7 @@ impl OfferFields {
                 }
                 self.older = Some(roots.to_vec());
             }
+            20 => self.set = set::read(reader)?,
             _ => reader.skip()?,
         }
         Ok(())
@@ -210,6 +216,7 @@ impl Body for Offer {
             data_bytes: reader.need(fields.data_bytes, "data bytes missing")?,
             allocated_zero: fields.allocated_zero,
             older: fields.older,
+            set: fields.set,
         };
         offer.check()?;
         Ok(offer)
@@ -218,7 +225,8 @@ impl Body for Offer {
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         self.check()?;
         let zeros = !self.allocated_zero.is_empty();
-        let optional = [self.dirty_bytes.is_some(), zeros, self.older.is_some()];
+        let (older, in_set) = (self.older.is_some(), !self.set.is_empty());
+        let optional = [self.dirty_bytes.is_some(), zeros, older, in_set];
         writer.map(13 + optional.iter().filter(|there| **there).count());
         writer.uint(0u8).bytes(self.store.as_bytes()).uint(1u8).text(self.image.as_str());
         writer.uint(2u8).uint(self.number).uint(3u8).bytes(self.root.as_bytes());
@@ -245,6 +253,10 @@ impl Body for Offer {
         }
         if let Some(older) = &self.older {
             writer.uint(15u8).bytes(older.as_flattened());
+        }
+        if in_set {
+            writer.uint(20u8);
+            set::write(&self.set, writer);
         }
         Ok(())
     }
