@@ -45,6 +45,7 @@ struct Plain {
     to: i64,
     windows: Vec<(i64, i64)>,
     rate: Rate,
+    polite: Option<bool>,
 }
 
 impl Plain {
@@ -69,7 +70,8 @@ impl Plain {
             let text =
                 |(start, end): &(i64, i64)| format!("{}..{}", reading(*start), reading(*end));
             let windows = self.windows.iter().map(|w| parsed::<Window>(&text(w)));
-            return Rule { when: When::Once(windows.collect()), rate: self.rate };
+            let when = When::Once(windows.collect());
+            return Rule { when, rate: self.rate, polite: self.polite };
         }
         let names = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
         let held: Vec<&str> =
@@ -85,7 +87,7 @@ impl Plain {
             from: parsed(&clock(self.from)),
             to: parsed(&clock(self.to)),
         };
-        Rule { when, rate: self.rate }
+        Rule { when, rate: self.rate, polite: self.polite }
     }
 }
 
@@ -141,7 +143,8 @@ fn plain(rng: &mut Rng, first_day: i64) -> Plain {
         }
         _ => {}
     }
-    Plain { days, dates, from: minute(rng), to: minute(rng), windows, rate: rate(rng) }
+    let polite = *rng.pick(&[None, Some(true), Some(false)]);
+    Plain { days, dates, from: minute(rng), to: minute(rng), windows, rate: rate(rng), polite }
 }
 
 struct Case {
@@ -165,6 +168,7 @@ fn case(seed: u64) -> Case {
     let calendar = Calendar {
         zone: Zone::named(name).expect("a zone"),
         default: rate(&mut rng),
+        polite: rng.chance(1, 2),
         dfsr: week.clone(),
         rules: rules.iter().map(Plain::rule).collect(),
     };
@@ -182,12 +186,14 @@ impl Case {
     fn state(&self, shown: i64) -> State {
         let found = self.rules.iter().enumerate().rev().find(|(_, rule)| rule.matches(shown));
         if let Some((index, rule)) = found {
-            return State { rate: rule.rate, source: Source::Rule(index + 1) };
+            let polite = rule.polite.unwrap_or(self.calendar.polite);
+            return State { rate: rule.rate, source: Source::Rule(index + 1), polite };
         }
+        let polite = self.calendar.polite;
         let quarter = blockferry_node::calendar::Civil(shown * 60);
         match self.week.as_ref().and_then(|week| week.rate(quarter)) {
-            Some(rate) => State { rate, source: Source::Dfsr },
-            None => State { rate: self.calendar.default, source: Source::Default },
+            Some(rate) => State { rate, source: Source::Dfsr, polite },
+            None => State { rate: self.calendar.default, source: Source::Default, polite },
         }
     }
 }

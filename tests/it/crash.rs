@@ -70,14 +70,14 @@ fn check(story: &Story, disk: SimDisk, acked: Option<usize>, go_on: bool) {
         assert!(side.read(&story.name) == *feed.bytes, "{title}: it is wrong");
     }
     assert_eq!(side.private("staging"), [""; 0], "{title}: left over after the next generation");
-    assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
+    assert_eq!(side.set_aside(), [""; 0], "{title}: something was set aside");
 }
 
 fn nothing_left_over(title: &str, side: &Side, report: &RecoveryReport) {
     let staging = side.private("staging");
     assert_eq!(staging.len(), report.resumable, "{title}: orphans {staging:?}");
     assert!(side.private("spare").len() <= 1, "{title}: orphans");
-    assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
+    assert_eq!(side.set_aside(), [""; 0], "{title}: something was set aside");
 }
 
 /// The catalog says what the file holds.

@@ -205,7 +205,7 @@ fn journal_damaged_and_half_applied_is_never_shown_as_an_image() {
             }
             let (b, _) = Side::open(disk.clone(), 2, options(CommitMode::Journal)).expect("opens");
             assert_eq!(inode(&b.disk, name.as_str()), None, "a mix is published");
-            assert_eq!(b.private("quarantine").len(), 1, "it is set aside");
+            assert_eq!(b.set_aside().len(), 1, "it is set aside");
             for feed in &feeds[1..] {
                 feed.deliver(&b.store).expect("comes again");
                 assert!(b.read(&name) == *feed.bytes);

@@ -48,7 +48,7 @@ fn check_equal(a: &Side, b: &Side, name: &ImageName, bytes: &[u8]) {
     let looks = b.store.look().expect("looks");
     assert!(looks.iter().all(|l| l.state == LookState::Unchanged), "{looks:?}");
     assert_eq!(b.private("staging"), [""; 0], "nothing is left over");
-    assert_eq!(b.private("quarantine"), [""; 0], "nothing was set aside");
+    assert_eq!(b.set_aside(), [""; 0], "nothing was set aside");
 }
 
 fn one_cell(shape: Shape, edit: Edit, seed: u64) -> u64 {

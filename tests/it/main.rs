@@ -3,6 +3,7 @@
 mod cache;
 mod calendar;
 mod changed;
+mod cluster;
 mod crash;
 mod crash_set;
 mod damage;
@@ -11,6 +12,7 @@ mod disk;
 mod extents;
 mod in_use;
 mod journal;
+mod kept;
 mod line;
 mod model;
 mod refuse;

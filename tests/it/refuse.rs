@@ -481,7 +481,7 @@ fn refuse_when_a_call_fails_anywhere() {
                 assert!(b.read(&name) == new, "{case}");
                 assert!(b.store.verify(&name, &()).expect("reads").is_good(), "{case}");
                 assert_eq!(b.private("staging"), [""; 0], "{case}");
-                assert_eq!(b.private("quarantine"), [""; 0], "{case}");
+                assert_eq!(b.set_aside(), [""; 0], "{case}");
                 if !failed {
                     break;
                 }

@@ -102,7 +102,7 @@ impl World {
             for side in 0..2 {
                 let side = self.pair.side(side);
                 assert!(side.store.verify(&image.name, &()).expect("reads").is_good());
-                assert_eq!(side.private("quarantine"), [""; 0]);
+                assert_eq!(side.set_aside(), [""; 0]);
             }
         }
     }

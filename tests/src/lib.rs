@@ -5,6 +5,7 @@
 //! `BLOCKFERRY_SEED=n` runs just that case again, `BLOCKFERRY_CASES=n` changes how many there are.
 
 mod carry;
+mod cluster;
 pub mod disks;
 mod feed;
 mod image;
@@ -16,11 +17,12 @@ mod seeds;
 mod side;
 
 pub use carry::{Carried, Carry, Tamper, replicate};
+pub use cluster::{Cluster, Member};
 pub use feed::{Delivered, Feed};
 pub use image::{Edit, SIZES, Shape};
 pub use liar::Liar;
 pub use link::{Link, Trace};
-pub use pair::{Ended, Pair, Trouble, carry_over};
+pub use pair::{Ended, Hop, NODES_MAX, Pair, Trouble, carry_over, keys};
 pub use rng::Rng;
 pub use seeds::{across, cases};
 pub use side::{Side, author, image_name, options, put, store_identity, whole};

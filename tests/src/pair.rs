@@ -59,12 +59,20 @@ pub struct Pair {
     pub tamper: fn(&mut Message),
 }
 
-fn keys() -> &'static [Identity; 2] {
-    static KEYS: OnceLock<[Identity; 2]> = OnceLock::new();
-    // Fixed, so that a seed says the same words every time. They are nobody's.
-    const SECRETS: [&str; 2] = [
+/// Nodes that have a key.
+pub const NODES_MAX: usize = 7;
+
+/// Fixed keys, so that a seed says the same words every time. They are nobody's.
+pub fn keys() -> &'static [Identity; NODES_MAX] {
+    static KEYS: OnceLock<[Identity; NODES_MAX]> = OnceLock::new();
+    const SECRETS: [&str; NODES_MAX] = [
         "MC4CAQAwBQYDK2VwBCIEIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB",
         "MC4CAQAwBQYDK2VwBCIEIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC",
+        "MC4CAQAwBQYDK2VwBCIEIAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD",
+        "MC4CAQAwBQYDK2VwBCIEIAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE",
+        "MC4CAQAwBQYDK2VwBCIEIAUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUF",
+        "MC4CAQAwBQYDK2VwBCIEIAYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYGBgYG",
+        "MC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH",
     ];
     KEYS.get_or_init(|| {
         SECRETS.map(|secret| {
@@ -103,7 +111,7 @@ impl Pair {
 
     fn with(mut rng: Rng, lie_at: Option<usize>, modes: [CommitMode; 2]) -> Pair {
         let seed = rng.draw();
-        let keys = keys().clone();
+        let keys = [0, 1].map(|at: usize| keys()[at].clone());
         let side = |at: usize| {
             let mode = modes[at];
             let disk = SimDisk::new(seed ^ at as u64, 1 << 30);
@@ -171,7 +179,7 @@ impl Pair {
 }
 
 /// One transfer.
-struct Session {
+struct Session<'a> {
     send: SendSide,
     receive: RecvSide,
     sent: Option<SendOutcome>,
@@ -181,27 +189,57 @@ struct Session {
     link: Link,
     rng: Rng,
     receiver: Identity,
-    tamper: fn(&mut Message),
+    tamper: Box<dyn Fn(&mut Message) + 'a>,
 }
 
 /// Offers what `stores[0]` has of an image to `stores[1]`.
 pub fn carry_over(stores: [&Arc<Store>; 2], name: &ImageName, seed: u64) -> (Ended, Trace) {
     let mut trace = Trace::default();
-    let ended = match Session::between(stores, keys(), Rng::new(seed), (name, u64::MAX)) {
+    let keys = [0, 1].map(|at: usize| keys()[at].clone());
+    let ended = match Session::between(stores, &keys, Rng::new(seed), (name, u64::MAX)) {
         Ok(mut session) => session.run(&mut trace),
         Err(error) => Ended::Failed(error.code().to_owned()),
     };
     (ended, trace)
 }
 
+/// One transfer between any two nodes.
+pub struct Hop<'a> {
+    /// The offerer's store and the receiver's.
+    pub stores: [&'a Arc<Store>; 2],
+    /// Their keys.
+    pub keys: [&'a Identity; 2],
+    /// What is offered.
+    pub name: &'a ImageName,
+    /// The link is cut after so many frames.
+    pub frames: u64,
+    /// What becomes of what the offerer says.
+    pub tamper: Box<dyn Fn(&mut Message) + 'a>,
+}
+
+impl Hop<'_> {
+    /// Runs it; gives also what the receiver made of it, if it came to an end.
+    pub fn run(self, rng: Rng, trace: &mut Trace) -> (Ended, Option<RecvOutcome>) {
+        let keys = self.keys.map(Clone::clone);
+        match Session::between(self.stores, &keys, rng, (self.name, self.frames)) {
+            Ok(session) => {
+                let mut session = Session { tamper: self.tamper, ..session };
+                let ended = session.run(trace);
+                (ended, session.received)
+            }
+            Err(error) => (Ended::Failed(error.code().to_owned()), None),
+        }
+    }
+}
+
 type Outcome<T> = blockferry_node::Result<T>;
 
-impl Session {
-    fn new(pair: &mut Pair, from: usize, name: &ImageName, frames: u64) -> Outcome<Session> {
+impl<'a> Session<'a> {
+    fn new(pair: &mut Pair, from: usize, name: &ImageName, frames: u64) -> Outcome<Session<'a>> {
         let stores = [from, 1 - from].map(|at| &pair.sides[at].store);
         let keys = [from, 1 - from].map(|at| pair.keys[at].clone());
         let session = Session::between(stores, &keys, pair.rng.fork(), (name, frames))?;
-        Ok(Session { tamper: pair.tamper, ..session })
+        Ok(Session { tamper: Box::new(pair.tamper), ..session })
     }
 
     fn between(
@@ -209,7 +247,7 @@ impl Session {
         keys: &[Identity; 2],
         mut rng: Rng,
         (name, frames): (&ImageName, u64),
-    ) -> Outcome<Session> {
+    ) -> Outcome<Session<'a>> {
         let [from, to] = stores.map(Arc::clone);
         let receiver = keys[1].clone();
         Ok(Session {
@@ -222,7 +260,7 @@ impl Session {
             link: Link::new(rng.fork(), frames),
             rng,
             receiver,
-            tamper: |_| {},
+            tamper: Box::new(|_| {}),
         })
     }
 

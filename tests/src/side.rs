@@ -160,7 +160,13 @@ impl Side {
         self.store.record(name, self.node, 1, &())
     }
 
-    /// Names in a private directory: `staging`, `spare` or `quarantine`.
+    /// What was set aside: paths of what is kept until somebody acknowledges it.
+    pub fn set_aside(&self) -> Vec<String> {
+        let kept = self.store.all_kept().expect("reads");
+        kept.into_iter().filter(|kept| kept.pinned).map(|kept| kept.path).collect()
+    }
+
+    /// Names in a private directory: `staging`, `spare` or `kept`.
     pub fn private(&self, dir: &str) -> Vec<String> {
         let entries =
             self.disk.list(&format!(".blockferry/{dir}")).expect("the directory is there");

@@ -11,6 +11,7 @@ mod edit;
 mod held;
 mod index;
 mod inuse;
+mod links;
 mod many;
 mod pair;
 mod ready;
@@ -36,10 +37,12 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 10] =
-    ["scan", "look", "index", "bytes", "held", "room", "seconds", "inuse", "change", "many"];
+const GROUPS: [&str; 12] = [
+    "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
+    "change", "many",
+];
 /// Those that need no images.
-const IMAGELESS: [&str; 2] = ["look", "index"];
+const IMAGELESS: [&str; 4] = ["look", "index", "links", "sharing"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -171,6 +174,8 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "scan" => scan::record(setup, table),
             "look" => scan::look(setup, table),
             "index" => index::run(setup, table),
+            "links" => links::run(setup, table),
+            "sharing" => links::sharing(setup, table),
             "bytes" => bytes::run(setup, table),
             "held" => held::run(setup, table),
             "room" => room::run(setup, table),

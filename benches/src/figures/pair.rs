@@ -115,6 +115,11 @@ impl Pair {
         Ok(pair)
     }
 
+    /// The wire, if it is one of our own.
+    pub(crate) fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
     /// Where both nodes are.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

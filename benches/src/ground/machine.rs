@@ -17,6 +17,7 @@ pub(crate) fn conditions(work: &Path) -> Vec<(String, String)> {
         ("memory", line("/proc/meminfo", "MemTotal")),
         ("kernel", line("/proc/sys/kernel/osrelease", "")),
         ("file system", file_system(work)),
+        ("TCP of the peers", line("/proc/sys/net/ipv4/tcp_congestion_control", "")),
         ("load before", line("/proc/loadavg", "")),
     ];
     rows.map(|(name, value)| (name.to_owned(), value)).to_vec()

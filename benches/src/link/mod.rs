@@ -47,7 +47,12 @@ impl Shape {
     pub(crate) const UNSHAPED: Shape =
         Shape { bits_per_second: None, round_trip: Duration::ZERO, loss_per_mille: 0.0 };
 
-    const fn shaped(megabits_per_second: u64, round_trip_ms: u64, loss_per_mille: f64) -> Shape {
+    /// With a rate and a delay, and packets lost at random.
+    pub(crate) const fn shaped(
+        megabits_per_second: u64,
+        round_trip_ms: u64,
+        loss_per_mille: f64,
+    ) -> Shape {
         Shape {
             bits_per_second: Some(megabits_per_second * 1_000_000),
             round_trip: Duration::from_millis(round_trip_ms),
@@ -142,6 +147,17 @@ impl Link {
         let trouble = missed > 0 || late as f64 > all as f64 * LATE_SHARE_MAX;
         let words = || format!("of {all} packets {late} came late and {missed} more were missed");
         Ok(trouble.then(words))
+    }
+
+    /// Bytes that came out at end 1, on a shaped link.
+    pub(crate) fn delivered_bytes(&self) -> anyhow::Result<u64> {
+        Ok(self.counters().context("an unshaped link counts nothing")?[0].delivered_bytes)
+    }
+
+    /// Packets from end 0 on a shaped link: sent, dropped by the queue, lost on the way.
+    pub(crate) fn packets(&self) -> anyhow::Result<[u64; 3]> {
+        let [there, _] = self.counters().context("an unshaped link counts nothing")?;
+        Ok([there.sent_packets, there.dropped_packets, there.lost_packets])
     }
 
     /// What became of the packets each way; none on an unshaped link, which loses nothing.

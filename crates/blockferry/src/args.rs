@@ -110,13 +110,8 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Record a generation now, without waiting for the image to settle
     Publish(PublishArgs),
-    /// Say what would travel, and send nothing
-    Plan {
-        /// STORE/NAME
-        image: String,
-        /// For this peer [default: the one that lacks most]
-        peer: Option<String>,
-    },
+    /// Say what would travel and when it would be there, and send nothing
+    Plan(PlanArgs),
     /// Offer an image to its peers now
     Push(PushArgs),
     /// What each peer lacks, how much that is and why it waits
@@ -129,6 +124,23 @@ pub(crate) enum Command {
     Ready(ReadyArgs),
     /// Wait until it is there, verified (see --timeout)
     Wait(ReadyArgs),
+    /// Say that a generation may be used, if it is where it must be, verified
+    ///
+    /// Refused while a member lacks it, holds a newer one, or has changed its file. Kept and told
+    /// to all members; then promote.hook_after of the configuration is run.
+    Promote(PromoteArgs),
+    /// Make the content of an earlier generation the current one again, here and on all members
+    Rollback {
+        /// STORE/NAME@GENERATION, from `image history`
+        image: String,
+    },
+    /// Images of which two contents diverged. Exit status 0: none, 15: some wait for a decision
+    Conflicts {
+        /// Only of this image, STORE/NAME
+        image: Option<String>,
+    },
+    /// Decide which content of an image goes on; the others are kept
+    Resolve(ResolveArgs),
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]
@@ -274,8 +286,8 @@ pub(crate) enum PeerCommand {
         /// Its name or id
         peer: String,
     },
-    /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19 or schedule=NAME
-    /// (schedule= for none)
+    /// Change a setting: name=NAME, address=HOST:PORT,..., compression=auto|none|1..19, schedule=NAME
+    /// (schedule= for none) or polite=true|false
     Set {
         /// Its name or id
         peer: String,
@@ -317,6 +329,23 @@ pub(crate) struct PublishArgs {
     /// Number of the generation at which the map begins, if the map itself doesn't say it
     #[arg(long, value_name = "GENERATION", requires = "changed")]
     pub(crate) since: Option<u64>,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// STORE/NAME
+    pub(crate) image: String,
+    /// For this peer [default: the one that lacks most]
+    pub(crate) peer: Option<String>,
+    /// As if it began then, by the clock of the peer's calendar: 'Mon 22:00', '22:00', '2026-12-24
+    /// 18:00', or an instant: '2026-12-24T17:00:00Z' [default: now, in its turn]
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) at: Option<String>,
+    /// Would it be there by then, and what rate would that take? Exit status 0: it fits, 3: it
+    /// doesn't, or nobody can say
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) by: Option<String>,
 }
 
 /// `push`
@@ -414,6 +443,31 @@ pub(crate) struct ReadyArgs {
     pub(crate) require: Require,
 }
 
+/// `promote`
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    /// STORE/NAME or STORE/NAME@GENERATION; it must be current here
+    pub(crate) image: String,
+    /// Who must hold it: all, a number of members, or PEER,PEER,... [default: promote.require]
+    #[arg(long, value_name = "all|N|PEER,...", value_parser = require)]
+    pub(crate) require: Option<Require>,
+}
+
+/// `resolve`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "acknowledge"]))]
+pub(crate) struct ResolveArgs {
+    /// STORE/NAME
+    pub(crate) image: String,
+    /// The content that is current here, the one of a peer, or both: then each of the others
+    /// becomes an image of its own beside it
+    #[arg(long, value_name = "local|PEER|both")]
+    pub(crate) keep: Option<String>,
+    /// Let go of what lost, and of edits that were undone on a mirror
+    #[arg(long)]
+    pub(crate) acknowledge: bool,
+}
+
 /// `config`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -462,7 +516,7 @@ impl From<LaneArg> for Lane {
     }
 }
 
-fn require(text: &str) -> Result<Require, String> {
+pub(crate) fn require(text: &str) -> Result<Require, String> {
     if text == "all" {
         return Ok(Require::All);
     }

@@ -151,6 +151,34 @@ fn ready_and_not_ready() {
 }
 
 #[test]
+fn a_promotion_done_refused_and_with_a_hook_that_failed() {
+    let report = |code: Option<&str>, hook: Value| {
+        json!({ "schema": "v1", "image": "a/b", "generation": 7, "promoted": code.is_none(),
+            "code": code, "message": code.map(|_| "p holds a/b@8"), "remedy": code.map(|_| "look"),
+            "peers": [{ "peer": "p", "ready": false, "reason": "verifying", "generation": 8,
+                "eta": "2026-01-01T00:00:00Z" }],
+            "receipts": ["p"], "hook": hook })
+    };
+    let hook = |ok| json!({ "program": "/h", "ok": ok, "said": "exit status: 3", "seconds": 0.1 });
+    let service = done(&report(None, Value::Null));
+    let (status, stdout, _) = service.run(&["promote", "a/b@7", "--require", "2"]);
+    assert_eq!((status, stdout.as_str()), (0, "a/b@7 is promoted, with receipts of p\n"));
+    let expected = json!({ "cmd": "promote", "image": "a/b@7", "require": { "count": 2 } });
+    assert_eq!(serde_json::to_value(service.requests.recv().unwrap()).unwrap(), expected);
+    assert_eq!(done(&report(None, hook(true))).run(&["promote", "a/b"]).0, 0);
+    let (status, stdout, _) = done(&report(None, hook(false))).run(&["promote", "a/b"]);
+    assert_eq!(status, 1);
+    assert!(stdout.ends_with("  /h failed: exit status: 3\n"), "{stdout}");
+    for (code, exit) in [("SUPERSEDED", 3), ("NOT_IN_SYNC", 3), ("DIVERGED", 15)] {
+        let refused = done(&report(Some(code), Value::Null));
+        let (status, stdout, _) = refused.run(&["promote", "a/b"]);
+        assert_eq!(status, exit);
+        let told = format!("  {code}: p holds a/b@8\n  help: look\n  p: not yet (verifying), ");
+        assert!(stdout.contains(&told), "{stdout}");
+    }
+}
+
+#[test]
 fn long_jobs_are_lines_with_a_summary() {
     let image = json!({ "image": "a/b", "generation": 1, "ok": false, "bytes": 4096,
         "bad_bytes": 4096, "bad": [[0, 4096]] });

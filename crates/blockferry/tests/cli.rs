@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 30] = [
     "demo",
     "init",
     "serve",
@@ -28,6 +28,10 @@ const COMMANDS: [&str; 26] = [
     "backlog",
     "ready",
     "wait",
+    "promote",
+    "rollback",
+    "conflicts",
+    "resolve",
     "verify",
     "pause",
     "resume",
@@ -41,8 +45,7 @@ const COMMANDS: [&str; 26] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 8] =
-    ["promote", "rollback", "conflicts", "resolve", "doctor", "netcheck", "bundle", "adopt"];
+const LATER: [&str; 4] = ["doctor", "netcheck", "bundle", "adopt"];
 
 struct Place {
     directory: TempDir,
@@ -250,8 +253,8 @@ fn bad_configuration_is_78_with_line_and_suggestion() {
 #[test]
 fn check_reports_everything_and_knows_later_keys() {
     let place = Place::new();
-    let text = "[promote]\nrequire = \"all\"\n[admin]\nhttp = \"127.0.0.1:1\"\n\
-                [limits]\nsend = \"0 Mbit/s\"\n";
+    let text = "[limits]\nmemory = \"1 GiB\"\nsend = \"0 Mbit/s\"\n\
+                [admin]\nhttp = \"127.0.0.1:1\"\n";
     let config = place.file("c.toml", text);
     let ran = place.run(&["config", "check", "--config", &config]);
     assert_eq!(ran.status, 78);
@@ -328,6 +331,7 @@ fn the_sample_with_everything_switched_on_is_one_too() {
         "peers.branch-07.schedule",
         "schedules.branch-night.rule",
         "limits.send",
+        "promote.hook_after",
         "log.level",
     ] {
         assert!(ran.stdout.contains(key), "{key}");

@@ -67,6 +67,15 @@ id!(
     /// The standard BLAKE3 of a whole image: what `b3sum` prints.
     Root, 32, HEXLOWER_PERMISSIVE, "64 hexadecimal digits", to_ascii_lowercase
 );
+impl Root {
+    /// The BLAKE3 of nothing: what stands for the content of an image that was deleted.
+    pub const NOTHING: Self = Self([
+        0xaf, 0x13, 0x49, 0xb9, 0xf5, 0xf9, 0xa1, 0xa6, 0xa0, 0x40, 0x4d, 0xea, 0x36, 0xdc, 0xc9,
+        0x49, 0x9b, 0xcb, 0x25, 0xc9, 0xad, 0xc1, 0x12, 0xb7, 0xcc, 0x9a, 0x93, 0xca, 0xe4, 0x1f,
+        0x32, 0x62,
+    ]);
+}
+
 id!(
     /// The BLAKE3 subtree value of one block (of an image of a single block: the root itself).
     BlockHash, 32, HEXLOWER_PERMISSIVE, "64 hexadecimal digits", to_ascii_lowercase

@@ -96,8 +96,14 @@ impl Lineage {
         Ok(Self(both))
     }
 
-    fn count(&self, node: &NodeId) -> u64 {
+    /// How many generations of a writer went into this one.
+    pub fn count(&self, node: &NodeId) -> u64 {
         self.0.get(node).copied().unwrap_or(0)
+    }
+
+    /// How many generations went into this one, of all writers.
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
@@ -121,6 +127,8 @@ mod tests {
         let merged = lineage(&[(1, 3)]).merge(&b).expect("small");
         assert_eq!(merged, lineage(&[(1, 3), (2, 1)]));
         assert_eq!(a.bump(NodeId::from_bytes([2; 32])).expect("small"), b);
+        let one = NodeId::from_bytes([1; 32]);
+        assert_eq!((merged.count(&one), merged.total(), Lineage::default().total()), (3, 4, 0));
     }
 
     #[test]

@@ -70,12 +70,13 @@ async fn refuse(stream: UnixStream) {
     let (_, write) = stream.into_split();
     let busy = AdminError::new("CONTROL_BUSY", "too many clients at once");
     // A client that is gone needs no refusal.
-    let _gone = Client { write }.say(&Answer::Error(busy)).await;
+    let _gone = Client { write, uid: None }.say(&Answer::Error(busy)).await;
 }
 
 async fn serve(core: Arc<Core>, stream: UnixStream, _place: OwnedSemaphorePermit) {
+    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
     let (mut read, write) = stream.into_split();
-    let mut client = Client { write };
+    let mut client = Client { write, uid };
     let mut lines = LineBuffer::new(REQUEST_BYTES_MAX);
     loop {
         let next = tokio::select! {
@@ -149,9 +150,16 @@ async fn next_line(
 /// The one who asked.
 pub(crate) struct Client {
     write: OwnedWriteHalf,
+    /// The user, as the kernel says.
+    uid: Option<u32>,
 }
 
 impl Client {
+    /// Who it is, for people.
+    pub(crate) fn who(&self) -> String {
+        self.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("uid {uid}"))
+    }
+
     /// Writes one line.
     pub(crate) async fn say(&mut self, answer: &Answer) -> Result<()> {
         let line = match encode_line(answer) {

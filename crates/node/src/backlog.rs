@@ -2,7 +2,8 @@
 //!
 //! Pure: events and time in, offers to make out. A peer lacks an image until it has given a
 //! receipt for exactly our current generation; only then is it done. Refusals and failures come
-//! back with a growing wait, a diverged image waits until a head changes, and nothing here is
+//! back with a growing wait, a diverged image is offered once, so that it is kept there beside the
+//! other content, and then waits until a head changes, and nothing here is
 //! kept on disk: receipts are, and the rest is learned anew from the peers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,8 +118,6 @@ struct Peer {
     /// What it said it holds.
     heads: BTreeMap<(StoreName, ImageName), Version>,
     sending: usize,
-    /// Changed bytes per second, measured.
-    rate: Option<f64>,
 }
 
 /// A line of the report.
@@ -128,12 +127,6 @@ pub struct Item {
     pub key: Key,
     /// Changed bytes that are not there yet, before any saving.
     pub bytes: u64,
-    /// How long it will take from now, if a rate is known and no calendar has a say.
-    pub eta: Option<Duration>,
-    /// Changed bytes up to and including it that go to the peer before it is there.
-    pub queued_bytes: u64,
-    /// Changed bytes per second to the peer, as measured.
-    pub bytes_per_second: Option<f64>,
     /// Why it waits.
     pub reason: Reason,
 }
@@ -179,7 +172,8 @@ impl Backlog {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.up = true;
         for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.peer == peer) {
-            if matches!(entry.state, State::NotBefore { .. }) {
+            let kept_there = State::UntilHeadChanges { diverged: true };
+            if matches!(entry.state, State::NotBefore { .. }) || entry.state == kept_there {
                 entry.state = State::Due;
                 entry.failures = 0;
             }
@@ -208,7 +202,29 @@ impl Backlog {
         }
         let slot = (store.clone(), image.clone());
         let changed = known.heads.insert(slot, held.clone()).as_ref() != Some(&held);
-        self.review(Key { peer, store, image }, changed);
+        let key = Key { peer, store, image };
+        // What it says itself counts for more than what it once gave a receipt for: it was restored
+        // from a backup, or is a mirror that was edited.
+        let ours = self.head(&key.store, &key.image).map(|head| &head.version);
+        if ours.is_some_and(|ours| ours.lineage.compare(&held.lineage) == Order::Newer) {
+            self.receipts.remove(&key);
+        }
+        self.review(key, changed);
+    }
+
+    /// A peer has said all that it holds of a store: of the rest it holds nothing, whatever it once gave
+    /// receipts for.
+    pub fn handle_inventory(&mut self, peer: NodeId, store: &StoreName) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let lost = |key: &&Key| {
+            let slot = (key.store.clone(), key.image.clone());
+            key.peer == peer && key.store == *store && !known.heads.contains_key(&slot)
+        };
+        let lost: Vec<Key> = self.receipts.keys().filter(lost).cloned().collect();
+        for key in lost {
+            self.receipts.remove(&key);
+            self.review(key, true);
+        }
     }
 
     /// Our current generation of an image.
@@ -256,14 +272,6 @@ impl Backlog {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.done_bytes = done_bytes.min(total_bytes);
             entry.total_bytes = total_bytes;
-        }
-    }
-
-    /// Changed bytes per second to a peer, as just measured.
-    pub fn handle_rate(&mut self, peer: NodeId, bytes_per_second: f64) {
-        if let Some(known) = self.peers.get_mut(&peer) {
-            let old = known.rate.unwrap_or(bytes_per_second);
-            known.rate = Some(old * 0.7 + bytes_per_second * 0.3);
         }
     }
 
@@ -320,18 +328,8 @@ impl Backlog {
 
     /// The next offer to make; it counts as being sent from now on.
     pub fn poll_offer(&mut self, now: Instant) -> Option<(Key, Head)> {
-        if self.sending >= budget::SENDS_MAX {
-            return None;
-        }
-        // The last slot is for a peer that has none.
-        let last = self.sending + 1 == budget::SENDS_MAX;
-        let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
-        let free = |p: &Peer| p.up && p.sending < allowed;
-        // Peers after the last served one first, so that none is starved.
-        let after = |id: &NodeId| self.served.is_some_and(|served| *id <= served);
-        let mut peers: Vec<NodeId> =
-            self.peers.iter().filter(|(_, p)| free(p)).map(|(id, _)| *id).collect();
-        peers.sort_by_key(|id| (after(id), *id));
+        let peers = self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, p.sending));
+        let peers = turns(peers, self.sending, self.served);
         let key = peers.into_iter().find_map(|peer| self.next_for(peer, now))?;
         let head = self.heads.get(&(key.store.clone(), key.image.clone()))?.clone();
         let entry = self.entries.get_mut(&key)?;
@@ -366,6 +364,17 @@ impl Backlog {
         self.receipts.get(key).copied()
     }
 
+    /// What a peer holds of an image, as far as it said so or gave a receipt.
+    pub fn held(&self, key: &Key) -> Option<Root> {
+        let said = self.peer_head(key).map(|version| version.root);
+        said.or_else(|| self.receipt(key).map(|(_, root)| root))
+    }
+
+    /// The peer that had the last turn.
+    pub fn served(&self) -> Option<NodeId> {
+        self.served
+    }
+
     /// How many connected peers lack exactly this generation and hold exactly this base of it.
     pub fn sharing(
         &self,
@@ -379,9 +388,7 @@ impl Backlog {
         }
         let lacks = |peer: &NodeId| {
             let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
-            let held = self.peer_head(&key).map(|version| version.root);
-            let held = held.or_else(|| self.receipt(&key).map(|(_, root)| root));
-            held == base && self.entries.contains_key(&key)
+            self.held(&key) == base && self.entries.contains_key(&key)
         };
         self.peers.iter().filter(|(id, peer)| peer.up && lacks(id)).count()
     }
@@ -412,6 +419,7 @@ impl Backlog {
             State::UntilHeadChanges { diverged: false } => None,
             State::UntilHeadChanges { diverged: true } => Some(Reason::Diverged),
             _ if !self.is_up(&key.peer) => Some(Reason::PeerDown),
+            _ if self.is_diverged(key) => Some(Reason::Diverged),
             state => match (self.hold(key), state) {
                 (Some(Hold::Paused), _) => Some(Reason::Paused),
                 (Some(Hold::Schedule), _) => Some(Reason::Schedule),
@@ -434,25 +442,11 @@ impl Backlog {
 
     /// Everything that some peer lacks, in the order of the keys.
     pub fn items(&self) -> Vec<Item> {
-        let mut queued: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let mut items = Vec::new();
-        for (key, entry) in &self.entries {
-            let Some(reason) = self.reason(key) else { continue };
-            let bytes = self.bytes(key, entry);
-            let rate = self.peers.get(&key.peer).and_then(|p| p.rate).filter(|r| *r > 0.0);
-            let before = queued.entry(key.peer).or_default();
-            if matches!(reason, Reason::Transferring | Reason::Schedule) {
-                *before = before.saturating_add(bytes);
-            }
-            let queued_bytes = *before;
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-            let seconds =
-                rate.filter(|_| reason == Reason::Transferring).map(|r| queued_bytes as f64 / r);
-            let eta = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-            let (key, bytes_per_second) = (key.clone(), rate);
-            items.push(Item { key, bytes, eta, queued_bytes, bytes_per_second, reason });
-        }
-        items
+        let item = |(key, entry): (&Key, &Entry)| {
+            let reason = self.reason(key)?;
+            Some(Item { key: key.clone(), bytes: self.bytes(key, entry), reason })
+        };
+        self.entries.iter().filter_map(item).collect()
     }
 
     /// What is not there yet, in changed bytes: what the generations since the peer's changed, or
@@ -462,10 +456,7 @@ impl Backlog {
             return entry.total_bytes - entry.done_bytes;
         }
         let Some(head) = self.head(&key.store, &key.image) else { return 0 };
-        let held = self.peer_head(key).map(|v| v.root);
-        let Some(held) = held.or_else(|| self.receipt(key).map(|(_, root)| root)) else {
-            return head.size_bytes;
-        };
+        let Some(held) = self.held(key) else { return head.size_bytes };
         let Some(at) = head.changed_bytes.iter().position(|(root, _)| *root == held) else {
             return head.size_bytes;
         };
@@ -526,25 +517,52 @@ impl Backlog {
             entry.moved_on |= changed;
             return;
         }
-        let waiting = matches!(entry.state, State::UntilHeadChanges { .. });
-        if let Some(diverged) = waits {
-            entry.state = State::UntilHeadChanges { diverged };
+        // What is kept there in a conflict needn't be offered again: it waits for another head.
+        let waiting = entry.state == State::UntilHeadChanges { diverged: false };
+        if waits {
+            entry.state = State::UntilHeadChanges { diverged: false };
         } else if changed || waiting {
             entry.state = State::Due;
             entry.failures = 0;
         }
     }
 
-    /// Whether the peer's head forbids an offer; the value says whether they diverged.
-    fn waits_for_head(&self, key: &Key) -> Option<bool> {
-        let held = self.peer_head(key)?;
-        let ours = &self.head(&key.store, &key.image)?.version;
-        match ours.lineage.compare(&held.lineage) {
-            Order::Newer | Order::Equal => None,
-            Order::Older => Some(false),
-            Order::Concurrent => (ours.root != held.root).then_some(true),
-        }
+    /// Whether the peer's head forbids an offer: it is newer than ours.
+    fn waits_for_head(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads
+            .is_some_and(|(held, ours)| ours.version.lineage.compare(&held.lineage) == Order::Older)
     }
+
+    /// Whether neither of the heads descends from the other.
+    fn is_diverged(&self, key: &Key) -> bool {
+        let heads = self.peer_head(key).zip(self.head(&key.store, &key.image));
+        heads.is_some_and(|(held, ours)| {
+            let order = ours.version.lineage.compare(&held.lineage);
+            ours.version.root != held.root && matches!(order, Order::Concurrent | Order::Equal)
+        })
+    }
+}
+
+/// Whose turn it is, in this order: of `peers`, each with its transfers under way, those that may have
+/// one more beside `sending` in all. `served` is the one that had the last turn.
+pub fn turns(
+    peers: impl Iterator<Item = (NodeId, usize)>,
+    sending: usize,
+    served: Option<NodeId>,
+) -> Vec<NodeId> {
+    if sending >= budget::SENDS_MAX {
+        return Vec::new();
+    }
+    // The last slot is for a peer that has none.
+    let last = sending + 1 == budget::SENDS_MAX;
+    let allowed = if last { 1 } else { budget::TRANSFERS_PER_PEER };
+    // Peers after the last served one first, so that none is starved.
+    let after = |id: &NodeId| served.is_some_and(|served| *id <= served);
+    let free = peers.filter(|(_, under_way)| *under_way < allowed);
+    let mut peers: Vec<NodeId> = free.map(|(id, _)| id).collect();
+    peers.sort_by_key(|id| (after(id), *id));
+    peers
 }
 
 #[cfg(test)]

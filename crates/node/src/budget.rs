@@ -11,6 +11,16 @@ use blockferry_delta::{
 
 const MIB: u64 = 1 << 20;
 
+/// Contents of one image that are kept because they diverged from the current one.
+pub const CONFLICTS_MAX: usize = 16;
+/// A mirror undoes a local change when it has been quiet so long, whatever `settle` says...
+pub const MIRROR_QUIET_MAX: Duration = Duration::from_secs(20);
+/// ...and after this time, quiet or not.
+pub const MIRROR_WAIT_MAX: Duration = Duration::from_secs(40);
+/// How often a store's policy ends conflicts of one image by itself within an hour. Two nodes whose
+/// policies contradict each other would go on for ever.
+pub const PREFERENCES_MAX: u32 = 3;
+
 // ---- memory ----
 
 /// What one node may keep resident, in bytes: the promise that the sum below keeps.
@@ -54,6 +64,11 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
 pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
+/// Statements kept in memory, of all nodes about all stores, in bytes: some 3,500 with the usual
+/// lineage of a few writers.
+pub const STATEMENTS_BYTES: u64 = 3 * MIB;
+/// The buffers of what is read back after a commit, in bytes: of a whole image and of an update.
+pub const READ_BACK_BYTES: u64 = 2 * MIB;
 /// Encoded packs kept because several peers want them, in bytes.
 pub const ENCODED_BYTES: usize = 8 << 20;
 /// The compressor for high levels, in bytes: level 8 on packs of 2 MiB. What an operator fixes above
@@ -70,21 +85,21 @@ pub const SEND_BYTES: u64 = (PACKS_AHEAD as u64 * 2 + 3) * PACK_BYTES_MAX + PLAN
 pub const RECEIVE_BYTES: u64 =
     (FRAMES_QUEUED as u64 + 3) * PACK_BYTES_MAX + STAGE_BYTES + PLAN_BYTES;
 
-/// The sum for a node with one store and every transfer slot in use. QUIC's windows are bounded by
-/// [`SEND_WINDOW_BYTES`] and [`RECEIVE_WINDOW_BYTES`] per connection; of those, two connections are
-/// counted full each way: more only when peers stall on purpose.
+/// The sum for a node with one store and every transfer slot in use. QUIC's windows have one pool
+/// each way, for all connections that carry transfers.
 pub const RESIDENT_BYTES_SUM: u64 = BASE_BYTES
     + STORE_CACHE_BYTES
     + STORE_INDEX_BYTES
     + LEDGER_CACHE_BYTES
     + SCAN_BYTES
+    + STATEMENTS_BYTES
+    + READ_BACK_BYTES
     + ENCODED_BYTES as u64
     + HEAVY_PACKER_BYTES
     + SENDS_MAX as u64 * SEND_BYTES
     + RECEIVES_MAX as u64 * RECEIVE_BYTES
     + DICTIONARIES_MAX as u64 * DICTIONARY_BYTES_MAX
-    + 2 * SEND_WINDOW_BYTES
-    + 2 * RECEIVE_WINDOW_BYTES;
+    + 2 * WINDOW_POOL_BYTES;
 
 const _: () = assert!(RESIDENT_BYTES_SUM < RESIDENT_BYTES_MAX);
 const _: () = assert!(PACKS_AHEAD <= blockferry_wire::limits::PACKS_IN_FLIGHT);
@@ -102,12 +117,15 @@ pub const PACKET_WIRE_BYTES: u64 = DATAGRAM_BYTES_MAX as u64 + 28;
 /// Sent to a peer before its first acknowledgement, in bytes: 64 ordinary packets. It must exceed a
 /// few of the largest datagrams: a closed connection whose window is full can't say why it closed.
 pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1452;
-/// One stream may have this much in flight, in bytes: 1 Gbit/s over 67 ms.
-pub const STREAM_WINDOW_BYTES: u64 = 8 * MIB;
-/// One connection may have this much in flight towards us, in bytes. quinn's default is unlimited.
-pub const RECEIVE_WINDOW_BYTES: u64 = 8 * MIB;
-/// What we keep unacknowledged towards one peer, in bytes.
-pub const SEND_WINDOW_BYTES: u64 = 8 * MIB;
+/// What all connections that carry transfers may have in flight together, each way, in bytes: one
+/// alone 1 Gbit/s over 134 ms. Each has the same share of it at most.
+pub const WINDOW_POOL_BYTES: u64 = 16 * MIB;
+/// What one may have in flight before anything is known of its link, in bytes: 1 Gbit/s over 67 ms.
+pub const WINDOW_BYTES: u64 = 8 * MIB;
+/// What a connection without a transfer may have in flight towards us, in bytes.
+pub const IDLE_WINDOW_BYTES: u64 = MIB;
+/// The receive window follows rate and delay this often while a transfer comes.
+pub const RECEIVE_WINDOW_EVERY: Duration = Duration::from_millis(100);
 /// The smallest send window, in bytes. What lies in it is sent whatever is ordered meanwhile: half a
 /// second of 1 Mbit/s.
 pub const SEND_WINDOW_BYTES_MIN: u64 = 64 << 10;
@@ -158,7 +176,9 @@ pub const PAIRING_DEADLINE: Duration = Duration::from_secs(15);
 pub const SILENCE_MAX: Duration = Duration::from_secs(900);
 
 const _: () = assert!(INITIAL_WINDOW_BYTES >= 8 * DATAGRAM_BYTES_MAX as u64);
-const _: () = assert!(STREAM_WINDOW_BYTES <= RECEIVE_WINDOW_BYTES);
+const _: () = assert!(WINDOW_BYTES <= WINDOW_POOL_BYTES);
+const _: () = assert!(RECEIVES_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
+const _: () = assert!(SENDS_MAX as u64 * IDLE_WINDOW_BYTES <= WINDOW_POOL_BYTES);
 const _: () = assert!(2 * TRANSFERS_PER_PEER + 2 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 <= SEND_WINDOW_BYTES_MIN);
 const _: () = assert!(HOLD_MAX.as_secs() < SILENCE_MAX.as_secs());
@@ -195,6 +215,18 @@ const _: () = assert!(
 /// Offers of an image wait for so long for others of its set that aren't quiet yet.
 pub const SET_SETTLES_MAX: Duration = Duration::from_secs(600);
 
+/// Promotions of one image by one node that are kept.
+pub const PROMOTIONS_KEPT: usize = 16;
+/// Statements that are said to a peer before what it says is looked at again.
+pub const STATEMENTS_AT_ONCE: usize = 64;
+/// `wait` gives what was published elsewhere this long to be heard of here.
+pub const HEARSAY: Duration = Duration::from_secs(5);
+/// What could not be read back is tried again after this time.
+pub const READ_BACK_RETRY: Duration = Duration::from_secs(2);
+/// A hook that runs longer is ended.
+pub const HOOK_DEADLINE: Duration = Duration::from_secs(900);
+/// What a hook printed last and is told, in bytes.
+pub const HOOK_OUTPUT_BYTES: usize = 2048;
 /// Tickets kept, used and expired ones included.
 pub const TICKETS_KEPT: usize = 4096;
 /// Wrong tries with a ticket per minute and address.
@@ -214,6 +246,11 @@ pub const ADMIN_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 // ---- time ----
+
+/// What waits is forecast at most this often without being asked.
+pub const FORECAST_EVERY: Duration = Duration::from_secs(5);
+/// And at least this often.
+pub const FORECAST_LONGEST: Duration = Duration::from_secs(60);
 
 /// First wait before a refused or failed transfer is tried again.
 pub const RETRY_FIRST: Duration = Duration::from_secs(10);

@@ -82,6 +82,8 @@ pub struct Calendar {
     pub zone: Zone,
     /// When nothing else matches.
     pub default: Rate,
+    /// Whether other traffic goes first, unless a rule says otherwise.
+    pub polite: bool,
     /// A week of quarter hours in DFS-R's form; goes before the default and after the rules.
     pub dfsr: Option<Dfsr>,
     /// The last one that matches wins.
@@ -91,7 +93,7 @@ pub struct Calendar {
 impl Calendar {
     /// One rate at all times.
     pub fn constant(rate: Rate) -> Self {
-        Self { zone: Zone::utc(), default: rate, dfsr: None, rules: Vec::new() }
+        Self { zone: Zone::utc(), default: rate, polite: false, dfsr: None, rules: Vec::new() }
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 use blockferry_delta::{NodeId, StoreName};
 pub use blockferry_store::HoldBase;
 
-use crate::api::Role;
+use crate::api::{Require, Role};
 use crate::budget;
-use crate::calendar::{Calendar, Rate};
+use crate::calendar::{Calendar, Clock, Rate};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 pub use crate::level::Setting;
@@ -93,8 +93,12 @@ pub struct StoreConfig {
     pub hold_base: HoldBase,
     /// Read what is received into the page cache.
     pub warm: bool,
-    /// Generations whose block maps are kept.
-    pub keep_generations: u32,
+    /// Earlier contents of each image that are kept; `None`: 5 where reflinks work, else none.
+    pub keep_generations: Option<u32>,
+    /// Days in service for which earlier contents and deleted images are kept.
+    pub keep_days: u32,
+    /// The node whose content wins when two diverged, by name or id; `None`: an operator decides.
+    pub prefer: Option<String>,
     /// How fast it is sent, to all peers together.
     pub send: Allowance,
 }
@@ -114,7 +118,9 @@ impl StoreConfig {
             commit: Commit::default(),
             hold_base: HoldBase::default(),
             warm: false,
-            keep_generations: 5,
+            keep_generations: None,
+            keep_days: 7,
+            prefer: None,
             send: Allowance::default(),
         }
     }
@@ -137,6 +143,15 @@ pub struct PeerConfig {
     pub compression: Option<Setting>,
     /// How fast it is sent to.
     pub send: Allowance,
+}
+
+/// What a promotion needs, and what follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromoteConfig {
+    /// Who must hold a generation, unless the command says it.
+    pub require: Require,
+    /// A program that is run after a promotion, an absolute path; `None`: none.
+    pub hook_after: Option<PathBuf>,
 }
 
 /// Everything a node is told.
@@ -164,6 +179,8 @@ pub struct Config {
     pub send_schedule: Option<String>,
     /// Calendars by name.
     pub schedules: BTreeMap<String, Arc<Calendar>>,
+    /// By when everything should be there each day, by the name of the calendar.
+    pub deadlines: BTreeMap<String, Clock>,
     /// A store is looked at as a whole this often, whatever the watch said.
     pub rescan: Duration,
     /// Space kept free in each store's file system.
@@ -174,6 +191,8 @@ pub struct Config {
     pub hold: Duration,
     /// How hard what travels is compressed, unless a peer has a setting of its own.
     pub compression: Setting,
+    /// What a promotion needs, and what follows it.
+    pub promote: PromoteConfig,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
 }
@@ -193,11 +212,13 @@ impl Config {
             send_limit_bits_per_second: None,
             send_schedule: None,
             schedules: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
             compression: Setting::Auto,
+            promote: PromoteConfig::default(),
             seed: u64::from(std::process::id()),
         }
     }
@@ -207,6 +228,9 @@ impl Config {
         let wrong = |what: String| Err(Error::Config { what });
         if self.send_limit_bits_per_second == Some(0) {
             return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if self.promote.hook_after.as_ref().is_some_and(|hook| !hook.is_absolute()) {
+            return wrong("promote.hook_after is not an absolute path".into());
         }
         // Node names go by the rule for store names: they are said to peers.
         if let Err(error) = StoreName::new(&self.name) {
@@ -247,8 +271,9 @@ impl Config {
     pub fn rates(&self) -> Rates {
         let limit = Rate::from_bits_per_second(self.send_limit_bits_per_second);
         Rates {
-            node: Allowance { limit, schedule: self.send_schedule.clone() },
+            node: Allowance { limit, schedule: self.send_schedule.clone(), polite: false },
             calendars: self.schedules.clone(),
+            deadlines: self.deadlines.clone(),
             ..Rates::default()
         }
     }

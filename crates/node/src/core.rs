@@ -23,17 +23,24 @@ use crate::events::Events;
 use crate::exchange::version_of;
 use crate::ledger::Ledger;
 use crate::limit::Limit;
+use crate::measured::Measured;
 use crate::members::Members;
+use crate::misses::Misses;
 use crate::peer::Peer;
 use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
+use crate::windows::Receiving;
+use crate::witness::{Which, Witness};
 use crate::workers::Workers;
 
 /// What all tasks of a node share.
 pub(crate) struct Core {
+    /// As it was at the start.
     pub(crate) config: Config,
+    /// As it was read last: what may change while it runs is asked here.
+    pub(crate) live: RwLock<Arc<Config>>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
@@ -45,12 +52,24 @@ pub(crate) struct Core {
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) backlog: Mutex<Backlog>,
+    /// How fast links are and how much things take.
+    pub(crate) measured: Mutex<Measured>,
+    /// Which windows will be missed.
+    pub(crate) misses: Mutex<Misses>,
     /// Bytes sent in the last transfer of each image to each peer.
     pub(crate) sent: Mutex<BTreeMap<Key, Arc<AtomicU64>>>,
     /// The backlog may have something to offer.
     pub(crate) backlog_wake: Notify,
+    /// What nodes have stated, we among them.
+    pub(crate) witness: Witness,
+    /// Images that are being read back, or are next.
+    pub(crate) proving: Mutex<BTreeSet<Which>>,
+    /// Turns to read back: whole images, and those of which little was written since the last time.
+    pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
+    /// Connections that receive something.
+    pub(crate) receiving: Arc<Receiving>,
     /// Transfers being received.
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,
@@ -59,6 +78,8 @@ pub(crate) struct Core {
     /// True: everything ends.
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) started: Instant,
+    /// A number that this start of the node has for itself.
+    pub(crate) instance: u64,
 }
 
 /// A lock whose holder panicked is still good: holders only move values.
@@ -67,6 +88,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
+    /// The configuration as it was read last. What needs a restart is in `config`.
+    pub(crate) fn live(&self) -> Arc<Config> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All stores in service.
     pub(crate) fn all_stores(&self) -> Vec<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
@@ -150,11 +176,13 @@ impl Core {
 
     /// Our current generation of an image has changed: the backlog and the peers learn it.
     pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
-        if !self.travels(store, generation) {
+        let (name, image) = (&store.config.name, &generation.image);
+        self.witness.touch(name, image);
+        if self.travels(store, generation) {
+            lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
+        } else if !generation.is_adopted() {
             return;
         }
-        let (name, image) = (&store.config.name, &generation.image);
-        lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
         for peer in self.sharers(name) {
             peer.announce(name.clone(), image.clone());
         }
@@ -166,9 +194,15 @@ impl Core {
         store.config.role == Role::Writer || generation.author != self.config.identity.id()
     }
 
+    /// Whether a generation is told to peers: of what a mirror found itself they learn that it is
+    /// older than anything they have.
+    pub(crate) fn is_told(&self, store: &OpenStore, generation: &Generation) -> bool {
+        generation.is_adopted() || self.travels(store, generation)
+    }
+
     /// What an operator wants for what is sent to a peer.
     pub(crate) fn compression_for(&self, peer: &Peer) -> Setting {
-        peer.config().compression.unwrap_or(self.config.compression)
+        peer.config().compression.unwrap_or_else(|| self.live().compression)
     }
 
     /// Bytes sent in the last transfer of an image to a peer.

@@ -14,7 +14,7 @@ use crate::api::PeerState;
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::events::now_unix_ms;
+use crate::events::{Note, now_unix_ms};
 use crate::pairing;
 use crate::peer::Peer;
 use crate::session;
@@ -165,11 +165,20 @@ async fn dial(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Link> {
 fn note_refusal(core: &Core, peer: &Peer, error: &Error) {
     let refused = matches!(
         error.code(),
-        "PEER_UNKNOWN" | "PEER_REVOKED" | "TLS_REFUSED" | "TLS_BAD_SIGNATURE" | "IDENTITY_REFUSED"
+        "PEER_UNKNOWN"
+            | "PEER_REVOKED"
+            | "TLS_REFUSED"
+            | "TLS_BAD_SIGNATURE"
+            | "IDENTITY_REFUSED"
+            | "IDENTITY_DUPLICATE"
     );
     if refused && peer.active().is_none() {
         if peer.state() != PeerState::Refused {
             info!(peer = %peer.name(), code = error.code(), %error, "refused");
+            if error.code() == "IDENTITY_DUPLICATE" {
+                let note = Note::error(error.code(), error.to_string());
+                core.events.note(note.peer(&peer.name()));
+            }
         }
         peer.set_state(PeerState::Refused);
     }

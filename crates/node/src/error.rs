@@ -74,6 +74,12 @@ pub enum Error {
         /// What the handshake said.
         what: String,
     },
+    /// A node with our own key answers at the peer's address.
+    #[error("a node with this node's own key answers where {expected} should: it runs twice")]
+    OwnKey {
+        /// Who was dialled.
+        expected: String,
+    },
     /// The other side closed the connection and said why.
     #[error("{peer} closed the connection: {reason} ({code})")]
     PeerClosed {
@@ -153,6 +159,12 @@ pub enum Error {
     #[error("no image {image}")]
     ImageUnknown {
         /// `store/name` or `store/name@generation`.
+        image: String,
+    },
+    /// There is nothing to resolve.
+    #[error("{image} has not diverged")]
+    NotDiverged {
+        /// `store/name`.
         image: String,
     },
     /// The configuration can't be used.
@@ -274,6 +286,24 @@ pub enum Error {
         /// What the header says.
         what: String,
     },
+    /// Only a writer makes generations.
+    #[error("{image} is in a mirror here; do it on a writer: {}", said(.writers))]
+    MirrorOf {
+        /// `store/name`.
+        image: String,
+        /// Names of the writers we know.
+        writers: Vec<String>,
+    },
+    /// The content of a generation isn't kept here.
+    #[error("the content of {image}@{number} is not kept here; who had it: {}", said(.peers))]
+    NotKept {
+        /// `store/name`.
+        image: String,
+        /// Number of the generation.
+        number: u64,
+        /// Names of peers that had it once.
+        peers: Vec<String>,
+    },
     /// A local change on a mirror: it doesn't travel.
     #[error("{image} is in a mirror here: its local changes don't travel")]
     Mirror {
@@ -305,6 +335,11 @@ pub enum Error {
     Stopping,
 }
 
+/// Names, one after the other.
+fn said(names: &[String]) -> String {
+    if names.is_empty() { "nobody known here".to_owned() } else { names.join(", ") }
+}
+
 impl Error {
     /// The stable code that users' scripts and peers see.
     pub fn code(&self) -> &'static str {
@@ -319,6 +354,7 @@ impl Error {
             Self::PeerUnknown { .. } => "PEER_UNKNOWN",
             Self::PeerRevoked { .. } => "PEER_REVOKED",
             Self::WrongPeer { .. } => "IDENTITY_REFUSED",
+            Self::OwnKey { .. } => "IDENTITY_DUPLICATE",
             Self::PeerClosed { code, .. } => code,
             Self::Unreachable { .. } => "PEER_UNREACHABLE",
             Self::Deadline { .. } => "DEADLINE",
@@ -333,6 +369,7 @@ impl Error {
             Self::StoreUnknown { .. } => "STORE_UNKNOWN",
             Self::StoreExists { .. } => "STORE_EXISTS",
             Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
+            Self::NotDiverged { .. } => "NOT_DIVERGED",
             Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",
@@ -344,7 +381,8 @@ impl Error {
             Self::Diverged { .. } => "DIVERGED",
             Self::Busy { .. } => "BUSY",
             Self::HeldOpen { .. } => "IN_USE",
-            Self::Mirror { .. } => "MIRROR",
+            Self::Mirror { .. } | Self::MirrorOf { .. } => "MIRROR",
+            Self::NotKept { .. } => "NOT_KEPT",
             Self::SetIncomplete { .. } => "SET_INCOMPLETE",
             Self::ParentMismatch { .. } => "PARENT_MISMATCH",
             Self::Unclean { .. } => "UNCLEAN",

@@ -6,6 +6,7 @@
 //! with QUIC around it; a test runs both in one thread, from one seed, with any link between.
 
 mod dictionary;
+mod kept;
 mod receive;
 mod send;
 mod waiting;

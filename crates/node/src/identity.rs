@@ -37,6 +37,16 @@ impl PublicKey {
         key.try_into().ok().map(Self)
     }
 
+    /// Wraps the 32 bytes of a key. Whether they are one shows when a signature is checked.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes of the key.
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The id of the node that holds this key: SHA-256 of the SubjectPublicKeyInfo.
     pub fn node_id(&self) -> NodeId {
         let mut spki = [0u8; 44];

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use blockferry_delta::{ImageName, PAGE_BYTES};
 use blockferry_store::{Error as StoreError, Progress as StoreProgress, Recorded, VerifyReport};
@@ -13,11 +13,12 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Client;
 use crate::api::{
-    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, ReadyReport, Require, Role,
-    Schema, VerifiedImage, VerifyDone,
+    Answer, PairState, Progress, PublishReport, PushDone, PushPeer, Role, Schema, VerifiedImage,
+    VerifyDone,
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
+use crate::deletions;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
 use crate::recording;
@@ -98,7 +99,7 @@ pub(crate) async fn publish(
     };
     let recorded = match watched(job, &meter, "scan", &name, client).await {
         Err(Error::Store(StoreError::SourceMissing(_) | StoreError::NotFound(_))) => {
-            return Err(Error::ImageUnknown { image: name });
+            return deletions::publish(core, &store, &what.image).await;
         }
         other => other?,
     };
@@ -173,7 +174,8 @@ fn push_row(core: &Core, what: &Spec, peer: &Peer) -> PushPeer {
     PushPeer { peer: peer.name(), state, reason, wire_bytes: core.sent_bytes(&key) }
 }
 
-async fn tell_progress(
+/// Tells the client how far an image is on its way to each peer.
+pub(crate) async fn tell_progress(
     core: &Core,
     what: &Spec,
     peers: &[Arc<Peer>],
@@ -195,44 +197,6 @@ async fn tell_progress(
         }
     }
     Ok(())
-}
-
-/// Who holds a generation.
-pub(crate) async fn ready(core: &Arc<Core>, what: &Spec, require: &Require) -> Result<ReadyReport> {
-    let generation = generation(what).await?;
-    let (core, store, require) = (core.clone(), what.store.clone(), require.clone());
-    blocking("a report", move || reports::ready(&core, &store, &generation, &require)).await
-}
-
-/// Waits until enough peers hold a generation.
-pub(crate) async fn wait(
-    core: &Arc<Core>,
-    what: &Spec,
-    require: &Require,
-    limit: Option<Duration>,
-    client: &mut Client,
-) -> Result<Answer> {
-    let started = Instant::now();
-    // The generation is fixed now: one that is recorded meanwhile is not what was asked for.
-    let number = Some(generation(what).await?.number);
-    let fixed = Spec { store: what.store.clone(), image: what.image.clone(), number };
-    let mut changed = core.changed.subscribe();
-    loop {
-        let report = ready(core, &fixed, require).await?;
-        if report.ready {
-            return done(&report);
-        }
-        if let Some(limit) = limit
-            && started.elapsed() >= limit
-        {
-            return Err(Error::WaitedTooLong { seconds: limit.as_secs() });
-        }
-        let peers = core.sharers(&fixed.store.config.name);
-        tell_progress(core, &fixed, &peers, client).await?;
-        let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(started.elapsed()));
-        let pause = budget::PROGRESS_EVERY.min(left);
-        let _woken = tokio::time::timeout(pause, changed.changed()).await;
-    }
 }
 
 /// Re-hashes images against their generations.

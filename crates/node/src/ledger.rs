@@ -1,9 +1,12 @@
 //! Ledger: the node's own database, `state_dir/node.redb`.
 //!
 //! Tables: `tickets.v1` (SHA-256 of a secret -> what it grants and who used it), `events.v1` (number
-//! -> event as a numbered CBOR map), `stores.v1` (name -> id of a store that was in service here),
+//! -> event as a numbered CBOR map), `statements.v1` (what nodes have signed), `stores.v1` (name -> id of a store that was in service here),
+//! `counted.v1` (name of a store -> writer id and how many generations were counted for it),
 //! `overrides.v1` (number -> order of an operator as a numbered CBOR map), all bounded. Using a ticket is one durable
 //! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
+
+mod statements;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,7 @@ const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events.v1");
 
 const STORES: TableDefinition<'_, &str, &[u8; 16]> = TableDefinition::new("stores.v1");
+const COUNTED: TableDefinition<'_, &str, (&[u8; 32], u64)> = TableDefinition::new("counted.v1");
 const OVERRIDES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("overrides.v1");
 
 /// The node's database.
@@ -126,6 +130,8 @@ impl Ledger {
             transaction.open_table(EVENTS)?;
             transaction.open_table(STORES)?;
             transaction.open_table(OVERRIDES)?;
+            transaction.open_table(statements::STATEMENTS)?;
+            transaction.open_table(COUNTED)?;
             Ok(())
         })?;
         Ok(ledger)
@@ -216,6 +222,24 @@ impl Ledger {
                 Some(id) => table.insert(name.as_str(), id.as_bytes())?.is_some(),
                 None => table.remove(name.as_str())?.is_some(),
             };
+            Ok(())
+        })
+    }
+
+    /// For whom generations of a store were counted last, and how many.
+    pub fn counted(&self, name: &StoreName) -> Result<Option<(NodeId, u64)>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(COUNTED)?;
+            let row = table.get(name.as_str())?;
+            Ok(row.map(|row| (NodeId::from_bytes(*row.value().0), row.value().1)))
+        })
+    }
+
+    /// Remembers how many generations of a store were counted for somebody.
+    pub fn note_counted(&self, name: &StoreName, writer: NodeId, counted: u64) -> Result<()> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(COUNTED)?;
+            table.insert(name.as_str(), (writer.as_bytes(), counted))?;
             Ok(())
         })
     }
@@ -487,6 +511,16 @@ mod tests {
         assert_eq!(ledger.known_store(&name).expect("read"), Some(id));
         ledger.note_store(&name, None).expect("written");
         assert_eq!(ledger.known_store(&name).expect("read"), None);
+    }
+
+    #[test]
+    fn what_was_counted_is_remembered() {
+        let (_dir, ledger) = ledger();
+        let (name, writer) = (StoreName::new("a").expect("a name"), NodeId::from_bytes([5; 32]));
+        assert_eq!(ledger.counted(&name).expect("read"), None);
+        ledger.note_counted(&name, writer, 3).expect("written");
+        ledger.note_counted(&name, writer, 4).expect("written");
+        assert_eq!(ledger.counted(&name).expect("read"), Some((writer, 4)));
     }
 
     #[test]

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use blockferry_delta::NodeId;
 use quinn::Connection;
 use tokio::sync::{Notify, watch};
 
 use crate::backlog::Key;
 use crate::budget;
 use crate::calendar::Rate;
+use crate::congestion;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
@@ -24,6 +26,7 @@ use crate::orders;
 use crate::overrides::{Override, Scope};
 use crate::pace::{Meter, Pacer, slice_bytes, wire_bytes};
 use crate::rates::{Cap, Hold, InForce, Rates, Verdict};
+use crate::windows::send_window;
 
 /// Bytes of a datagram that a stream's payload doesn't get, at most, beside the UDP header.
 const OVERHEAD_BYTES_MAX: usize = 60;
@@ -38,6 +41,8 @@ pub(crate) struct Limit {
     /// Something was ordered, or somebody waits: look again.
     wake: Notify,
     waited_micros: AtomicU64,
+    /// The same by peer.
+    waits: Mutex<BTreeMap<NodeId, Arc<AtomicU64>>>,
 }
 
 struct State {
@@ -48,6 +53,8 @@ struct State {
     pacer: Pacer,
     /// Who is to be woken, by flow.
     gates: BTreeMap<u64, Arc<Notify>>,
+    /// What each flow is and where it goes.
+    manners: BTreeMap<u64, (Scope, Connection)>,
     flows: u64,
     /// By connection, with the number of its flows.
     meters: BTreeMap<usize, (usize, Meter)>,
@@ -80,7 +87,21 @@ impl State {
             (cap, rate)
         });
         self.pacer.set_rates(rates, now);
+        self.mind_manners();
         true
+    }
+
+    /// Each connection gets the manner that is in force for what runs on it: polite if any of it is
+    /// to be, for other traffic can't tell them apart.
+    fn mind_manners(&self) {
+        let mut polite: BTreeMap<usize, (&Connection, bool)> = BTreeMap::new();
+        for (scope, connection) in self.manners.values() {
+            let entry = polite.entry(connection.stable_id()).or_insert((connection, false));
+            entry.1 |= self.in_force.verdict(scope).polite;
+        }
+        for (connection, polite) in polite.into_values() {
+            congestion::set_polite(connection, polite);
+        }
     }
 }
 
@@ -88,20 +109,27 @@ impl Limit {
     pub(crate) fn new(rates: Rates, hold: Duration) -> Self {
         let rates = Arc::new(rates);
         let in_force = Arc::new(rates.at(now_unix_ms()));
-        let (pacer, gates, meters) = Default::default();
-        let state = State { rates, in_force, stale: true, pacer, gates, flows: 0, meters };
+        let (pacer, gates, manners, meters) = Default::default();
+        let (stale, flows) = (true, 0);
+        let state = State { rates, in_force, stale, pacer, gates, manners, flows, meters };
         Self {
             hold,
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             waited_micros: AtomicU64::new(0),
+            waits: Mutex::default(),
         }
     }
 
     /// How long streams have waited for their turn, all together.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited_micros.load(Ordering::Relaxed))
+    }
+
+    /// The send window of a connection for its congestion window, in bytes.
+    pub(crate) fn send_window(&self, congestion: u64) -> u64 {
+        send_window(congestion, lock(&self.state).meters.len())
     }
 
     /// Changes what limits; it is in force before this returns.
@@ -126,10 +154,11 @@ impl Limit {
         self.in_force().verdict(scope)
     }
 
-    /// When so many bytes would have been sent over a link of so many bits per second.
-    pub(crate) fn finish(&self, scope: &Scope, wire_bytes: u64, link: Option<u64>) -> Option<i64> {
-        let rates = lock(&self.state).rates.clone();
-        rates.finish(scope, wire_bytes, link, now_unix_ms())
+    /// How long streams to a peer have waited for their turn, all together.
+    pub(crate) fn waited_for(&self, peer: NodeId) -> Duration {
+        let waits = lock(&self.waits);
+        let micros = waits.get(&peer).map_or(0, |micros| micros.load(Ordering::Relaxed));
+        Duration::from_micros(micros)
     }
 
     fn refresh(&self) -> bool {
@@ -170,7 +199,7 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         let next = limit.poll();
         let pace = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-        let pause = pace.min(limit.quiet()).min(core.config.rescan);
+        let pause = pace.min(limit.quiet()).min(core.live().rescan);
         tokio::select! {
             () = core.stopped() => return,
             () = limit.wake.notified() => {}
@@ -229,25 +258,30 @@ pub(crate) struct Flow {
     rate: Rate,
     hold: Option<Hold>,
     window_at: Option<Instant>,
+    /// What it waited, with what others to the same peer did, in microseconds.
+    waited: Arc<AtomicU64>,
 }
 
 impl Flow {
     /// What a transfer of `key` sends on `connection`.
     pub(crate) fn new(limit: Arc<Limit>, key: &Key, connection: Connection) -> Self {
-        let gate = Arc::new(Notify::new());
+        let (gate, scope) = (Arc::new(Notify::new()), Scope::from(key));
         let id = {
             let mut state = lock(&limit.state);
             state.flows += 1;
             let id = state.flows;
             state.gates.insert(id, gate.clone());
+            state.manners.insert(id, (scope.clone(), connection.clone()));
+            state.mind_manners();
             let meter = state.meters.entry(connection.stable_id());
             meter.or_insert_with(|| (0, Meter::new(sent_bytes(&connection)))).0 += 1;
             id
         };
-        let (mut changed, scope) = (limit.changed.subscribe(), Scope::from(key));
+        let mut changed = limit.changed.subscribe();
         changed.mark_changed();
         let (caps, rate, hold, window_at) = (Vec::new(), Rate::Pause, None, None);
-        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at }
+        let waited = lock(&limit.waits).entry(key.peer).or_default().clone();
+        Self { limit, id, scope, connection, changed, gate, caps, rate, hold, window_at, waited }
     }
 
     /// Waits until some of `wanted` bytes of a stream may be sent, and says how many.
@@ -266,7 +300,10 @@ impl Flow {
                 if left.is_zero() {
                     return Err(Error::Held { paused: hold == Hold::Paused });
                 }
+                let since = Instant::now();
                 let _changed = tokio::time::timeout(left, self.changed.changed()).await;
+                let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.waited.fetch_add(micros, Ordering::Relaxed);
                 // Seen by the look above.
                 self.changed.mark_changed();
                 continue;
@@ -289,6 +326,7 @@ impl Flow {
             };
             let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.limit.waited_micros.fetch_add(micros, Ordering::Relaxed);
+            self.waited.fetch_add(micros, Ordering::Relaxed);
             if named {
                 return Ok(slice);
             }
@@ -333,7 +371,8 @@ impl Flow {
             return;
         }
         self.window_at = Some(now);
-        self.connection.set_send_window(send_window(self.connection.stats().path.cwnd));
+        let congestion = self.connection.stats().path.cwnd;
+        self.connection.set_send_window(self.limit.send_window(congestion));
     }
 }
 
@@ -342,6 +381,8 @@ impl Drop for Flow {
         let mut state = lock(&self.limit.state);
         state.pacer.cancel(self.id);
         state.gates.remove(&self.id);
+        state.manners.remove(&self.id);
+        state.mind_manners();
         let connection = self.connection.stable_id();
         if let Some((flows, _)) = state.meters.get_mut(&connection) {
             *flows -= 1;
@@ -352,30 +393,12 @@ impl Drop for Flow {
     }
 }
 
-/// The send window for a congestion window, both in bytes.
-pub(crate) fn send_window(congestion: u64) -> u64 {
-    let wanted = congestion.saturating_mul(budget::SEND_WINDOW_FLIGHTS);
-    wanted.clamp(budget::SEND_WINDOW_BYTES_MIN, budget::SEND_WINDOW_BYTES)
-}
-
 /// What a connection has sent so far as it appeared on the wire: with the headers of UDP and IP.
-fn sent_bytes(connection: &Connection) -> u64 {
+pub(crate) fn sent_bytes(connection: &Connection) -> u64 {
     let sent = connection.stats().udp_tx;
     let four = match connection.remote_address().ip() {
         std::net::IpAddr::V4(_) => true,
         std::net::IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some(),
     };
     sent.bytes + sent.datagrams * if four { 28 } else { 48 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_follows_what_is_in_flight() {
-        assert_eq!(send_window(0), budget::SEND_WINDOW_BYTES_MIN);
-        assert_eq!(send_window(1_000_000), 3_000_000);
-        assert_eq!(send_window(u64::MAX), budget::SEND_WINDOW_BYTES);
-    }
 }

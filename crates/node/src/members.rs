@@ -57,6 +57,9 @@ struct PeerTable {
     /// The calendar it is sent to by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schedule: Option<String>,
+    /// Other traffic goes before what is sent to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    polite: bool,
 }
 
 /// What was added at run time.
@@ -127,7 +130,8 @@ impl Members {
             let mirrors = names(table.mirrors).map_err(|e| self.bad(&e))?;
             let compression = table.compression.map(|text| text.parse::<Setting>());
             let compression = compression.transpose().map_err(|e| self.bad(&e))?;
-            let send = Allowance { schedule: table.schedule, ..Allowance::default() };
+            let (schedule, polite) = (table.schedule, table.polite);
+            let send = Allowance { schedule, polite, ..Allowance::default() };
             let addresses = table.address;
             let peer = PeerConfig { name, id, addresses, stores, mirrors, compression, send };
             self.peers.insert(id, peer);
@@ -152,6 +156,7 @@ impl Members {
                 mirrors: names(&p.mirrors),
                 compression: p.compression.map(|setting| setting.to_string()),
                 schedule: p.send.schedule.clone(),
+                polite: p.send.polite,
             };
             (p.name.clone(), table)
         });
@@ -193,7 +198,11 @@ mod tests {
             stores: vec![name("vdisks")],
             mirrors: vec![name("vdisks")],
             compression: Some(Setting::Fixed(Compression::zstd(9))),
-            send: Allowance { schedule: Some("night".into()), ..Allowance::default() },
+            send: Allowance {
+                schedule: Some("night".into()),
+                polite: true,
+                ..Allowance::default()
+            },
         };
         members.peers.insert(id, peer.clone());
         members.revoked.insert(NodeId::from_bytes([4; 32]), 1234);

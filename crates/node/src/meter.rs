@@ -30,10 +30,19 @@ impl<F: ControllerFactory + Send + Sync + 'static> ControllerFactory for Metered
 
 /// What the connection has carried; nothing when its controller is none of ours.
 pub(crate) fn carried(connection: &Connection) -> Option<Carried> {
-    let meter = connection.congestion_state().into_any().downcast::<Meter>().ok()?;
+    let meter = meter(connection)?;
     let Count { bytes, held_bytes, held, .. } = meter.count;
     let window_bytes = meter.inner.window();
     Some(Carried { bytes, held_bytes, held, window_bytes, ..Carried::default() })
+}
+
+/// A copy of the controller that decides.
+pub(crate) fn inner(connection: &Connection) -> Option<Box<dyn Controller>> {
+    meter(connection).map(|meter| meter.inner)
+}
+
+fn meter(connection: &Connection) -> Option<Box<Meter>> {
+    connection.congestion_state().into_any().downcast::<Meter>().ok()
 }
 
 /// A controller that counts.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -27,14 +28,18 @@ use crate::dialing;
 use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
+use crate::foresight;
 use crate::ledger::Ledger;
 use crate::limit::{self, Limit};
 use crate::members::Members;
 use crate::overrides::Overrides;
+use crate::peer::Peer;
+use crate::reload::{self, Reloaded};
 use crate::sending;
-use crate::stores::{self, Origin};
+use crate::stores::{self, OpenStore, Origin};
 use crate::transport::{Transport, close};
 use crate::trust::Trust;
+use crate::witness::{self, Witness};
 use crate::workers::Workers;
 
 /// A node stops waiting for commits and scans after this time; they are recovered at the start.
@@ -65,7 +70,11 @@ impl Node {
         rates.overrides = Overrides::new(ledger.overrides()?);
         let transport = Transport::bind(&config.identity, trust.clone(), &config.listen)?;
         let (events, writer) = Events::new(ledger.clone());
+        let witness = Witness::load(&ledger)?;
         let core = Arc::new(Core {
+            witness,
+            proving: Mutex::default(),
+            read_backs: [(); 2].map(|()| Arc::new(Semaphore::new(1))),
             trust,
             ledger,
             events,
@@ -77,14 +86,19 @@ impl Node {
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
             backlog: Mutex::new(Backlog::default()),
+            measured: Mutex::default(),
+            misses: Mutex::default(),
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            receiving: Arc::default(),
             receives: Arc::new(Semaphore::new(budget::RECEIVES_MAX)),
             tries: Mutex::default(),
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             started: Instant::now(),
+            live: RwLock::new(Arc::new(config.clone())),
+            instance: crate::session::new_instance()?,
             config,
         });
         let mut node = Self { core, tasks: Vec::new(), writer: tokio::spawn(writer.run()) };
@@ -117,6 +131,25 @@ impl Node {
             "{stores} stores, {up} of {} peers connected, {waiting} in the backlog",
             peers.len()
         )
+    }
+
+    /// Puts a configuration into force that was read again, without ending a transfer; `restart` are
+    /// keys beside it that need a restart. Says what changed, as an event too (`CONFIG_RELOADED`).
+    ///
+    /// # Errors
+    /// It can't be meant; nothing has changed, and an event says so (`CONFIG_REJECTED`).
+    pub fn reload(&self, config: Config, restart: Vec<String>) -> Result<Reloaded> {
+        let done = reload::reload(&self.core, config, restart);
+        if let Err(error) = &done {
+            self.reject_config(&error.to_string());
+        }
+        done
+    }
+
+    /// Notes that a configuration which was read again is bad: the running one stays in force.
+    pub fn reject_config(&self, what: &str) {
+        let text = format!("{what}; the running one stays in force");
+        self.core.events.note(Note::error("CONFIG_REJECTED", text));
     }
 
     /// Stops: connections are closed, what runs is waited for a while, nothing is lost.
@@ -175,6 +208,8 @@ impl Node {
         }
         self.tasks.push(tokio::spawn(limit::run(core.clone())));
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
+        self.tasks.push(tokio::spawn(foresight::run(core.clone())));
+        self.tasks.push(tokio::spawn(witness::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
@@ -202,11 +237,33 @@ impl Node {
     }
 }
 
-async fn retry_store(core: Arc<Core>, store: StoreConfig, configured: bool) {
+/// Takes a store of a configuration that was read again into service, now or when it can be.
+pub(crate) async fn open_store_live(core: Arc<Core>, store: StoreConfig) {
+    let name = store.name.clone();
+    match serve_store(&core, store.clone(), true, Origin::Ours).await {
+        Ok(()) => {
+            let text = format!("store {name} is in service at {}", store.path.display());
+            core.events.note(Note::info("STORE_ADDED", text).store(&name));
+        }
+        Err(error) => {
+            let text = format!("{}: {error}", store.path.display());
+            core.events.note(Note::error(error.code(), text).store(&name));
+            retry_store(core, store, true).await;
+        }
+    }
+}
+
+async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
     loop {
         tokio::select! {
             () = core.stopped() => return,
-            () = tokio::time::sleep(core.config.rescan) => {}
+            () = tokio::time::sleep(core.live().rescan) => {}
+        }
+        if configured {
+            let live = core.live();
+            let same = |s: &&StoreConfig| s.name == store.name && s.path == store.path;
+            let Some(now) = live.stores.iter().find(same) else { return };
+            store = now.clone();
         }
         match serve_store(&core, store.clone(), configured, Origin::Ours).await {
             Ok(()) => return,
@@ -245,6 +302,9 @@ async fn serve_store(
     core.insert_store(open.clone());
     for peer in core.all_peers() {
         core.review_peer(&peer);
+        if peer.shares(&name) {
+            peer.introduce(name.clone());
+        }
     }
     let (to, opened) = (core.clone(), open.clone());
     blocking("introducing a store", move || stores::introduce(&to, &opened)).await?;
@@ -269,23 +329,29 @@ pub(crate) async fn take_store(core: &Arc<Core>, store: StoreConfig, origin: Ori
 /// Takes a store out of service; its files stay.
 pub(crate) async fn remove_store(core: &Arc<Core>, name: &str) -> Result<()> {
     let store = core.store(name)?;
-    if store.configured {
+    if store.configured.load(Ordering::Relaxed) {
         return Err(Error::Configured { what: format!("store {name}") });
     }
-    store.close();
+    close_store(core, &store);
     let key = store.config.name.clone();
-    core.remove_store(&key);
-    lock(&core.backlog).handle_store_gone(&key);
-    lock(&core.sent).retain(|sent, _| sent.store != key);
     let (ledger, gone) = (core.ledger.clone(), key.clone());
     blocking("forgetting a store", move || ledger.note_store(&gone, None)).await?;
     change_members(core, move |members| {
         members.stores.remove(&key);
     })
     .await?;
+    Ok(())
+}
+
+/// Ends what is done with a store; its files stay.
+pub(crate) fn close_store(core: &Core, store: &OpenStore) {
+    store.close();
+    let name = store.config.name.clone();
+    core.remove_store(&name);
+    lock(&core.backlog).handle_store_gone(&name);
+    lock(&core.sent).retain(|sent, _| sent.store != name);
     let text = format!("store {name} is out of service; its files stay");
     core.events.note(Note::info("STORE_REMOVED", text).store(&name));
-    Ok(())
 }
 
 /// Makes a peer of a node that has paired, or shares one more store with a known one.
@@ -309,7 +375,7 @@ pub(crate) async fn admit_peer(
     config.addresses.truncate(budget::ADDRESSES_MAX);
     config.name = free_name(core, &config);
     let (id, kept) = (config.id, config.clone());
-    let configured = known.as_ref().is_some_and(|peer| peer.configured);
+    let configured = known.as_ref().is_some_and(|peer| peer.configured.load(Ordering::Relaxed));
     change_members(core, move |members| {
         members.revoked.remove(&id);
         if !configured {
@@ -321,7 +387,7 @@ pub(crate) async fn admit_peer(
     core.events.note(Note::info("PEER_ADDED", text).peer(&config.name));
     if let Some(peer) = known {
         let shares_more = peer.config().stores != config.stores;
-        peer.set_config(config);
+        peer.set_config(config, true);
         core.trust.admit(id);
         core.review_peer(&peer);
         if shares_more {
@@ -338,7 +404,7 @@ pub(crate) async fn admit_peer(
 pub(crate) async fn remove_peer(core: &Arc<Core>, text: &str) -> Result<String> {
     let peer = core.find_peer(text)?;
     let name = peer.name();
-    if peer.configured {
+    if peer.configured.load(Ordering::Relaxed) {
         return Err(Error::Configured { what: format!("peer {name}") });
     }
     let (id, now) = (peer.id, now_unix_ms());
@@ -348,14 +414,21 @@ pub(crate) async fn remove_peer(core: &Arc<Core>, text: &str) -> Result<String> 
         members.revoked.insert(id, now);
     })
     .await?;
+    drop_peer(core, &peer, "PEER_REVOKED");
+    Ok(name)
+}
+
+/// Ends everything with a peer; `reason` is what its connection is told.
+pub(crate) fn drop_peer(core: &Core, peer: &Peer, reason: &str) {
+    let (id, name) = (peer.id, peer.name());
     core.remove_peer(&id);
-    peer.forget(close::NOT_A_MEMBER, "PEER_REVOKED");
+    peer.forget(close::NOT_A_MEMBER, reason);
     lock(&core.backlog).handle_peer_gone(id);
+    lock(&core.measured).handle_peer_gone(&id);
     lock(&core.sent).retain(|sent, _| sent.peer != id);
     core.wake();
     let text = format!("{name} is no peer any more");
     core.events.note(Note::info("PEER_REMOVED", text).peer(&name));
-    Ok(name)
 }
 
 /// Changes a setting of a peer.
@@ -366,7 +439,7 @@ pub(crate) async fn set_peer(
     value: &str,
 ) -> Result<Arc<crate::peer::Peer>> {
     let peer = core.find_peer(text)?;
-    if peer.configured {
+    if peer.configured.load(Ordering::Relaxed) {
         return Err(Error::Configured { what: format!("peer {}", peer.name()) });
     }
     let mut config = peer.config();
@@ -392,31 +465,39 @@ pub(crate) async fn set_peer(
         "schedule" => {
             let name = Some(value.to_owned()).filter(|name| !name.is_empty());
             if let Some(name) = &name
-                && !core.config.schedules.contains_key(name)
+                && !core.live().schedules.contains_key(name)
             {
                 return Err(Error::ScheduleUnknown { name: name.clone() });
             }
             config.send.schedule = name;
         }
-        _ => return Err(wrong("a peer has the settings name, address, compression and schedule")),
+        "polite" => {
+            let polite = value.parse::<bool>();
+            config.send.polite = polite.map_err(|_| wrong("polite is true or false"))?;
+        }
+        _ => {
+            let all = "name, address, compression, schedule and polite";
+            return Err(wrong(&format!("a peer has the settings {all}")));
+        }
     }
     let (id, kept) = (config.id, config.clone());
     change_members(core, move |members| {
         members.peers.insert(id, kept);
     })
     .await?;
-    if setting == "schedule" {
+    if config.send != peer.config().send {
         let send = config.send.clone();
         core.limit.change(|rates| rates.peers.insert(id, send));
     }
-    peer.set_config(config);
+    peer.set_config(config, true);
     Ok(peer)
 }
 
 /// Addresses at which others may reach us.
 pub(crate) fn advertised(core: &Core) -> Vec<String> {
-    if !core.config.advertise.is_empty() {
-        return core.config.advertise.clone();
+    let advertise = core.live().advertise.clone();
+    if !advertise.is_empty() {
+        return advertise;
     }
     if core.config.listen.is_empty() {
         return Vec::new();

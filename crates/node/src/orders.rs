@@ -86,6 +86,7 @@ pub(crate) fn report(core: &Core) -> Result<Answer> {
             peer: peer.name(),
             rate_limit_bits_per_second: verdict.rate.bits_per_second(),
             limited_by: verdict.because.to_string(),
+            polite: verdict.polite,
             until: verdict.until_unix_ms.map(rfc3339),
             schedule: peer.config().send.schedule,
         }
@@ -113,7 +114,8 @@ pub(crate) fn sentence(name: &str, decision: &Decision) -> String {
             Source::Dfsr => "dfsr".to_owned(),
             Source::Rule(number) => format!("rule {number}"),
         };
-        format!("{} ({source})", state.rate)
+        let polite = if state.polite { ", polite" } else { "" };
+        format!("{}{polite} ({source})", state.rate)
     };
     let next = match (&decision.next, decision.until_unix_ms) {
         (Some(next), Some(at)) => format!(" until {}, then {}", rfc3339(at), state(next)),

@@ -130,7 +130,7 @@ pub(crate) async fn join(
     let path =
         path.unwrap_or_else(|| core.config.state_dir.join("stores").join(ticket.store.as_str()));
     let mut store = StoreConfig::new(ticket.store.clone(), path, ticket.role);
-    store.settle = core.config.settle;
+    store.settle = core.live().settle;
     // What would fail afterwards is refused before the ticket is spent.
     let known = core.store(store.name.as_str()).ok();
     if known.is_none() {

@@ -5,6 +5,7 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::config::PeerConfig;
 use crate::core::lock;
 use crate::level::Chooser;
 use crate::transport::Link;
+use crate::twins::Twins;
 use crate::workers;
 
 /// Connections this young may have crossed on the way.
@@ -29,7 +31,7 @@ type Announcements = BTreeSet<(StoreName, ImageName)>;
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// It stands in the configuration file.
-    pub(crate) configured: bool,
+    pub(crate) configured: AtomicBool,
     config: RwLock<PeerConfig>,
     active: Mutex<Option<Active>>,
     state: Mutex<PeerState>,
@@ -41,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) chooser: Mutex<Chooser>,
     /// Transfers being received from it.
     pub(crate) receives: Arc<Semaphore>,
+    /// Whether two places show its key.
+    pub(crate) twins: Mutex<Twins>,
     /// It is no peer any more: its tasks end.
     gone: tokio::sync::watch::Sender<bool>,
 }
@@ -51,12 +55,16 @@ pub(crate) struct Active {
     pub(crate) link: Link,
     since: Instant,
     pub(crate) outbox: Arc<Outbox>,
+    /// Feature bits both have.
+    features: Arc<AtomicU64>,
 }
 
 /// What is to be said on the control stream.
 #[derive(Default)]
 pub(crate) struct Outbox {
     announcements: Mutex<Announcements>,
+    /// Stores of which everything is to be told.
+    introductions: Mutex<BTreeSet<StoreName>>,
     probe: Mutex<Option<oneshot::Sender<()>>>,
     pub(crate) wake: Notify,
 }
@@ -65,6 +73,17 @@ impl Outbox {
     /// Takes what is to be announced.
     pub(crate) fn take_announcements(&self) -> Announcements {
         std::mem::take(&mut *lock(&self.announcements))
+    }
+
+    /// Has everything of a store told.
+    pub(crate) fn introduce(&self, store: StoreName) {
+        lock(&self.introductions).insert(store);
+        self.wake.notify_one();
+    }
+
+    /// Takes the stores of which everything is to be told.
+    pub(crate) fn take_introductions(&self) -> BTreeSet<StoreName> {
+        std::mem::take(&mut *lock(&self.introductions))
     }
 
     /// Takes the one who waits for a sign of life.
@@ -87,7 +106,7 @@ impl Peer {
         let workers = workers::threads().saturating_sub(1).clamp(1, budget::PACKS_AHEAD);
         Self {
             id: config.id,
-            configured,
+            configured: AtomicBool::new(configured),
             config: RwLock::new(config),
             active: Mutex::new(None),
             state: Mutex::new(PeerState::Down),
@@ -95,6 +114,7 @@ impl Peer {
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
             receives: Arc::new(Semaphore::new(budget::TRANSFERS_PER_PEER)),
+            twins: Mutex::default(),
             gone: tokio::sync::watch::Sender::new(false),
         }
     }
@@ -104,10 +124,12 @@ impl Peer {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what we were told of it.
-    pub(crate) fn set_config(&self, config: PeerConfig) {
+    /// Changes what we were told of it; `redial`: where it is, too.
+    pub(crate) fn set_config(&self, config: PeerConfig, redial: bool) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-        self.redial.notify_one();
+        if redial {
+            self.redial.notify_one();
+        }
     }
 
     /// What we call it.
@@ -181,6 +203,20 @@ impl Peer {
         }
     }
 
+    /// Has everything that we hold of a store told to the peer, which answers with what it holds.
+    pub(crate) fn introduce(&self, store: StoreName) {
+        if let Some(active) = self.active() {
+            active.outbox.introduce(store);
+        }
+    }
+
+    /// There is something new to say on the control stream.
+    pub(crate) fn nudge(&self) {
+        if let Some(active) = self.active() {
+            active.outbox.wake.notify_one();
+        }
+    }
+
     /// Ends the connection so that a new one begins with what both have.
     pub(crate) fn reconnect(&self, code: u32, reason: &str) {
         if let Some(active) = self.active() {
@@ -205,6 +241,16 @@ impl Peer {
 }
 
 impl Active {
+    /// Notes what both sides can do.
+    pub(crate) fn note_features(&self, features: u64) {
+        self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// Can both sides do this?
+    pub(crate) fn knows(&self, feature: u64) -> bool {
+        self.features.load(Ordering::Relaxed) & feature != 0
+    }
+
     /// Whether the other side answers within `limit`.
     pub(crate) async fn answers(&self, limit: Duration) -> bool {
         let (sender, receiver) = oneshot::channel();
@@ -215,7 +261,7 @@ impl Active {
 }
 
 fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
-    let active = Active { link, since: now, outbox: Arc::default() };
+    let active = Active { link, since: now, outbox: Arc::default(), features: Arc::default() };
     if let Some(old) = slot.replace(active.clone()) {
         let code = crate::transport::close::DUPLICATE;
         old.link.connection.close(code.into(), b"DUPLICATE_CONNECTION");

@@ -8,9 +8,13 @@ use blockferry_delta::{ImageName, PAGE_BYTES, Root};
 use blockferry_wire::{Compression, Packer};
 
 use crate::api::{Answer, PlanReport, Schema};
+use crate::calendar::{Zone, parse_at};
 use crate::config::Setting;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
+use crate::events::now_unix_ms;
+use crate::forecast::{Finish, rate_needed};
+use crate::foresight::{self, Wish};
 use crate::ledger::rfc3339;
 use crate::overrides::Scope;
 use crate::peer::Peer;
@@ -19,8 +23,13 @@ use crate::requests::{Spec, done};
 /// Bytes that a plan reads and compresses to guess how well the rest will.
 const SAMPLE_BYTES_MAX: u64 = 8 << 20;
 
-/// What would travel to a peer.
-pub(crate) async fn plan(core: &Arc<Core>, what: Spec, peer: Option<&str>) -> Result<Answer> {
+/// What would travel to a peer; `when` is as if it began when, and by when it should be there.
+pub(crate) async fn plan(
+    core: &Arc<Core>,
+    what: Spec,
+    peer: Option<&str>,
+    when: (Option<String>, Option<String>),
+) -> Result<Answer> {
     let name = what.store.config.name.clone();
     let peer = match peer {
         Some(text) => Some(core.find_peer(text)?),
@@ -31,9 +40,16 @@ pub(crate) async fn plan(core: &Arc<Core>, what: Spec, peer: Option<&str>) -> Re
             items.iter().find(|item| item.key == key).map_or(0, |item| item.bytes)
         }),
     };
+    let span = span(core, &what, peer.as_deref(), when)?;
     let at = core.clone();
-    let report = blocking("a plan", move || make_plan(&at, &what, peer.as_deref())).await?;
-    done(&report)
+    let report = blocking("a plan", move || {
+        let mut report = make_plan(&at, &what, peer.as_deref())?;
+        if let Some(peer) = &peer {
+            look_ahead(&at, &what, peer, span, &mut report);
+        }
+        Ok(report)
+    });
+    done(&report.await?)
 }
 
 /// The base a peer would choose, by what we know of it: what it holds of this image, else another
@@ -56,7 +72,7 @@ fn base_at(core: &Core, what: &Spec, peer: &Peer) -> Result<Option<Root>> {
 fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport> {
     let (store, image) = (&what.store.store, &what.image);
     let full_name = what.store.full_name(image);
-    let generation = store.current(image)?;
+    let generation = store.current(image)?.filter(|current| !current.is_deleted());
     let generation = generation.ok_or(Error::ImageUnknown { image: full_name.clone() })?;
     let base = peer.map_or(Ok(None), |peer| base_at(core, what, peer))?;
     let history = store.history(image)?;
@@ -65,7 +81,7 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
     let source = store.source(image, generation.root)?;
     let dictionaries = base.map_or(Ok(None), |base| store.dictionaries(image, base))?;
     let mut packer = Packer::new()?;
-    let compression = peer.map_or(core.config.compression, |p| core.compression_for(p));
+    let compression = peer.map_or(core.live().compression, |p| core.compression_for(p));
     let compression = match compression {
         Setting::Fixed(compression) => compression,
         // The link may change it.
@@ -106,7 +122,11 @@ fn make_plan(core: &Core, what: &Spec, peer: Option<&Peer>) -> Result<PlanReport
         found_bytes: None,
         send_bytes: send,
         wire_bytes_estimate: estimate,
-        finish: finish(core, what, peer, estimate),
+        finish: None,
+        start: None,
+        by: None,
+        fits: None,
+        rate_needed_bits_per_second: None,
     })
 }
 
@@ -119,12 +139,58 @@ fn scale(total: u64, part: u64, of: u64) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// When so many bytes would be sent, if a limit says how fast: by the calendar, from now on.
-fn finish(core: &Core, what: &Spec, peer: Option<&Peer>, wire_bytes: u64) -> Option<String> {
-    let scope = Scope {
-        peer: peer.map(|p| p.id),
-        store: Some(what.store.config.name.clone()),
-        image: Some(what.image.clone()),
+/// When it begins and by when it should be there, in milliseconds since 1970, as far as was asked.
+type Span = (Option<i64>, Option<i64>);
+
+/// Moments are by the clock of the calendar that the peer is sent to by, else the store's, else the
+/// node's, else UTC.
+fn span(
+    core: &Core,
+    what: &Spec,
+    peer: Option<&Peer>,
+    (at, by): (Option<String>, Option<String>),
+) -> Result<Span> {
+    let in_force = core.limit.in_force();
+    let rates = in_force.rates();
+    let of_peer = peer.and_then(|peer| rates.peers.get(&peer.id));
+    let of_store = rates.stores.get(&what.store.config.name);
+    let allowances = [of_peer, of_store, Some(&rates.node)].into_iter().flatten();
+    let mut names = allowances.filter_map(|allowance| allowance.schedule.as_ref());
+    let calendar = names.find_map(|name| rates.calendars.get(name));
+    let zone = calendar.map_or_else(Zone::utc, |calendar| calendar.zone.clone());
+    let now = now_unix_ms();
+    let moment =
+        |text: &str, from: i64| parse_at(text, from, &zone).map_err(|what| Error::Control { what });
+    let at = at.map(|text| moment(&text, now)).transpose()?.map(|at| at.max(now));
+    let from = at.unwrap_or(now);
+    let by = by.map(|text| moment(&text, from)).transpose()?;
+    if by.is_some_and(|by| by <= from) {
+        let what = "it would have to be there before it begins".to_owned();
+        return Err(Error::Control { what });
+    }
+    Ok((at, by))
+}
+
+/// When it would be there, whether that is in time, and what it would take. What a plan found out is
+/// kept for forecasts.
+fn look_ahead(core: &Core, what: &Spec, peer: &Peer, (at, by): Span, report: &mut PlanReport) {
+    let key = key(peer.id, &what.store.config.name, &what.image);
+    if let Some(delta) = foresight::delta(core, &key) {
+        lock(&core.measured).handle_plan(delta, report.wire_bytes_estimate);
+    }
+    let wire_bytes = foresight::wire_bytes(report.wire_bytes_estimate);
+    let scope = Scope::from(&key);
+    let finish = foresight::with(core, Wish { key, wire_bytes, at_unix_ms: at });
+    report.finish = finish.unix_ms().map(rfc3339);
+    report.start = at.map(rfc3339);
+    let Some(by) = by else { return };
+    report.by = Some(rfc3339(by));
+    report.fits = match finish {
+        Finish::At(at) => Some(at <= by),
+        Finish::Never => Some(false),
+        Finish::Unknown => None,
     };
-    core.limit.finish(&scope, wire_bytes, None).map(rfc3339)
+    let (in_force, from) = (core.limit.in_force(), at.unwrap_or_else(now_unix_ms));
+    report.rate_needed_bits_per_second =
+        rate_needed(in_force.rates(), &scope, wire_bytes, from, by);
 }

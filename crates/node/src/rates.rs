@@ -11,11 +11,8 @@ use std::sync::Arc;
 
 use blockferry_delta::{NodeId, StoreName};
 
-use crate::calendar::{Calendar, Decision, Rate, Source};
+use crate::calendar::{Calendar, Clock, Decision, Rate, Source};
 use crate::overrides::{Order, Overrides, Scope};
-
-/// Steps of the search for when so many bytes would be sent: changes of rate that are looked at.
-const FINISH_STEPS_MAX: usize = 2000;
 
 /// What the configuration allows a node, a store or a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +21,13 @@ pub struct Allowance {
     pub limit: Rate,
     /// By the calendar of this name.
     pub schedule: Option<String>,
+    /// Other traffic goes first, whatever a calendar says.
+    pub polite: bool,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { limit: Rate::Unlimited, schedule: None }
+        Self { limit: Rate::Unlimited, schedule: None, polite: false }
     }
 }
 
@@ -109,6 +108,8 @@ pub struct Verdict {
     pub hold: Option<Hold>,
     /// An operator's boost is in force.
     pub boosted: bool,
+    /// Other traffic goes first.
+    pub polite: bool,
     /// What it counts against.
     pub caps: Vec<Cap>,
     /// Until when this stays true, in milliseconds since 1970, as far as calendars and timed orders
@@ -127,6 +128,8 @@ pub struct Rates {
     pub peers: BTreeMap<NodeId, Allowance>,
     /// By name.
     pub calendars: BTreeMap<String, Arc<Calendar>>,
+    /// By when everything should be there each day, by the name of the calendar whose clock that is.
+    pub deadlines: BTreeMap<String, Clock>,
     /// By command.
     pub overrides: Overrides,
 }
@@ -138,55 +141,6 @@ impl Rates {
             |(name, calendar): (&String, &Arc<Calendar>)| (name.clone(), calendar.decide(unix_ms));
         let decisions = self.calendars.iter().map(decide).collect();
         InForce { rates: self.clone(), decisions, unix_ms }
-    }
-
-    /// When so many bytes on the wire would have been sent, if that begins at an instant and the link
-    /// takes at most `link` bits per second. `None`: never, or nothing says how fast.
-    pub fn finish(
-        &self,
-        scope: &Scope,
-        wire_bytes: u64,
-        link: Option<u64>,
-        from_unix_ms: i64,
-    ) -> Option<i64> {
-        let link = Rate::from_bits_per_second(link);
-        let relevant = Arc::new(self.only(scope));
-        // Thousandths of a bit: bits per second times milliseconds.
-        let mut left = u128::from(wire_bytes) * 8000;
-        let mut at = from_unix_ms;
-        for _ in 0..FINISH_STEPS_MAX {
-            let verdict = relevant.at(at).verdict(scope);
-            let bits = match verdict.rate.min(link) {
-                Rate::Unlimited => return None,
-                Rate::Limited(bits) if verdict.hold.is_none() => u128::from(bits),
-                Rate::Pause | Rate::Limited(_) => 0,
-            };
-            let span = verdict.until_unix_ms.map(|until| until.saturating_sub(at));
-            let takes = (bits > 0).then(|| left.div_ceil(bits));
-            match (takes, span.and_then(|ms| u128::try_from(ms).ok())) {
-                (Some(takes), span) if span.is_none_or(|span| takes <= span) => {
-                    return at.checked_add(i64::try_from(takes).ok()?);
-                }
-                (_, None) => return None,
-                (_, Some(span)) => {
-                    left -= (bits * span).min(left);
-                    at = verdict.until_unix_ms?;
-                }
-            }
-        }
-        None
-    }
-
-    /// What of it concerns something.
-    fn only(&self, scope: &Scope) -> Self {
-        let (store, peer) = (scope.store.as_ref(), scope.peer.as_ref());
-        let mut only = self.clone();
-        only.stores.retain(|name, _| Some(name) == store);
-        only.peers.retain(|id, _| Some(id) == peer);
-        let all = only.stores.values().chain(only.peers.values()).chain([&only.node]);
-        let used: Vec<String> = all.filter_map(|a| a.schedule.clone()).collect();
-        only.calendars.retain(|name, _| used.contains(name));
-        only
     }
 }
 
@@ -225,6 +179,7 @@ impl InForce {
         let hold = self.hold(scope);
         let boosted = self.is_boosted(scope);
         let (mut rate, mut because, mut caps) = (Rate::Unlimited, Because::Nothing, Vec::new());
+        let polite = levels(scope).iter().any(|level| self.is_polite(level, boosted));
         for level in levels(scope) {
             let calendar = self.calendar(&level).filter(|_| !boosted);
             if calendar.is_some() {
@@ -241,7 +196,7 @@ impl InForce {
             (rate, because) = (Rate::Pause, Because::Paused);
         }
         let until_unix_ms = self.until_unix_ms();
-        Verdict { rate, because, hold, boosted, caps, until_unix_ms }
+        Verdict { rate, because, hold, boosted, polite, caps, until_unix_ms }
     }
 
     /// Why nothing of it may be sent, if so.
@@ -255,6 +210,13 @@ impl InForce {
                 levels(scope).into_iter().any(paused).then_some(Hold::Schedule)
             }
         }
+    }
+
+    /// By a fixed setting, or by a calendar that no boost lifts.
+    fn is_polite(&self, level: &Level, boosted: bool) -> bool {
+        let Some(allowance) = self.allowance(level) else { return false };
+        let decision = allowance.schedule.as_ref().and_then(|name| self.decisions.get(name));
+        allowance.polite || (!boosted && decision.is_some_and(|decision| decision.now.polite))
     }
 
     fn is_boosted(&self, scope: &Scope) -> bool {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_delta::ImageName;
 use blockferry_store::Generation;
@@ -15,10 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::debug;
 
 use crate::budget;
-use crate::core::{Core, blocking, head_of};
+use crate::conflict;
+use crate::core::{Core, blocking, head_of, lock};
+use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{RecvOutcome, RecvSide, Step};
+use crate::mirror;
 use crate::peer::Peer;
 use crate::sending::end_connection_if_due;
 use crate::stores::{Activity, Doing, OpenStore};
@@ -40,6 +43,7 @@ pub(crate) async fn receive(
     link: Link,
     streams: (SendStream, RecvStream),
 ) {
+    let _window = core.receiving.follow(&link.connection);
     if let Err(error) = try_receive(&core, &peer, streams).await {
         debug!(peer = %peer.name(), code = error.code(), %error, "not received");
         end_connection_if_due(&link, &error);
@@ -79,14 +83,20 @@ async fn try_receive(
     let drive = Drive { name: name.clone(), inputs, outbox };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let result = blocking("receiving", move || {
-        let (outcome, set_aside, others) = drive.run(side, offer, offer_bytes)?;
-        for generation in others {
+        let (outcome, mut side) = drive.run(side, offer, offer_bytes)?;
+        for generation in side.take_others() {
             conclude(&at, &admitted.store, &name, RecvOutcome::Committed(Box::new(generation)))?;
         }
-        if let RecvOutcome::Committed(generation) = &outcome
-            && set_aside
-        {
-            tell_set_aside(&at, &admitted.store, &name, &generation.image);
+        if let RecvOutcome::Committed(generation) = &outcome {
+            match (side.undoes_edit(), side.sets_aside()) {
+                (true, true) => mirror::tell_restored(&at, &admitted.store, &name, generation),
+                (_, true) => tell_set_aside(&at, &admitted.store, &name, &generation.image),
+                (_, false) => {}
+            }
+        }
+        if let Some(restamped) = side.restamped() {
+            let head = head_of(&admitted.store, restamped)?;
+            at.note_head(&admitted.store, restamped, head);
         }
         conclude(&at, &admitted.store, &name, outcome)
     });
@@ -138,6 +148,10 @@ async fn admit(
     if !store.takes(offer.image.as_str()) {
         return Err(Refuse::new(Refusal::Forbidden, "names like this are excluded here"));
     }
+    if lock(&peer.twins).are_two(Instant::now()) {
+        let text = "two places show your key";
+        return Err(Refuse::new(Refusal::IdentityDuplicate, text));
+    }
     let busy = |_| Refuse::new(Refusal::Busy, "too many transfers at once");
     let permits = tokio::time::timeout(SLOT_WAIT, slots(core, peer)).await.map_err(busy)?;
     let doing = store.begin(&offer.image, Activity::Receiving);
@@ -172,7 +186,12 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
         RecvOutcome::Committed(generation) => {
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);
+            conflict::drop_settled(&store.store, &generation)?;
             ended = Ended::Committed;
+            if generation.is_deleted() {
+                note_deleted(core, store, peer, &generation);
+                return Ok(ended);
+            }
             let text = format!(
                 "{}@{} came from {peer}: {} bytes received in {} ms",
                 store.full_name(&generation.image),
@@ -194,6 +213,10 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             debug!(store = %name, %image, peer, code = code.code(), text, "the sender gave up");
             return Ok(Ended::Unchanged);
         }
+        RecvOutcome::Kept { generation, fork } => {
+            diverged::note_kept(core, store, peer, &generation, fork)?;
+            return Ok(Ended::Unchanged);
+        }
         RecvOutcome::Refused { image, code, text } => {
             if code == Refusal::GenerationOld || !store.trouble(&image, code.code()) {
                 return Ok(Ended::Unchanged);
@@ -213,11 +236,23 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
     Ok(ended)
 }
 
+/// One event for an image that was deleted at a peer.
+fn note_deleted(core: &Core, store: &OpenStore, peer: &str, generation: &Generation) {
+    let (image, days) = (&generation.image, store.store.retention().days);
+    let text = format!(
+        "{}@{}: deleted at {peer}; its content is kept here for {days} days: blockferry image history",
+        store.full_name(image),
+        generation.number
+    );
+    let note = Note::info("DELETED", text);
+    core.events.note(note.store(&store.config.name).image(image).peer(&peer));
+}
+
 /// One event for a content that was found here, that no peer knows, and that was replaced.
 fn tell_set_aside(core: &Core, store: &OpenStore, peer: &str, image: &ImageName) {
     let text = format!(
         "{}: what was found here is no generation that {peer} knows; it was replaced and is kept as \
-         .blockferry/quarantine/{image}.N in the store's directory (the highest N)",
+         .blockferry/kept/{image}.N in the store's directory (the highest N)",
         store.full_name(image)
     );
     let note = Note::warning("ADOPTED_SET_ASIDE", text);
@@ -232,14 +267,13 @@ struct Drive {
 }
 
 impl Drive {
-    /// What came of it, whether what was replaced went into quarantine, and what became current
-    /// together with it.
+    /// What came of it, and the side that knows how.
     fn run(
         mut self,
         mut side: RecvSide,
         offer: Offer,
         offer_bytes: u64,
-    ) -> Result<(RecvOutcome, bool, Vec<Generation>)> {
+    ) -> Result<(RecvOutcome, RecvSide)> {
         side.handle_message(Message::Offer(offer), offer_bytes)?;
         loop {
             match side.step()? {
@@ -252,10 +286,7 @@ impl Drive {
                     _ => return Err(self.lost()),
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
-                Step::Done(outcome) => {
-                    let committed = matches!(outcome, RecvOutcome::Committed(_));
-                    return Ok((outcome, committed && side.sets_aside(), side.take_others()));
-                }
+                Step::Done(outcome) => return Ok((outcome, side)),
             }
         }
     }

@@ -7,24 +7,30 @@ use blockferry_store::{CommitMode, Discover, Generation, LookState};
 
 use crate::api::{
     BacklogItem, BacklogReport, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImageState,
-    NodeRow, PairState, PeerReady, PeerRow, ReadyReport, Require, Role, Schema, StatusReport,
-    StoreRow, WaitReason,
+    NodeRow, PairState, PeerRow, Role, Schema, StatusReport, StoreRow, WaitReason,
 };
-use crate::backlog::{Item, Reason};
+use crate::backlog::{Key, Reason};
 use crate::core::{Core, key, lock};
+use crate::diverged;
 use crate::error::Result;
 use crate::events::now_unix_ms;
+use crate::forecast::{Finish, Forecast};
+use crate::foresight;
 use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::promote;
+use crate::readiness::far_peers;
 use crate::recording::{self, Deferred};
+use crate::retention;
 use crate::sets;
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
 pub(crate) fn status(core: &Core) -> Result<StatusReport> {
     let stores = core.all_stores();
+    let ahead = foresight::now(core);
     Ok(StatusReport {
         schema: Schema,
         node: NodeRow {
@@ -34,8 +40,8 @@ pub(crate) fn status(core: &Core) -> Result<StatusReport> {
             uptime_seconds: core.started.elapsed().as_secs(),
             listen: listen(core),
         },
-        peers: core.all_peers().iter().map(|p| peer_row(core, p)).collect(),
-        stores: stores.iter().map(|s| store_row(core, s)).collect::<Result<_>>()?,
+        peers: core.all_peers().iter().map(|p| peer_row(core, p, &ahead)).collect(),
+        stores: stores.iter().map(|s| store_row(core, s, &ahead)).collect::<Result<_>>()?,
     })
 }
 
@@ -47,7 +53,7 @@ fn listen(core: &Core) -> Vec<String> {
 }
 
 /// One peer.
-pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
+pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let config = peer.config();
     let active = peer.active();
     let items = lock(&core.backlog).items();
@@ -65,19 +71,27 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer) -> PeerRow {
         addresses: config.addresses,
         stores: config.stores.iter().map(ToString::to_string).collect(),
         schedule: config.send.schedule,
+        polite: verdict.polite,
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),
+        finish: last(ahead, |key| key.peer == peer.id),
     }
 }
 
+/// When the last of these will be there.
+fn last(ahead: &Forecast, belongs: impl Fn(&Key) -> bool) -> Option<String> {
+    ahead.last(belongs).and_then(Finish::unix_ms).map(rfc3339)
+}
+
 /// One store. Blocking.
-pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
+pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Result<StoreRow> {
     let images = store.store.images()?;
+    let (kept, kept_bytes) = retention::kept(store)?;
     let sharers = core.sharers(&store.config.name);
-    let backlog = lock(&core.backlog);
     let synced = images.iter().filter(|g| core.travels(store, g)).all(|g| {
         let name = &store.config.name;
-        sharers.iter().all(|p| backlog.in_sync(&key(p.id, name, &g.image)))
+        sharers.iter().all(|p| lock(&core.backlog).in_sync(&key(p.id, name, &g.image)))
+            && far_peers(core, store, g).iter().all(|p| p.state == PairState::InSync)
     });
     let quiet = images.iter().all(|g| store.seen(g.image.as_str()).is_none());
     Ok(StoreRow {
@@ -93,6 +107,9 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore) -> Result<StoreRow> {
         in_sync: synced && quiet && store.unrecorded().is_empty(),
         id: store.store.identity().id.to_string(),
         peers: sharers.iter().map(|p| p.name()).collect(),
+        finish: last(ahead, |key| key.store == store.config.name),
+        kept,
+        kept_bytes,
     })
 }
 
@@ -128,6 +145,7 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
         },
         set: sets::name_of(store, image),
         peers: Vec::new(),
+        promoted: None,
     }
 }
 
@@ -135,9 +153,11 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
 pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation) -> ImageRow {
     let image = &generation.image;
     let sharers = core.sharers(&store.config.name);
-    let peers: Vec<ImagePeer> =
+    let mut peers: Vec<ImagePeer> =
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
-    let diverged = peers.iter().any(|p| p.state == PairState::Diverged);
+    peers.extend(far_peers(core, store, generation));
+    let diverged = peers.iter().any(|p| p.state == PairState::Diverged)
+        || diverged::is_open(store, generation);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
         (Some(Activity::Recording), _) => ImageState::Recording,
@@ -156,6 +176,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         state,
         set: sets::name_of(store, image),
         peers,
+        promoted: promote::rows(core, store, image).pop().map(|(_, row)| row),
     }
 }
 
@@ -211,14 +232,14 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
 
 /// `backlog`. Blocking.
 pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
-    let items = lock(&core.backlog).items();
+    let (items, ahead) = (lock(&core.backlog).items(), foresight::now(core));
     let wanted = items.into_iter().filter(|item| peer.is_none_or(|id| item.key.peer == id));
     let items = wanted.map(|item| BacklogItem {
         store: item.key.store.to_string(),
         image: item.key.image.to_string(),
         peer: core.name_of(&item.key.peer),
         bytes: item.bytes,
-        eta: eta(core, &item).map(rfc3339),
+        eta: ahead.finish(&item.key).and_then(Finish::unix_ms).map(rfc3339),
         reason: wait_reason(item.reason),
         holder: None,
     });
@@ -255,27 +276,16 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
     }
 }
 
-/// When an item will be at its peer, in milliseconds since 1970: by the calendar and the limits, at
-/// most as fast as was measured. Saving is not known beforehand, so it may be sooner.
-fn eta(core: &Core, item: &Item) -> Option<i64> {
-    if !matches!(item.reason, Reason::Transferring | Reason::Schedule) {
-        return None;
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-    let link = item.bytes_per_second.map(|rate| (rate * 8.0).max(1.0) as u64);
-    let planned = core.limit.finish(&Scope::from(&item.key), item.queued_bytes, link);
-    planned.or_else(|| {
-        let ms = i64::try_from(item.eta?.as_millis()).unwrap_or(i64::MAX);
-        Some(now_unix_ms().saturating_add(ms))
-    })
-}
-
 /// `image history`. Blocking.
 pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Result<HistoryReport> {
     let receipts = store.store.receipts(image)?;
+    let promotions = promote::rows(core, store, image);
+    let here = retention::roots(store, image)?;
     let rows = store.store.history(image)?.into_iter().map(|g| {
         let holds = |(_, number, root): &&(NodeId, u64, _)| *number == g.number && *root == g.root;
         let peers = receipts.iter().filter(holds).map(|(id, _, _)| core.name_of(id));
+        let far = far_peers(core, store, &g).into_iter();
+        let far = far.filter(|peer| peer.state == PairState::InSync).map(|peer| peer.peer);
         #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
         let seconds = g.millis as f64 / 1000.0;
         GenerationRow {
@@ -289,7 +299,13 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
             dirty_bytes: g.dirty_bytes,
             wire_bytes: g.wire_bytes,
             seconds,
-            peers: peers.collect(),
+            peers: peers.chain(far).collect(),
+            promoted: promotions
+                .iter()
+                .filter(|(of, _)| of.root == g.root && of.lineage == g.lineage)
+                .map(|(_, row)| row.clone())
+                .collect(),
+            kept: here.contains(&g.root),
         }
     });
     let generations = rows.collect();
@@ -299,6 +315,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
 /// How a generation was found, in the words of the contract.
 pub(crate) fn discovered(generation: &Generation) -> &'static str {
     match generation.discover {
+        _ if generation.is_deleted() => "deleted",
         Discover::Scan => "scan",
         Discover::Extents => "extents",
         Discover::Map => "map",
@@ -309,54 +326,6 @@ pub(crate) fn discovered(generation: &Generation) -> &'static str {
 
 fn author(core: &Core, id: &NodeId) -> String {
     if *id == core.config.identity.id() { core.config.name.clone() } else { core.name_of(id) }
-}
-
-/// `ready`: who holds `generation` of an image, by verified receipt. Blocking.
-pub(crate) fn ready(
-    core: &Core,
-    store: &OpenStore,
-    generation: &Generation,
-    require: &Require,
-) -> Result<ReadyReport> {
-    let image = &generation.image;
-    let receipts = store.store.receipts(image)?;
-    let newer: Vec<_> = store.store.history(image)?;
-    let newer: Vec<_> = newer.iter().filter(|g| g.number >= generation.number).collect();
-    let holds = |id: NodeId| {
-        let of_peer = receipts.iter().filter(|(peer, _, _)| *peer == id);
-        of_peer
-            .clone()
-            .any(|(_, number, root)| newer.iter().any(|g| g.number == *number && g.root == *root))
-    };
-    let asked = match require {
-        Require::Peers(names) => {
-            names.iter().map(|name| core.find_peer(name)).collect::<Result<Vec<_>>>()?
-        }
-        Require::All | Require::Count(_) => core.sharers(&store.config.name),
-    };
-    let peers: Vec<PeerReady> = asked
-        .iter()
-        .map(|peer| {
-            let ready = holds(peer.id);
-            let key = key(peer.id, &store.config.name, image);
-            let reason = lock(&core.backlog).reason(&key).map(wait_reason);
-            let reason = if ready { None } else { Some(reason.unwrap_or(WaitReason::Other)) };
-            PeerReady { peer: peer.name(), ready, reason }
-        })
-        .collect();
-    let count = peers.iter().filter(|p| p.ready).count();
-    let ready = match require {
-        // Nobody to ask is no proof that it is anywhere.
-        Require::All | Require::Peers(_) => !peers.is_empty() && count == peers.len(),
-        Require::Count(least) => count as u64 >= u64::from(*least),
-    };
-    Ok(ReadyReport {
-        schema: Schema,
-        image: store.full_name(image),
-        generation: generation.number,
-        ready,
-        peers,
-    })
 }
 
 /// Addresses for `invite`, when there are none to give.

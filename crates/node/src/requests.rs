@@ -16,8 +16,10 @@ use crate::api::{
 };
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
+use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
+use crate::foresight;
 use crate::jobs;
 use crate::ledger::rfc3339;
 use crate::node;
@@ -25,7 +27,10 @@ use crate::orders;
 use crate::overrides::Order;
 use crate::pairing;
 use crate::planning;
+use crate::promote;
+use crate::readiness;
 use crate::reports;
+use crate::rollback;
 use crate::stores::{OpenStore, Origin};
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
@@ -72,21 +77,30 @@ pub(crate) async fn handle(
         Request::Publish { image, changed, since } => {
             jobs::publish(core, &spec(core, &image)?, changed, since, client).await
         }
-        Request::Plan { image, peer } => {
-            planning::plan(core, spec(core, &image)?, peer.as_deref()).await
+        Request::Plan { image, peer, at, by } => {
+            planning::plan(core, spec(core, &image)?, peer.as_deref(), (at, by)).await
         }
         Request::Push { image, peers, wait, .. } => {
             jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
         }
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Ready { image, require } => {
-            done(&jobs::ready(core, &spec(core, &image)?, &require).await?)
+            let spec = Arc::new(spec(core, &image)?);
+            done(&readiness::ready(core, &spec, None, &require).await?.1)
         }
         Request::Wait { image, require, timeout_seconds } => {
             let limit = timeout_seconds.map(Duration::from_secs);
-            jobs::wait(core, &spec(core, &image)?, &require, limit, client).await
+            readiness::wait(core, spec(core, &image)?, &require, limit, client).await
         }
+        Request::Promote { image, require } => {
+            promote::promote(core, spec(core, &image)?, require, client).await
+        }
+        Request::Rollback { image } => rollback::rollback(core, &spec(core, &image)?).await,
         Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
+        Request::Conflicts { image } => diverged::conflicts(core, image).await,
+        Request::Resolve { image, keep, acknowledge } => {
+            diverged::answer(core, &image, keep, acknowledge).await
+        }
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
         Request::Boost(what) => orders::give(core, Order::Boost, &what).await,
@@ -178,7 +192,7 @@ async fn store_add(
 ) -> Result<Answer> {
     let bad = |e: blockferry_delta::NameError| Error::Control { what: e.to_string() };
     let mut config = StoreConfig::new(StoreName::new(name).map_err(bad)?, path, role);
-    config.settle = core.config.settle;
+    config.settle = core.live().settle;
     node::take_store(core, config, Origin::Ours).await?;
     stores(core, vec![core.store(name)?]).await
 }
@@ -186,13 +200,15 @@ async fn store_add(
 async fn stores(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer> {
     let to = core.clone();
     let rows = blocking("a report", move || {
-        stores.iter().map(|s| reports::store_row(&to, s)).collect::<Result<Vec<_>>>()
+        let ahead = foresight::now(&to);
+        stores.iter().map(|s| reports::store_row(&to, s, &ahead)).collect::<Result<Vec<_>>>()
     });
     done(&StoresReport { schema: Schema, stores: rows.await? })
 }
 
 fn peers(core: &Core, peers: &[Arc<crate::peer::Peer>]) -> PeersReport {
-    let rows = peers.iter().map(|p| reports::peer_row(core, p));
+    let ahead = foresight::now(core);
+    let rows = peers.iter().map(|p| reports::peer_row(core, p, &ahead));
     PeersReport { schema: Schema, peers: rows.collect() }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{NodeId, Root};
+use blockferry_delta::Root;
 use blockferry_wire::{Pack, Receipt};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
@@ -18,10 +18,12 @@ use crate::backlog::{Head, Key};
 use crate::budget;
 use crate::config::Setting;
 use crate::core::{Core, blocking, lock};
+use crate::deletions;
 use crate::encoded::Take;
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::exchange::{PackJob, SendOutcome, SendSide, Step};
+use crate::foresight;
 use crate::level::{Carried, PackCost};
 use crate::limit::{self, Flow};
 use crate::meter;
@@ -44,7 +46,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             tokio::spawn(send(core.clone(), key, head));
         }
         let wake = lock(&core.backlog).next_wake();
-        let pause = wake.map_or(core.config.rescan, |at| at.duration_since(Instant::now()));
+        let pause = wake.map_or(core.live().rescan, |at| at.duration_since(Instant::now()));
         tokio::select! {
             () = core.stopped() => return,
             () = core.backlog_wake.notified() => {}
@@ -58,6 +60,8 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
     let started = Instant::now();
     let sent_bytes = Arc::new(AtomicU64::new(0));
     lock(&core.sent).insert(key.clone(), sent_bytes.clone());
+    // What it takes is known of this base: the receipt changes what the peer holds.
+    let delta = foresight::delta(&core, &key);
     let result = try_send(&core, &key, &sent_bytes).await;
     let peer = core.name_of(&key.peer);
     let image = format!("{}/{}", key.store, key.image);
@@ -65,7 +69,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
         Ok((receipt, changed_bytes)) => {
             let wire_bytes = sent_bytes.load(Ordering::Relaxed);
             let took = started.elapsed();
-            note_rate(&core, key.peer, changed_bytes, took);
+            if let Some(delta) = delta.filter(|delta| delta.root == receipt.root) {
+                lock(&core.measured).handle_transfer(delta, wire_bytes, changed_bytes);
+            }
             lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
             let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
             info!(%image, %peer, wire_bytes, ?took, "receipt");
@@ -98,15 +104,6 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
     core.wake();
 }
 
-fn note_rate(core: &Core, peer: NodeId, changed_bytes: u64, took: Duration) {
-    // What took no time to measure says nothing about the link.
-    if changed_bytes > 1 << 20 && took > Duration::from_millis(50) {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let rate = changed_bytes as f64 / took.as_secs_f64();
-        lock(&core.backlog).handle_rate(peer, rate);
-    }
-}
-
 async fn try_send(
     core: &Arc<Core>,
     key: &Key,
@@ -116,7 +113,8 @@ async fn try_send(
     let name = core.name_of(&key.peer);
     let unreachable = |what: &str| Error::Unreachable { peer: name.clone(), what: what.into() };
     let active = core.peer(&key.peer).and_then(|p| p.active());
-    let link = active.ok_or_else(|| unreachable("not connected"))?.link;
+    let active = active.ok_or_else(|| unreachable("not connected"))?;
+    let link = active.link.clone();
     let peer = core.peer(&key.peer).ok_or_else(|| unreachable("no peer any more"))?;
     let opened = deadline("a stream", budget::HANDSHAKE_DEADLINE, link.connection.open_bi());
     let (stream_out, stream_in) = opened.await?.map_err(|e| closed(&name, &e))?;
@@ -143,6 +141,7 @@ async fn try_send(
     let result = blocking("sending", move || {
         let set = sets::offered(&drive.core, &opened, &image)?;
         let side = SendSide::of_set(opened.store.clone(), &image, set)?;
+        deletions::check_told(&active, &opened, side.generation(), &drive.name)?;
         drive.run(side)
     })
     .await;
@@ -226,6 +225,7 @@ struct Drive {
 impl Drive {
     fn run(mut self, mut side: SendSide) -> Result<(SendOutcome, u64)> {
         let mut told = Instant::now();
+        lock(&self.core.measured).link(self.key.peer).handle_begin();
         loop {
             match side.step()? {
                 Step::Transmit(message) => self.transmit(message.encode()?)?,
@@ -240,6 +240,7 @@ impl Drive {
                 told = Instant::now();
                 let (done, total) = side.progress();
                 lock(&self.core.backlog).handle_progress(&self.key, done, total);
+                self.look_at_link();
             }
         }
     }
@@ -305,7 +306,7 @@ impl Drive {
         let limit = self.core.limit.verdict(&Scope::from(&self.key)).rate.bits_per_second();
         let carried = meter::carried(&self.link.connection).map(|carried| {
             let rtt = self.link.connection.rtt().as_secs_f64();
-            let window = limit::send_window(carried.window_bytes);
+            let window = self.core.limit.send_window(carried.window_bytes);
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let (window, limit) =
                 (window as f64, limit.map_or(f64::INFINITY, |bits| bits as f64 / 8.0));
@@ -324,6 +325,14 @@ impl Drive {
         if before != after {
             debug!(peer = %self.name, ?before, ?after, "the level follows the link");
         }
+    }
+
+    /// What the connection has carried so far, for the forecast.
+    fn look_at_link(&self) {
+        let peer = self.key.peer;
+        let (sent, waited) =
+            (limit::sent_bytes(&self.link.connection), self.core.limit.waited_for(peer));
+        lock(&self.core.measured).link(peer).handle_look(Instant::now(), sent, waited);
     }
 
     fn transmit(&self, frame: Vec<u8>) -> Result<()> {

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
-use blockferry_wire::{Control, ControlEvent, Head, Hello, Inventory, InventoryEntry, Message};
+use blockferry_wire::{
+    Control, ControlEvent, FEATURE_DELETIONS, FEATURE_STATEMENTS, Head, Hello, Inventory,
+    InventoryEntry, Message,
+};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
 use tracing::{debug, info};
@@ -19,18 +22,29 @@ use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
+use crate::gossip::Gossip;
 use crate::judge::Version;
 use crate::peer::{Active, Adoption, Peer};
 use crate::receiving::receive;
+use crate::rewound;
 use crate::sending::end_connection_if_due;
 use crate::stores::OpenStore;
 use crate::stream::{MessageReader, write_frame};
 use crate::transport::{Link, close, closed, deadline};
+use crate::witness;
 
 /// A peer that lives answers a ping within this time.
 const PROBE_WAIT: Duration = Duration::from_millis(800);
 /// The peer has this long to say what it holds before we begin to offer.
 const INVENTORY_WAIT: Duration = Duration::from_secs(5);
+
+/// A number for one start of a node.
+pub(crate) fn new_instance() -> Result<u64> {
+    let mut bytes = [0; 8];
+    let filled = aws_lc_rs::rand::fill(&mut bytes);
+    filled.map_err(|_| Error::Crypto { what: "random bytes" })?;
+    Ok(u64::from_le_bytes(bytes))
+}
 
 /// Runs a connection until it ends.
 pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<()> {
@@ -81,14 +95,19 @@ struct Dialogue<'a> {
     pings: u64,
     /// Stores whose inventory the peer has not finished.
     awaited: BTreeSet<StoreId>,
+    /// Stores that the peer introduced later, and that we answered.
+    answered: BTreeSet<StoreId>,
     up: bool,
+    gossip: Gossip,
 }
 
 async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()> {
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let hello = Hello::new(&core.config.name, agent);
+    let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
+    let instance = Some(core.instance);
+    let hello = Hello { features, instance, ..Hello::new(&core.config.name, agent) };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -99,7 +118,9 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
         probe: None,
         pings: 0,
         awaited: BTreeSet::new(),
+        answered: BTreeSet::new(),
         up: false,
+        gossip: Gossip::default(),
     };
     dialogue.transmit().await?;
     let mut reader = MessageReader::default();
@@ -155,8 +176,12 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, .. }) => {
+            Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
+                self.active.note_features(features);
+                self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                self.gossip.begin(features);
+                self.active.outbox.wake.notify_one();
                 self.greet().await
             }
             Some(ControlEvent::Inventory(inventory)) => {
@@ -167,6 +192,14 @@ impl Dialogue<'_> {
                 self.head(store, entry);
                 self.core.wake();
                 Ok(())
+            }
+            Some(ControlEvent::Resume(resume)) => {
+                self.gossip.resume(self.core, self.peer, resume);
+                self.active.outbox.wake.notify_one();
+                Ok(())
+            }
+            Some(ControlEvent::Statement(statement)) => {
+                witness::hear(self.core, self.peer, statement)
             }
             Some(ControlEvent::Pong { .. }) => {
                 // Whoever asked may have stopped waiting.
@@ -182,6 +215,20 @@ impl Dialogue<'_> {
         }
     }
 
+    /// Notices when a key is shown by two places.
+    fn note_instance(&self, instance: Option<u64>) {
+        let news = |instance| lock(&self.peer.twins).handle_hello(instance, Instant::now());
+        if instance.is_some_and(news) {
+            let name = self.peer.name();
+            let text = format!(
+                "{name}: two places show its key: a machine was cloned, or a backup runs beside \
+                 it. Nothing is taken from either until one has stopped or has a key of its own"
+            );
+            let note = Note::error("IDENTITY_DUPLICATE", text);
+            self.core.events.note(note.peer(&name));
+        }
+    }
+
     /// Says what we hold of the stores we share.
     async fn greet(&mut self) -> Result<()> {
         self.peer.set_state(PeerState::Up);
@@ -194,15 +241,22 @@ impl Dialogue<'_> {
             .collect();
         self.awaited = stores.iter().map(|s| s.store.identity().id).collect();
         for store in stores {
-            let (core, held) = (self.core.clone(), store.clone());
-            let entries = blocking("an inventory", move || entries(&core, &held)).await?;
-            let id = store.store.identity().id;
-            for inventory in Inventory::split(id, &store.config.name, entries) {
-                self.say(inventory.into()).await?;
-            }
+            self.introduce(&store).await?;
         }
         if self.awaited.is_empty() {
             self.set_up();
+        }
+        Ok(())
+    }
+
+    /// Says what we hold of a store.
+    async fn introduce(&mut self, store: &Arc<OpenStore>) -> Result<()> {
+        let (core, held) = (self.core.clone(), store.clone());
+        let deletions = self.active.knows(FEATURE_DELETIONS);
+        let entries = blocking("an inventory", move || entries(&core, &held, deletions)).await?;
+        let id = store.store.identity().id;
+        for inventory in Inventory::split(id, &store.config.name, entries) {
+            self.say(inventory.into()).await?;
         }
         Ok(())
     }
@@ -221,7 +275,15 @@ impl Dialogue<'_> {
             self.head(store, entry);
         }
         if last {
+            if let Some(ours) = self.shared(store) {
+                let name = &ours.config.name;
+                lock(&self.core.backlog).handle_inventory(self.peer.id, name);
+            }
             self.awaited.remove(&store);
+            // It shares the store only now, and what we said of it before fell on deaf ears.
+            if self.up && self.shared(store).is_some() && self.answered.insert(store) {
+                self.active.outbox.introduce(store_name);
+            }
             if self.awaited.is_empty() && !self.up {
                 self.set_up();
             }
@@ -232,6 +294,7 @@ impl Dialogue<'_> {
     fn head(&mut self, store: StoreId, entry: InventoryEntry) {
         let InventoryEntry { image, number, root, lineage, .. } = entry;
         if let Some(ours) = self.shared(store) {
+            rewound::check(self.core, &ours, &self.peer.name(), &image, &lineage);
             let held = Version { number, root, lineage };
             let name = ours.config.name.clone();
             lock(&self.core.backlog).handle_peer_head(self.peer.id, name, image, held);
@@ -262,11 +325,26 @@ impl Dialogue<'_> {
             self.control.ping(self.pings);
             self.transmit().await?;
         }
+        for name in self.active.outbox.take_introductions() {
+            let shared = self.core.store(name.as_str()).ok().filter(|_| self.peer.shares(&name));
+            if let Some(store) = shared {
+                self.introduce(&store).await?;
+            }
+        }
         for (store, image) in self.active.outbox.take_announcements() {
-            if let Some(head) = current(self.core, store, image).await? {
+            let head = current(self.core, store, image).await?;
+            let told =
+                |head: &Head| head.entry.size_bytes > 0 || self.active.knows(FEATURE_DELETIONS);
+            if let Some(head) = head.filter(told) {
                 self.say(head.into()).await?;
             }
         }
+        for _ in 0..budget::STATEMENTS_AT_ONCE {
+            let Some(message) = self.gossip.next(self.core, self.peer) else { return Ok(()) };
+            self.say(message).await?;
+        }
+        // There may be more; what the peer says is looked at first.
+        self.active.outbox.wake.notify_one();
         Ok(())
     }
 
@@ -284,9 +362,9 @@ impl Dialogue<'_> {
 }
 
 /// Our current generations of a store, as far as they are for others. Blocking.
-fn entries(core: &Core, store: &OpenStore) -> Result<Vec<InventoryEntry>> {
-    let mut generations = store.store.images()?;
-    generations.retain(|g| core.travels(store, g));
+fn entries(core: &Core, store: &OpenStore, deletions: bool) -> Result<Vec<InventoryEntry>> {
+    let mut generations = store.store.heads()?;
+    generations.retain(|g| core.is_told(store, g) && (deletions || !g.is_deleted()));
     Ok(generations.into_iter().map(entry_of).collect())
 }
 
@@ -306,7 +384,7 @@ async fn current(core: &Arc<Core>, store: StoreName, image: ImageName) -> Result
     let Ok(store) = core.store(store.as_str()) else { return Ok(None) };
     let core = core.clone();
     blocking("a head", move || {
-        let generation = store.store.current(&image)?.filter(|g| core.travels(&store, g));
+        let generation = store.store.current(&image)?.filter(|g| core.is_told(&store, g));
         let id = store.store.identity().id;
         Ok(generation.map(|g| Head { store: id, entry: entry_of(g) }))
     })

@@ -65,6 +65,12 @@ impl Settle {
         Self { longest: Some(longest), ..self }
     }
 
+    /// Files are due when nothing has touched them for `quiet`, from now on.
+    pub fn set_quiet(&mut self, quiet: Duration) {
+        self.quiet = quiet;
+        self.longest = self.longest.map(|_| quiet);
+    }
+
     /// Takes all changed files of the store; what it knew beside them is unchanged again.
     pub fn handle_seen(&mut self, seen: &[Seen], now: Instant) {
         self.rests.retain(|_, until| *until > now);

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -24,11 +25,16 @@ use crate::api::Role;
 use crate::budget;
 use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
 use crate::core::{Core, blocking, head_of, key, lock};
+use crate::deletions::{self, Deletions};
+use crate::diverged::{self, Preferences};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::exchange::Waiting;
 use crate::ledger::Ledger;
+use crate::mirror;
 use crate::recording::{self, Telling};
+use crate::retention;
+use crate::rewound::{self, Rewound};
 use crate::sets::{self, SetRules};
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
@@ -42,24 +48,38 @@ pub(crate) enum Activity {
 
 /// A store in service.
 pub(crate) struct OpenStore {
+    /// As it was opened.
     pub(crate) config: StoreConfig,
     /// It stands in the configuration file.
-    pub(crate) configured: bool,
+    pub(crate) configured: AtomicBool,
     pub(crate) store: Arc<Store>,
-    names: Names,
+    /// What may change while it runs.
+    live: RwLock<Live>,
     /// Which images belong together.
     pub(crate) sets: SetRules,
     /// What was received and waits for others of its set.
     pub(crate) waiting: Arc<Waiting>,
     settle: Mutex<Settle>,
+    /// Images whose files are gone, at a writer.
+    pub(crate) deletions: Mutex<Deletions>,
     /// What the last look saw, by name; unchanged ones left out.
     seen: Mutex<BTreeMap<String, LookState>>,
     pub(crate) activity: Mutex<BTreeMap<ImageName, Activity>>,
     /// What was told already, so that each trouble is one event.
     told: Mutex<BTreeSet<String>>,
+    /// How often the policy has ended conflicts.
+    pub(crate) preferences: Preferences,
+    /// What tells that this store was set back.
+    pub(crate) rewound: Rewound,
     /// Look now.
     pub(crate) wake: Arc<Notify>,
     gone: tokio::sync::watch::Sender<bool>,
+}
+
+/// Settings as they were read last.
+struct Live {
+    config: StoreConfig,
+    names: Names,
 }
 
 /// How to make a store that is not there yet.
@@ -101,20 +121,25 @@ pub(crate) fn open(
     };
     ledger.note_store(&config.name, Some(store.identity().id))?;
     let mut settle = Settle::new(config.settle);
-    if recording::snapshots(config.in_use, store.commit_mode()) {
+    if config.role == Role::Mirror {
+        settle = mirror::settle(config);
+    } else if recording::snapshots(config.in_use, store.commit_mode()) {
         settle = settle.at_the_latest_after(config.settle);
     }
     let open = OpenStore {
         config: config.clone(),
-        configured,
+        configured: AtomicBool::new(configured),
         store: Arc::new(store),
-        names,
+        live: RwLock::new(Live { config: config.clone(), names }),
         sets: SetRules::new(config)?,
         waiting: Arc::default(),
         settle: Mutex::new(settle),
+        deletions: Mutex::new(Deletions::new(config.settle)),
         seen: Mutex::default(),
         activity: Mutex::default(),
         told: Mutex::default(),
+        preferences: Preferences::default(),
+        rewound: Rewound::default(),
         wake: Arc::new(Notify::new()),
         gone: tokio::sync::watch::Sender::new(false),
     };
@@ -168,6 +193,7 @@ fn options(config: &StoreConfig, free_min: FreeMin) -> Result<Options> {
         snapshot: config.in_use == InUse::Snapshot,
         warm: config.warm,
         keep_generations: config.keep_generations,
+        keep_days: config.keep_days,
         mirror: config.role == Role::Mirror,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
@@ -204,7 +230,22 @@ impl OpenStore {
 
     /// Whether a name is an image of this store.
     pub(crate) fn takes(&self, name: &str) -> bool {
-        self.names.takes(name)
+        self.live.read().unwrap_or_else(PoisonError::into_inner).names.takes(name)
+    }
+
+    /// Its settings as they were read last; `config` has those that it was opened with.
+    pub(crate) fn live_config(&self) -> StoreConfig {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
+    /// Gives it other settings, those that may change while it runs.
+    pub(crate) fn adjust(&self, config: StoreConfig) {
+        // The patterns were checked with the configuration.
+        let Ok(names) = Names::new(&config) else { return };
+        lock(&self.settle).set_quiet(config.settle);
+        let live = Live { config, names };
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.wake.notify_one();
     }
 
     /// What the last look saw of a file; `None`: it is unchanged.
@@ -224,9 +265,20 @@ impl OpenStore {
         these.filter_map(|(name, _)| ImageName::new(name).ok()).collect()
     }
 
+    /// What the last look saw of an image is over.
+    pub(crate) fn no_longer_seen(&self, image: &ImageName) {
+        lock(&self.seen).remove(image.as_str());
+    }
+
     /// An image was frozen under its writer, who had to wait so long.
     pub(crate) fn note_frozen(&self, image: &ImageName, took: Duration) {
         lock(&self.settle).handle_frozen(image.as_str(), took, Instant::now());
+    }
+
+    /// Something is made of an image here: that comes before what was received and waits for others
+    /// of its set. It is offered again. Blocking.
+    pub(crate) fn made_here(&self, image: &ImageName) {
+        self.waiting.clear(&self.store, image);
     }
 
     /// What waited for others of its set is tried again at once, where `which` says so.
@@ -283,13 +335,16 @@ impl OpenStore {
 /// Takes a store into service: its heads and receipts go to the backlog. Blocking.
 pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
     recording::announce(core, store);
-    for generation in store.store.images()? {
+    retention::announce(core, store)?;
+    rewound::check_opened(core, store)?;
+    for generation in store.store.heads()? {
         for (peer, number, root) in store.store.receipts(&generation.image)? {
             let key = key(peer, &store.config.name, &generation.image);
             lock(&core.backlog).handle_receipt(key, number, root);
         }
         let head = head_of(store, &generation)?;
         core.note_head(store, &generation, head);
+        diverged::prefer(core, store, &generation.image)?;
     }
     Ok(())
 }
@@ -299,10 +354,12 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     let _watch = watch(&store);
     upkeep::after_open(&store).await;
     let mut gone = store.gone.subscribe();
+    let mut asked = retention::Asked::default();
     loop {
         let pause = match round(&core, &store).await {
             Ok(pause) => {
                 store.no_news("round");
+                retention::release(&store, &mut asked).await;
                 pause
             }
             Err(error) => {
@@ -310,7 +367,7 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
                     let note = Note::error(error.code(), error.to_string());
                     core.events.note(note.store(&store.config.name));
                 }
-                core.config.rescan
+                core.live().rescan
             }
         };
         tokio::select! {
@@ -332,27 +389,34 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     let at = Instant::now();
     let (to, looking) = (core.clone(), store.clone());
-    let look = move || Ok((looking.store.look()?, sets::look(&to, &looking)?));
-    let (looks, sets) = blocking("a look", look).await?;
+    let look = move || {
+        let found = looking.store.look()?;
+        Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
+    };
+    let (looks, images, sets) = blocking("a look", look).await?;
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
-    take_looks(core, store, &looks);
+    take_looks(core, store, &looks, images);
     store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
     loop {
         if core.is_stopping() {
-            return Ok(core.config.rescan);
+            return Ok(core.live().rescan);
         }
         let due = lock(&store.settle).poll_due(Instant::now(), now_unix_ms());
         let Some(name) = due else { break };
         settle_one(core, store, &name).await;
     }
+    deletions::record_due(core, store).await;
     let wake = lock(&store.settle).next_wake(Instant::now(), now_unix_ms());
+    let gone = lock(&store.deletions).next_wake(Instant::now());
+    let wake = wake.into_iter().chain(gone).min();
     // A file that is due again at once was being written: one look a second is enough.
-    let wake = wake.map_or(core.config.rescan, |w| w.max(Duration::from_secs(1)));
-    Ok(wake.min(core.config.rescan))
+    let wake = wake.map_or(core.live().rescan, |w| w.max(Duration::from_secs(1)));
+    Ok(wake.min(core.live().rescan))
 }
 
-fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
+fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
     let mut seen = BTreeMap::new();
+    let mut gone = Vec::new();
     let mut changed = Vec::new();
     for look in looks.iter().filter(|l| store.takes(&l.name)) {
         match look.state {
@@ -360,14 +424,11 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
                 store.no_news(&look.name);
                 continue;
             }
-            LookState::Changed if store.config.role == Role::Mirror => {
-                let text = "changed here, in a mirror: the change does not travel";
-                tell(core, store, look, "LOCAL_CHANGE", text);
-            }
             LookState::New | LookState::Changed => changed.push(Seen {
                 name: look.name.clone(),
                 quiet_since_unix_ms: look.quiet_since_unix_ms,
             }),
+            LookState::Missing if store.config.role == Role::Writer => gone.push(look.name.clone()),
             LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
             LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
             LookState::NotRegular => {
@@ -377,7 +438,9 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look]) {
         seen.insert(look.name.clone(), look.state);
     }
     lock(&store.settle).handle_seen(&changed, Instant::now());
-    *lock(&store.seen) = seen;
+    let before = std::mem::replace(&mut *lock(&store.seen), seen.clone());
+    core.witness.touch_seen(&store.config.name, &before, &seen);
+    deletions::take(core, store, &gone, images);
 }
 
 /// One event per file and trouble.
@@ -401,7 +464,7 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         return;
     };
     let in_use = matches!(error.code(), "IN_USE" | "UNCLEAN");
-    let never = store.config.in_use == InUse::Never && in_use;
+    let never = store.live_config().in_use == InUse::Never && in_use;
     let news = if never {
         settle.handle_left_alone(name, error.code(), now)
     } else {
@@ -429,8 +492,7 @@ pub(crate) async fn record(
     blocking("recording", move || {
         let _held = (permit, doing);
         sets::may_record(&core, &store, &image)?;
-        // A change made here comes before one that waits for others.
-        store.waiting.clear(&store.store, &image);
+        store.made_here(&image);
         let author = core.config.identity.id();
         let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
         let relied = !store.store.extents_are_off()?;
@@ -444,8 +506,10 @@ pub(crate) async fn record(
         }
         // It is what was just recorded, until the next look says otherwise.
         lock(&store.seen).remove(image.as_str());
+        core.witness.touch(&store.config.name, &image);
         if let Recorded::New(generation) = &recorded {
             note_recorded(&core, &store, generation)?;
+            deletions::note_renames(&core, &store, generation)?;
         }
         Ok(recorded)
     })
@@ -453,8 +517,13 @@ pub(crate) async fn record(
 }
 
 fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    rewound::refresh(core, store)?;
     let head = head_of(store, generation)?;
     core.note_head(store, generation, head);
+    if store.config.role == Role::Mirror && generation.number > 1 {
+        mirror::tell_edited(core, store, generation);
+        return Ok(());
+    }
     let text = format!(
         "{}@{}: {} bytes changed, {} bytes read in {} ms",
         store.full_name(&generation.image),

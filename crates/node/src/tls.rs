@@ -17,7 +17,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError,
-    PeerIncompatible, ServerConfig, SignatureScheme,
+    OtherError, PeerIncompatible, ServerConfig, SignatureScheme,
 };
 
 use crate::error::Result;
@@ -89,7 +89,7 @@ pub fn client_config(
     purpose: Purpose,
 ) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(Pinned { expected, provider: provider.clone() });
+    let verifier = Arc::new(Pinned { expected, us: identity.id(), provider: provider.clone() });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -189,9 +189,17 @@ impl ClientCertVerifier for Gate {
     }
 }
 
+/// What a handshake says that met this node's own key at the other end.
+pub const OWN_KEY: &str = "this node's own key answers there";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{OWN_KEY}")]
+struct OwnKey;
+
 /// The verifier of a dialling node.
 struct Pinned {
     expected: NodeId,
+    us: NodeId,
     provider: Arc<CryptoProvider>,
 }
 
@@ -210,12 +218,15 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        if key_of(end_entity)?.node_id() == self.expected {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            let refusal = CertificateError::ApplicationVerificationFailure;
-            Err(TlsError::InvalidCertificate(refusal))
+        let found = key_of(end_entity)?.node_id();
+        if found == self.expected {
+            return Ok(ServerCertVerified::assertion());
         }
+        let refusal = match found == self.us {
+            true => CertificateError::Other(OtherError(Arc::new(OwnKey))),
+            false => CertificateError::ApplicationVerificationFailure,
+        };
+        Err(TlsError::InvalidCertificate(refusal))
     }
 
     fn verify_tls12_signature(

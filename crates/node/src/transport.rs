@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use blockferry_delta::NodeId;
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig,
@@ -22,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{debug, warn};
 
 use crate::budget;
+use crate::congestion;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, PublicKey, SERVER_NAME};
 use crate::meter::Metered;
@@ -227,7 +227,11 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
 fn refused_by_us(expected: NodeId, error: &ConnectionError) -> Error {
     match error {
         ConnectionError::TransportError(ours) if u64::from(ours.code) >= 0x100 => {
-            Error::WrongPeer { expected: expected.short(), what: ours.to_string() }
+            let (expected, what) = (expected.short(), ours.to_string());
+            match what.contains(tls::OWN_KEY) {
+                true => Error::OwnKey { expected },
+                false => Error::WrongPeer { expected, what },
+            }
         }
         other => closed(&expected.short(), other),
     }
@@ -274,13 +278,11 @@ fn transport_config() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(budget::DATAGRAM_BYTES_MAX);
     let idle = IdleTimeout::try_from(budget::IDLE_TIMEOUT).expect("30 s fit");
-    let mut cubic = CubicConfig::default();
-    cubic.initial_window(budget::INITIAL_WINDOW_BYTES);
     config
-        .congestion_controller_factory(Arc::new(Metered(Arc::new(cubic))))
-        .stream_receive_window(window(budget::STREAM_WINDOW_BYTES))
-        .receive_window(window(budget::RECEIVE_WINDOW_BYTES))
-        .send_window(budget::SEND_WINDOW_BYTES)
+        .congestion_controller_factory(Arc::new(Metered(Arc::new(congestion::Factory))))
+        .stream_receive_window(window(budget::WINDOW_POOL_BYTES))
+        .receive_window(window(budget::IDLE_WINDOW_BYTES))
+        .send_window(budget::WINDOW_BYTES)
         .max_concurrent_bidi_streams(VarInt::from_u32(budget::BIDI_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(budget::UNI_STREAMS_MAX))
         .max_idle_timeout(Some(idle))
@@ -326,24 +328,22 @@ fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
     // The kernel clamps silently to net.core.{r,w}mem_max; what was granted is read back.
     socket.set_recv_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(budget::SOCKET_BUFFER_BYTES)?;
-    let granted =
-        || Ok::<_, std::io::Error>(socket.recv_buffer_size()?.min(socket.send_buffer_size()?));
-    if granted()? < budget::SOCKET_BUFFER_BYTES {
+    let granted = [socket.recv_buffer_size()?, socket.send_buffer_size()?];
+    if buffers_remedy(granted).is_some() {
         // With CAP_NET_ADMIN the kernel gives more than its default limit; without, this fails.
         let bytes = budget::SOCKET_BUFFER_BYTES;
         let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, bytes)
             .and_then(|()| rustix::net::sockopt::set_socket_send_buffer_size_force(&socket, bytes));
         debug!(?forced, "asked for larger UDP buffers");
     }
-    let granted = granted()?;
-    if granted < budget::SOCKET_BUFFER_BYTES {
+    let granted = [socket.recv_buffer_size()?, socket.send_buffer_size()?];
+    if let Some(remedy) = buffers_remedy(granted) {
         static WARNED: Once = Once::new();
         WARNED.call_once(|| {
             warn!(
                 asked_bytes = budget::SOCKET_BUFFER_BYTES,
-                granted_bytes = granted,
-                "small UDP buffers drop packets under load: \
-                 sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608"
+                granted_bytes = granted[0].min(granted[1]) / KERNEL_DOUBLES,
+                "small UDP buffers drop packets under load: {remedy}"
             );
         });
     }
@@ -351,9 +351,33 @@ fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// What the kernel says that it granted is twice that: it counts what it needs itself.
+const KERNEL_DOUBLES: usize = 2;
+
+/// What an operator must do for the buffers that were asked for, if the kernel says that it granted
+/// so many bytes to receive and to send.
+fn buffers_remedy(granted: [usize; 2]) -> Option<String> {
+    let bytes = budget::SOCKET_BUFFER_BYTES;
+    let small = ["rmem", "wmem"].into_iter().zip(granted);
+    let small = small.filter(|(_, granted)| *granted < bytes * KERNEL_DOUBLES);
+    let keys: Vec<String> = small.map(|(key, _)| format!("net.core.{key}_max={bytes}")).collect();
+    (!keys.is_empty())
+        .then(|| format!("sysctl -w {} (and into /etc/sysctl.d, to stay)", keys.join(" ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_buffers_are_answered_with_the_setting_to_change() {
+        let full = 2 * budget::SOCKET_BUFFER_BYTES;
+        assert_eq!(buffers_remedy([full, full]), None);
+        let both = buffers_remedy([425_984, 425_984]).expect("far too small");
+        assert!(both.starts_with("sysctl -w net.core.rmem_max=8388608 net.core.wmem_max=8388608"));
+        let one = buffers_remedy([full, full - 1]).expect("too small");
+        assert!(one.contains("wmem_max") && !one.contains("rmem_max"), "{one}");
+    }
 
     fn loopback() -> SocketAddr {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
@@ -486,6 +510,10 @@ mod tests {
             assert!(after.bytes - before.bytes >= 1 << 20, "{after:?}");
             assert!(after.held_bytes <= after.bytes && after.window_bytes > 0, "{after:?}");
             assert!(after.held_bytes > 0, "the first window is smaller than that: {after:?}");
+            for polite in [true, false] {
+                congestion::set_polite(&link.connection, polite);
+                assert_eq!(congestion::is_polite(&link.connection), Some(polite));
+            }
         });
     }
 

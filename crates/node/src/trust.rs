@@ -66,6 +66,13 @@ impl Trust {
         }
     }
 
+    /// Makes a member a stranger. Its connections are for the caller to close.
+    pub fn dismiss(&self, id: &NodeId) {
+        if let Ok(mut keys) = self.keys.write() {
+            keys.members.remove(id);
+        }
+    }
+
     /// When `id` was revoked, in milliseconds since 1970.
     pub fn revoked_at(&self, id: &NodeId) -> Option<i64> {
         self.keys.read().map_or(Some(i64::MAX), |keys| keys.revoked.get(id).copied())

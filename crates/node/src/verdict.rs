@@ -43,7 +43,7 @@ pub fn is_peers_doing(error: &StoreError) -> bool {
 /// What the backlog does when the peer refused an offer or failed in it.
 pub fn setback_of_refusal(refusal: Refusal) -> Setback {
     match refusal {
-        Refusal::Diverged | Refusal::IdentityDuplicate => Setback::Diverged,
+        Refusal::Diverged => Setback::Diverged,
         Refusal::GenerationOld => Setback::Older,
         Refusal::DiskFull => Setback::Retry(Reason::Space),
         Refusal::InUse | Refusal::LocalChange => Setback::Retry(Reason::InUse),

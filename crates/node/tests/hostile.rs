@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_delta::{ImageName, NodeId, Root, StoreId, StoreName};
-use blockferry_node::api::Role;
+use blockferry_delta::{ImageName, Lineage, NodeId, Root, StoreId, StoreName};
+use blockferry_node::api::{Client, ReadyReport, Request, Require, Role};
 use blockferry_node::config::{Config, PeerConfig, StoreConfig};
 use blockferry_node::ticket::Ticket;
 use blockferry_node::tls::Purpose;
@@ -14,7 +14,8 @@ use blockferry_node::transport::{Link, Transport, closed};
 use blockferry_node::trust::Trust;
 use blockferry_node::{Identity, Node};
 use blockferry_wire::{
-    Encoding, FrameDecoder, Hello, Join, Message, Pack, Receipt, Refusal, limits,
+    Encoding, FEATURE_STATEMENTS, FrameDecoder, Hello, Holding, Join, Message, Pack, Proof,
+    Receipt, Refusal, Resume, Said, Statement, What, limits,
 };
 use quinn::{RecvStream, SendStream};
 
@@ -283,5 +284,76 @@ fn noise_on_the_port_is_dropped() {
             socket.send_to(&bytes, hub.local_addresses()[0]).expect("sent");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    });
+}
+
+/// What `by` holds of `x.img`, signed by `signer`.
+fn holding(by: &Identity, signer: &Identity, store: StoreId, number: u64) -> Statement {
+    let root = Root::from_bytes([number as u8; 32]);
+    let lineage = Lineage::from_entries([(NodeId::from_bytes([1; 32]), number)]).expect("valid");
+    let image = ImageName::new("x.img").expect("a name");
+    let what = What::Holding(Holding { image, number, root, lineage, proof: Proof::ReadBack });
+    let said = Said { key: by.public().to_bytes(), store, sequence: number, unix_ms: 0, what };
+    let body = said.encode().expect("keeps the rules");
+    let signature = signer.sign(&Statement::signed_bytes(&body));
+    Statement { place: number, body, signature }
+}
+
+/// Greets as one that has statements; the store's id as the hub says it.
+async fn greet_with_statements(link: &Link) -> (SendStream, RecvStream, StoreId) {
+    let (mut send, mut receive) = link.connection.open_bi().await.expect("opened");
+    let hello = Hello { features: FEATURE_STATEMENTS, ..Hello::new("member", "test/1") };
+    say(&mut send, hello).await;
+    let mut decoder = FrameDecoder::new();
+    loop {
+        let chunk = receive.read_chunk(1 << 16, true).await.expect("read").expect("not the end");
+        decoder.push(&chunk.bytes);
+        while let Some(frame) = decoder.next_frame().expect("a frame") {
+            if let Message::Resume(resume) = Message::decode(frame).expect("a message") {
+                let (store, own_log) = (resume.store, 5);
+                say(&mut send, Resume { store, own_log, known_log: 0, known_place: 0 }).await;
+                return (send, receive, store);
+            }
+        }
+    }
+}
+
+/// Which generation of `x.img` the hub takes for the newest, and how many members it knows of.
+async fn newest(socket: std::path::PathBuf) -> Option<(u64, usize)> {
+    let ask = move || {
+        let mut client = Client::connect(&socket).expect("connected");
+        let request = Request::Ready { image: "vdisks/x.img".into(), require: Require::All };
+        client.ask::<ReadyReport>(&request).ok()
+    };
+    let report = tokio::task::spawn_blocking(ask).await.expect("asked")?;
+    Some((report.generation, report.peers.iter().filter(|peer| peer.ready).count()))
+}
+
+#[test]
+fn a_statement_counts_when_a_member_signed_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("state/admin.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let member = Identity::generate().expect("a key");
+        let stranger = Identity::generate().expect("a key");
+        let node = hub(dir.path(), member.id()).await;
+        let link = dial(&member, &node).await;
+        let (mut send, _receive, store) = greet_with_statements(&link).await;
+        say(&mut send, holding(&stranger, &stranger, store, 9)).await;
+        say(&mut send, holding(&member, &member, store, 7)).await;
+        let heard = async {
+            while newest(socket.clone()).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LONG, heard).await.expect("heard");
+        assert_eq!(newest(socket.clone()).await, Some((7, 1)), "the stranger's doesn't count");
+        say(&mut send, holding(&member, &stranger, store, 8)).await;
+        let reason = reason(&link).await;
+        assert!(reason.contains("BAD_SIGNATURE"), "{reason}");
+        assert_eq!(newest(socket.clone()).await, Some((7, 1)), "nor does a forged one");
+        still_serves(&node, &member).await;
+        node.stop().await;
     });
 }

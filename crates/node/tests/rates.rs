@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use blockferry_node::api::{
-    Affected, BacklogReport, OrderKind, OrdersReport, Request, Role, StatusReport, WaitReason,
+    Affected, BacklogReport, OrderKind, OrdersReport, PeersReport, Request, Role, StatusReport,
+    WaitReason,
 };
 use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
 use blockferry_node::config::Config;
@@ -243,9 +244,9 @@ fn pausing(from: i64, to: i64) -> (Calendar, Instant, Instant) {
         zone.to_datetime(instant).strftime("%Y-%m-%d %H:%M:%S").to_string()
     };
     let window = format!("{}..{}", at(from), at(to)).parse().expect("a window");
-    let rules = vec![Rule { when: When::Once(vec![window]), rate: Rate::Pause }];
+    let rules = vec![Rule { when: When::Once(vec![window]), rate: Rate::Pause, polite: None }];
     let default = Rate::Limited(20_000_000);
-    let calendar = Calendar { zone: Zone::utc(), default, dfsr: None, rules };
+    let calendar = Calendar { zone: Zone::utc(), default, polite: false, dfsr: None, rules };
     let to_instant = |seconds: i64| {
         let ms = (second + seconds) * 1000 - now.as_millisecond();
         Instant::now() + Duration::from_millis(u64::try_from(ms).expect("ahead"))
@@ -319,4 +320,27 @@ fn orders_survive_a_restart_and_end_by_themselves() {
     assert!(codes.iter().any(|c| c == "ORDER_ENDED"), "{codes:?}");
     assert_eq!(scene.a.ask::<OrdersReport>(&Request::Orders {}).orders, []);
     let _: StatusReport = scene.b.ask(&Request::Status {});
+}
+
+#[test]
+fn politeness_is_a_setting_of_a_peer_and_in_force_at_once() {
+    let scene = scene(12, |hub| hub.send_limit_bits_per_second = Some(20_000_000));
+    scene.until_sent(500_000);
+    let set = |value: &str| -> PeersReport {
+        scene.a.ask(&Request::PeerSet {
+            peer: "b".into(),
+            key: "polite".into(),
+            value: value.into(),
+        })
+    };
+    assert!(!scene.a.status().peers[0].polite);
+    assert!(set("true").peers[0].polite && scene.a.status().peers[0].polite);
+    let report: OrdersReport = scene.a.ask(&Request::Orders {});
+    assert!(report.rates[0].polite);
+    assert!(!set("false").peers[0].polite);
+    assert!(set("true").peers[0].polite);
+    wait(&scene.a);
+    assert!(scene.arrived());
+    let total = scene.relay.total();
+    assert!(total < 12_000_000 * 107 / 100 + 100_000, "{total} bytes for 12 MB: sent twice?");
 }

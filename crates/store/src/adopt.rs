@@ -3,32 +3,18 @@
 //! without lineage: this node didn't make it, and whatever somebody made is newer. What peers turn
 //! out to have recorded with the same bytes is taken over without touching the file.
 
-use blockferry_delta::{ImageName, NodeId};
+use blockferry_delta::ImageName;
 
-use crate::catalog::{Catalog, CatalogRead, Discover, Generation, ImageRecord};
+use crate::catalog::{Catalog, Discover, Generation, ImageRecord};
 use crate::disk::{Disk, Kind, RenameHow};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{CATALOG, QUARANTINE, STAGING};
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
+use crate::writer::INCARNATION;
 
 /// Set once the files that were there before the catalog are marked.
 const ADOPTED: &str = "adopted";
-/// What tells the lineage of this catalog's generations from that of another one's.
-const INCARNATION: &str = "incarnation";
-
-/// Who a generation that is recorded here is counted for. Not simply its author: a node whose
-/// catalog was lost counts from one again, and must not seem to repeat what it made before.
-pub(crate) fn writer_id(read: &CatalogRead, author: NodeId) -> Result<NodeId> {
-    let incarnation = read.mark(INCARNATION)?;
-    if incarnation == 0 {
-        return Ok(author);
-    }
-    let mut hasher = blake3::Hasher::new_derive_key("blockferry 2026-11 lineage writer v1");
-    hasher.update(author.as_bytes());
-    hasher.update(&incarnation.to_le_bytes());
-    Ok(NodeId::from_bytes(*hasher.finalize().as_bytes()))
-}
 
 /// Opens the catalog. One that nothing can read, because of damage or because the power went while
 /// it was being made, is put into quarantine and made anew: what it knew is found again in the
@@ -104,7 +90,7 @@ impl Store {
             let Some(leaf) = entry.name.to_str() else { continue };
             let of = leaf.rsplit_once('.').filter(|(_, end)| !["spool", "frozen"].contains(end));
             if let Some(name) = of.and_then(|(name, _)| ImageName::new(name).ok()) {
-                self.set_aside(&name, &format!("{STAGING}/{leaf}"))?;
+                self.set_aside(&name, &format!("{STAGING}/{leaf}"), None)?;
             }
         }
         Ok(())

@@ -28,7 +28,12 @@ impl Store {
         let mut roots: Vec<Root> = Vec::new();
         for generation in read.generations(image.id, name)? {
             let known = generation.number >= image.oldest_map;
-            if known && roots.len() <= OWN_MAX && !roots.contains(&generation.root) {
+            // A deletion is no content to start from.
+            if known
+                && !generation.is_deleted()
+                && roots.len() <= OWN_MAX
+                && !roots.contains(&generation.root)
+            {
                 roots.push(generation.root);
             }
         }
@@ -71,7 +76,8 @@ fn similar(read: &CatalogRead, image: &ImageRecord) -> Result<Vec<Root>> {
         sample.push((segment, read.map(image.id, segment)?));
     }
     let mut found = Vec::new();
-    let others = read.images()?.into_iter().filter(|o| o.id != image.id && o.current > 0);
+    let others =
+        read.images()?.into_iter().filter(|o| o.id != image.id && o.current > 0 && !o.deleted);
     for other in others.take(COMPARED_MAX) {
         let Some(theirs) = read.generation(other.id, &other.name, other.current)? else { continue };
         let (mut same, mut all) = (0, 0);

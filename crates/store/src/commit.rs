@@ -4,10 +4,11 @@
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
+use crate::catalog::{CatalogWrite, Checkpoint, Generation, ImageRecord, Prepared, Spare};
 use crate::disk::{DiskFile, Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
-use crate::layout::{QUARANTINE, SPARE, STAGING, spare_path};
+use crate::kept::{Keep, Why};
+use crate::layout::{SPARE, STAGING, kept_path, spare_path};
 use crate::spool::{Entries, Spool};
 use crate::staging::{Built, Sealed};
 use crate::store::Store;
@@ -26,7 +27,17 @@ pub struct Received {
 impl Store {
     /// Commits a sealed staging. When it returns, the generation survives a power cut.
     pub fn commit(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let outcome = self.commit_steps(sealed, received);
+        let mut sealed = sealed;
+        sealed.generation.recorded_unix_ms = received.recorded_unix_ms;
+        sealed.generation.wire_bytes = received.wire_bytes;
+        sealed.generation.millis = received.millis;
+        sealed.generation.discover = crate::catalog::Discover::Received;
+        self.commit_sealed(sealed)
+    }
+
+    /// Commits a generation whose record is complete.
+    pub(crate) fn commit_sealed(&self, sealed: Sealed) -> Result<Generation> {
+        let outcome = self.commit_steps(sealed);
         // After a failed catalog write nobody knows what is on disk until it is opened again.
         if let Err(Error::Catalog(_)) = &outcome {
             self.degrade();
@@ -34,14 +45,9 @@ impl Store {
         outcome
     }
 
-    fn commit_steps(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let Sealed { claim, image, mut generation, mut path, built, spool, keep_replaced, .. } =
-            sealed;
+    fn commit_steps(&self, sealed: Sealed) -> Result<Generation> {
+        let Sealed { claim, image, generation, mut path, built, spool, keep_replaced, .. } = sealed;
         let name = generation.image.clone();
-        generation.recorded_unix_ms = received.recorded_unix_ms;
-        generation.wire_bytes = received.wire_bytes;
-        generation.millis = received.millis;
-        generation.discover = crate::catalog::Discover::Received;
         self.check_health()?;
         self.check_target(&name, image.as_ref())?;
         let file = match built {
@@ -49,7 +55,8 @@ impl Store {
             Built::Journal(redo) => {
                 let image = image.as_ref().ok_or_else(|| Error::NotFound(name.clone()))?;
                 // What is replaced is to be kept: it can't be written over.
-                let shut = if keep_replaced { None } else { self.shut_image(image)? };
+                let keeps = keep_replaced || self.retention().generations > 0;
+                let shut = if keeps { None } else { self.shut_image(image)? };
                 if let Some(shut) = shut {
                     let done = self.commit_journal(image, shut, redo, generation, spool);
                     drop(claim);
@@ -66,7 +73,7 @@ impl Store {
     }
 
     /// Commits a file that is to become the image.
-    fn commit_whole(
+    pub(crate) fn commit_whole(
         &self,
         (image, generation): (Option<ImageRecord>, Generation),
         (path, file): (String, Box<dyn DiskFile>),
@@ -76,6 +83,10 @@ impl Store {
         let name = generation.image.clone();
         let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let sealed = file.stat().during("look at", &path)?;
+        let history = match keep_replaced {
+            true => None,
+            false => self.history_of(image.as_ref(), &generation, replaced.as_ref())?,
+        };
         let prepared = Prepared {
             name: name.to_string(),
             staging: path,
@@ -83,7 +94,7 @@ impl Store {
             generation: generation.encode().into(),
             spool: spool.path().to_owned(),
             replaces: replaced.map(|stat| stat.inode),
-            keep_spare: self.keeps_spare(replaced.as_ref())?,
+            keep_spare: history.is_none() && self.keeps_spare(replaced.as_ref())?,
             sealed: Some(Checkpoint::of(&sealed)),
             spool_sum: Some(spool.sum().into()),
             journal: None,
@@ -95,6 +106,10 @@ impl Store {
         let image = self.image_record(&write, &name, image)?;
         write.put_image(&image)?;
         write.put_prepared(image.id, Some(&prepared))?;
+        if let Some((stat, keep)) = replaced.zip(history) {
+            // The two will have changed places.
+            self.note_kept(&write, &name, &prepared.staging, &stat, &keep)?;
+        }
         write.commit()?;
         if let Err(error) = self.take_place(&name, &prepared) {
             // After a failed sync the names may have changed places: only recovery can tell.
@@ -145,9 +160,22 @@ impl Store {
         let write = self.catalog.write()?;
         write.put_prepared(image, None)?;
         write.put_staged(image, None)?;
+        self.forget_displaced(&write, prepared)?;
         write.commit()?;
         for path in [&prepared.staging, &prepared.spool] {
             self.disk.remove_file(path).during("remove", path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back the row of what a commit would have displaced.
+    pub(crate) fn forget_displaced(&self, write: &CatalogWrite, prepared: &Prepared) -> Result<()> {
+        for (name, serial, row) in write.kept(None)? {
+            let path = kept_path(&name, serial);
+            let meant = row.from == prepared.staging;
+            if meant && self.disk.stat(&path).during("look at", &path)?.is_none() {
+                write.put_kept(&name, serial, None)?;
+            }
         }
         Ok(())
     }
@@ -183,8 +211,8 @@ impl Store {
         Ok(generation)
     }
 
-    /// Puts away what was replaced: as a spare, into quarantine if it isn't what was expected, or
-    /// not at all.
+    /// Puts away what was replaced: as a spare, among the kept contents (the history, or what isn't
+    /// what was expected), or not at all.
     pub(crate) fn put_away(
         &self,
         image: &ImageRecord,
@@ -194,11 +222,18 @@ impl Store {
         let Some(stat) = self.disk.stat(old).during("look at", old)? else { return Ok(None) };
         let expected = stat.kind == Kind::File
             && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
+        let current = self.current_of(Some(image))?;
         if !expected || prepared.keep_replaced == Some(true) {
-            self.set_aside(&image.name, old)?;
+            let current = current.filter(|_| expected);
+            let why = current.as_ref().map_or(Why::Replaced, |current| self.why_replaced(current));
+            self.keep_file(&image.name, old, &Keep::pinned(why, current, 0))?;
             return Ok(None);
         }
-        let current = self.current_of(Some(image))?;
+        let next = Generation::decode(&image.name, &prepared.generation)?;
+        if let Some(keep) = self.history_of(Some(image), &next, Some(&stat))? {
+            self.keep_file(&image.name, old, &keep)?;
+            return Ok(None);
+        }
         let Some(current) = current.filter(|_| prepared.keep_spare) else {
             self.disk.remove_file(old).during("remove", old)?;
             return Ok(None);
@@ -214,21 +249,15 @@ impl Store {
         }))
     }
 
-    /// Moves a file into quarantine under a name that is free.
-    pub(crate) fn set_aside(&self, name: &ImageName, path: &str) -> Result<()> {
-        for number in 0..u32::MAX {
-            let to = format!("{QUARANTINE}/{name}.{number}");
-            match self.disk.rename(path, &to, RenameHow::NoReplace) {
-                Ok(()) => {
-                    tracing::warn!(code = "LOCAL_CHANGE_SET_ASIDE", image = %name, kept = %to,
-                        "a content that is recorded nowhere was set aside");
-                    return self.synced(self.disk.sync_dir(QUARANTINE), QUARANTINE);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(Error::Io { op: "rename", path: to, source }),
-            }
-        }
-        Err(Error::StoreUnsafe("the quarantine is full"))
+    /// Keeps a file that was found where something else was expected, until somebody acknowledges
+    /// it; `generation` is what it holds, if that is known.
+    pub(crate) fn set_aside(
+        &self,
+        name: &ImageName,
+        path: &str,
+        generation: Option<Generation>,
+    ) -> Result<()> {
+        self.keep_file(name, path, &Keep::pinned(Why::Replaced, generation, 0)).map(drop)
     }
 
     /// A sync that failed is never tried again: the store is in doubt from then on.

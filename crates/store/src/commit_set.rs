@@ -40,6 +40,9 @@ struct Ready {
     spool: Spool,
 }
 
+/// An image and its prepared commit, as recovery finds them.
+pub(crate) type Prep<'a> = (&'a ImageRecord, Prepared);
+
 impl Store {
     /// Commits sealed stagings as one, in their order: what a member needs comes before it. When it
     /// returns, all of them survive a power cut; when it fails, none has taken its place.
@@ -118,6 +121,10 @@ impl Store {
             let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
             let sealed = file.stat().during("look at", &path)?;
             drop(file);
+            let history = match keep_replaced {
+                true => None,
+                false => self.history_of(image.as_ref(), &generation, replaced.as_ref())?,
+            };
             let image = self.image_record(&write, &name, image)?;
             // The number of the first image: no other set can be on its way with it.
             let token = *token.get_or_insert(image.id);
@@ -128,7 +135,7 @@ impl Store {
                 generation: generation.encode().into(),
                 spool: spool.path().to_owned(),
                 replaces: replaced.map(|stat| stat.inode),
-                keep_spare: self.keeps_spare(replaced.as_ref())?,
+                keep_spare: history.is_none() && self.keeps_spare(replaced.as_ref())?,
                 sealed: Some(Checkpoint::of(&sealed)),
                 spool_sum: Some(spool.sum().into()),
                 journal: None,
@@ -137,6 +144,10 @@ impl Store {
             };
             write.put_image(&image)?;
             write.put_prepared(image.id, Some(&prepared))?;
+            if let Some((stat, keep)) = replaced.zip(history) {
+                // The two will have changed places.
+                self.note_kept(&write, &name, &prepared.staging, &stat, &keep)?;
+            }
             ready.push(Ready { image, generation, prepared, spool });
         }
         write.commit()?;
@@ -172,28 +183,26 @@ impl Store {
         self.synced(self.disk.sync_dir(STAGING), STAGING)
     }
 
-    /// Finishes or drops what a crash left of a set's commit: `members` are the prepared commits that
-    /// name the set.
-    pub(crate) fn finish_set(
+    /// Ends what a crash left of a set's renames: `members` are the prepared commits that name the
+    /// set. Returns, in order, those whose commits are to be finished; none, when the set was dropped.
+    /// The displaced contents must still be where the renames put them.
+    pub(crate) fn settle_members<'a>(
         &self,
-        mut members: Vec<(&ImageRecord, Prepared)>,
+        mut members: Vec<Prep<'a>>,
         report: &mut RecoveryReport,
-    ) -> Result<()> {
+    ) -> Result<Vec<Prep<'a>>> {
         members.sort_by_key(|(_, prepared)| prepared.set.map(|part| part.place));
         if !self.settle_set(&members)? {
             self.give_up_set(members.iter().map(|(image, prepared)| (*image, prepared)))?;
             members.drain(..).for_each(|(image, _)| report.note(image, false));
         }
-        for (image, prepared) in &members {
-            report.note(image, self.finish_whole(image, prepared)?);
-        }
-        Ok(())
+        Ok(members)
     }
 
     /// Puts all members of a set, in its order, into their places, or all back. `true`: they are in
     /// their places, and what is left is what each has to do by itself. Where it can do neither,
     /// because somebody wrote to a member since, the others go forward: his change stays.
-    fn settle_set(&self, members: &[(&ImageRecord, Prepared)]) -> Result<bool> {
+    fn settle_set(&self, members: &[Prep<'_>]) -> Result<bool> {
         let mut placed = Vec::new();
         let (mut can_be_placed, mut can_go_back) = (true, true);
         for (image, prepared) in members {
@@ -247,6 +256,9 @@ impl Store {
             }
             write.put_prepared(image.id, None)?;
             write.put_staged(image.id, None)?;
+        }
+        for (_, prepared) in members.clone() {
+            self.forget_displaced(&write, prepared)?;
         }
         write.commit()?;
         for (_, prepared) in members {

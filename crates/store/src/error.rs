@@ -106,6 +106,22 @@ pub enum Error {
         /// Root asked for.
         root: Root,
     },
+    /// The content of a generation isn't kept here.
+    #[error("the content of {image}@{number} is not kept here")]
+    NotKept {
+        /// Which image.
+        image: ImageName,
+        /// Number of the generation.
+        number: u64,
+    },
+    /// No kept content of this number.
+    #[error("no kept content {serial} of {image}")]
+    KeptUnknown {
+        /// Which image.
+        image: ImageName,
+        /// Its serial number.
+        serial: u64,
+    },
     /// A part of a recipe that can't be.
     #[error("bad recipe part: {0}")]
     BadPart(&'static str),
@@ -166,7 +182,8 @@ impl Error {
             Self::ChangedWhileReading(_) => "SOURCE_CHANGED",
             Self::Torn { .. } => "SOURCE_TORN",
             Self::LocalChange(_) => "LOCAL_CHANGE",
-            Self::NoGeneration { .. } => "GENERATION_UNKNOWN",
+            Self::NoGeneration { .. } | Self::KeptUnknown { .. } => "GENERATION_UNKNOWN",
+            Self::NotKept { .. } => "NOT_KEPT",
             Self::BadPart(_) => "BAD_MANIFEST",
             Self::BlockMismatch { .. } => "CHUNK_MISMATCH",
             Self::RootMismatch { .. } => "ROOT_MISMATCH",

@@ -36,6 +36,13 @@ impl Store {
         Ok(None)
     }
 
+    /// Is the last held clone of an image one of the content with `root`, and untouched?
+    pub(crate) fn is_held_last(&self, image: &ImageRecord, root: &Root) -> Result<bool> {
+        let Some(held) = self.catalog.read()?.held(image.id)? else { return Ok(false) };
+        Ok(Root::from_bytes(held.root.into()) == *root
+            && self.is_untouched(&base_path(&image.name), &held.checkpoint)?)
+    }
+
     fn is_untouched(&self, path: &str, checkpoint: &Checkpoint) -> Result<bool> {
         let stat = self.disk.stat(path).during("look at", path)?;
         Ok(stat.is_some_and(|s| s.kind == Kind::File && Checkpoint::of(&s) == *checkpoint))
@@ -102,7 +109,7 @@ impl Store {
         Ok(stat.map(|stat| HeldBefore { root: held.root, checkpoint: Checkpoint::of(&stat) }))
     }
 
-    fn remove_held(&self, name: &ImageName) -> Result<()> {
+    pub(crate) fn remove_held(&self, name: &ImageName) -> Result<()> {
         for path in [base_path(name), before_path(name)] {
             self.disk.remove_file(&path).during("remove", &path)?;
         }

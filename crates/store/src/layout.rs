@@ -17,7 +17,9 @@ pub(crate) const SPARE: &str = ".blockferry/spare";
 pub(crate) const BASE: &str = ".blockferry/base";
 /// Directory of clones of what was recorded before that.
 pub(crate) const BEFORE: &str = ".blockferry/before";
-/// Directory of what was set aside and must not be lost.
+/// Directory of contents that aren't current and are kept.
+pub(crate) const KEPT: &str = ".blockferry/kept";
+/// Directory of catalogs that could not be read.
 pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
 /// Directory of what recovery found to be of no use; emptied in the quiet after it.
 pub(crate) const TRASH: &str = ".blockferry/trash";
@@ -56,6 +58,17 @@ pub(crate) fn base_path(name: &ImageName) -> String {
 /// Held clone of the content of `name` before the one in [`base_path`].
 pub(crate) fn before_path(name: &ImageName) -> String {
     format!("{BEFORE}/{name}")
+}
+
+/// The kept content of `name` with this serial number.
+pub(crate) fn kept_path(name: &ImageName, serial: u64) -> String {
+    format!("{KEPT}/{name}.{serial}")
+}
+
+/// What a file `NAME.NUMBER` is called after.
+pub(crate) fn split_numbered(leaf: &str) -> Option<(ImageName, u64)> {
+    let (name, number) = leaf.rsplit_once('.')?;
+    Some((ImageName::new(name).ok()?, number.parse().ok()?))
 }
 
 /// Who a store is, the same on every member.
@@ -112,7 +125,7 @@ pub(crate) fn make_private(disk: &dyn Disk) -> Result<()> {
         }
         _ => {}
     }
-    let dirs = [PRIVATE, STAGING, SPARE, BASE, BEFORE, QUARANTINE, TRASH];
+    let dirs = [PRIVATE, STAGING, SPARE, BASE, BEFORE, KEPT, QUARANTINE, TRASH];
     let there = |dir: &&str| disk.stat(dir).is_ok_and(|stat| stat.is_some());
     if dirs.iter().all(there) {
         return Ok(());

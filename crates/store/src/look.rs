@@ -45,8 +45,11 @@ impl Store {
     pub fn look(&self) -> Result<Vec<Look>> {
         self.check_marker()?;
         let images = self.catalog.read()?.images()?;
-        let mut known: BTreeMap<_, _> =
-            images.into_iter().filter(|i| i.current > 0).map(|i| (i.name, i.checkpoint)).collect();
+        let mut known: BTreeMap<_, _> = images
+            .into_iter()
+            .filter(|i| i.current > 0 && !i.deleted)
+            .map(|i| (i.name, i.checkpoint))
+            .collect();
         let mut looks = Vec::new();
         for entry in self.disk.list("").during("list", "store directory")? {
             let text = entry.name.to_string_lossy();

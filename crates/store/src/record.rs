@@ -5,7 +5,6 @@ use blockferry_delta::{Chunk, ImageName, Lineage, NodeId, SEGMENT_BYTES, segment
 
 use minicbor::bytes::ByteArray;
 
-use crate::adopt;
 use crate::catalog::{CatalogWrite, Checkpoint, Discover, Generation, ImageRecord};
 use crate::changed::{Told, check_name};
 use crate::error::{Error, Result};
@@ -14,6 +13,7 @@ use crate::layout::STAGING;
 use crate::scan::Progress;
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
+use crate::writer;
 
 /// What is known when an image is frozen.
 pub(crate) struct Before<'a> {
@@ -132,11 +132,18 @@ impl Store {
             allocated_zero: scanned.allocated_zero,
         };
         let checkpoint = frozen.checkpoint();
+        let leaving = self.leaving(image.as_ref(), current.as_ref(), &scanned.root, now_unix_ms)?;
         let held = self.hold(name, image.as_ref(), frozen, &scanned.root, now_unix_ms)?;
         let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
         let write = self.catalog.write()?;
         let image = self.image_record(&write, name, image)?;
         write.put_held(image.id, held.as_ref())?;
+        let left = match leaving {
+            Some(left) => {
+                Some((self.note_kept(&write, name, &left.path, &left.stat, &left.keep)?, left))
+            }
+            None => None,
+        };
         let recorded = match unchanged {
             Some(current) => {
                 write.put_image(&ImageRecord { checkpoint, ..image })?;
@@ -144,10 +151,12 @@ impl Store {
             }
             None => {
                 self.put_current(&write, image, &generation, checkpoint, &Entries::Spool(&spool))?;
+                write.count_mark(writer::COUNTED)?;
                 Recorded::New(generation)
             }
         };
         write.commit()?;
+        self.place_left(name, left);
         spool.remove(self.disk.as_ref())?;
         Ok(recorded)
     }
@@ -168,6 +177,7 @@ impl Store {
                 checkpoint: None,
                 oldest_map: 1,
                 adopted: false,
+                deleted: false,
             }),
         }
     }
@@ -204,7 +214,7 @@ impl Store {
         for segment in gone {
             put_cuts(write, image.id, segment, Vec::new(), places)?;
         }
-        let keep = u64::from(self.options.keep_generations.max(1));
+        let keep = u64::from(self.options.maps_kept());
         let oldest_map = image.oldest_map.max((generation.number + 1).saturating_sub(keep)).max(1);
         write.drop_old_maps(image.id, oldest_map)?;
         write.put_generation(image.id, generation)?;
@@ -213,6 +223,7 @@ impl Store {
             checkpoint,
             oldest_map,
             adopted: false,
+            deleted: generation.is_deleted(),
             ..image
         })
     }
@@ -240,7 +251,7 @@ impl Store {
 
     /// What a content that was just found descends from. What is adopted descends from nothing: the
     /// node didn't make it.
-    fn next_lineage(
+    pub(crate) fn next_lineage(
         &self,
         image: Option<&ImageRecord>,
         current: Option<&Generation>,
@@ -250,9 +261,11 @@ impl Store {
         let base = match current {
             None if adopts => return Ok(Lineage::default()),
             None => Lineage::default(),
+            // An edit of a mirror is older than whatever somebody made: a peer's content replaces it.
+            Some(_) if self.options.mirror => return Ok(Lineage::default()),
             Some(current) => current.lineage.clone(),
         };
-        let writer = adopt::writer_id(&self.catalog.read()?, author)?;
+        let writer = writer::writer_id(&self.catalog.read()?, author)?;
         base.bump(writer).map_err(|e| Error::Corrupt { what: "a lineage", detail: e.to_string() })
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Generation, ImageRecord, Prepared};
+use crate::commit_set::Prep;
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Replayed;
@@ -40,7 +41,8 @@ impl Store {
         let mut report = RecoveryReport::default();
         let read = self.catalog.read()?;
         let images = read.images()?;
-        let mut sets: BTreeMap<u32, Vec<(&ImageRecord, Prepared)>> = BTreeMap::new();
+        let mut alone = Vec::new();
+        let mut sets: BTreeMap<u32, Vec<Prep<'_>>> = BTreeMap::new();
         for (id, prepared) in read.prepared()? {
             let image = images.iter().find(|image| image.id == id);
             let image = image.ok_or_else(|| Error::Corrupt {
@@ -49,12 +51,22 @@ impl Store {
             })?;
             match prepared.set {
                 Some(part) => sets.entry(part.token).or_default().push((image, prepared)),
-                None => report.note(image, self.finish(image, &prepared)?),
+                None => alone.push((image, prepared)),
             }
         }
         drop(read);
+        // A set that goes back needs what it had displaced where it is.
+        let mut placed = Vec::new();
         for members in sets.into_values() {
-            self.finish_set(members, &mut report)?;
+            placed.extend(self.settle_members(members, &mut report)?);
+        }
+        // What commits had displaced is among it.
+        self.recover_kept()?;
+        for (image, prepared) in &alone {
+            report.note(image, self.finish(image, prepared)?);
+        }
+        for (image, prepared) in &placed {
+            report.note(image, self.finish_whole(image, prepared)?);
         }
         self.tidy(&mut report)?;
         Ok(report)

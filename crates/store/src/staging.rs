@@ -7,6 +7,7 @@ mod content;
 mod find;
 mod finish;
 mod reserve;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use crate::claim::{Claim, Claims};
 use crate::disk::{Disk, Holder, Lease, Open, probe_clone};
 use crate::error::{Error, IoContext, Result};
 use crate::headers::Headers;
+use crate::kept::{Retention, ServiceClock};
 use crate::layout::{self, PRIVATE, StoreIdentity};
 use crate::recover::RecoveryReport;
 
@@ -52,8 +53,11 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bytes that stay free on the filesystem.
     pub free_min_bytes: u64,
-    /// Generations whose block maps stay known.
-    pub keep_generations: u32,
+    /// Earlier contents of each image that are kept, and at least as many generations whose block
+    /// maps stay known. `None`: 5 where reflinks work, none elsewhere.
+    pub keep_generations: Option<u32>,
+    /// Days in service for which earlier contents and deleted images are kept.
+    pub keep_days: u32,
     /// Keep the content that a copy replaced as a spare, while there is room for it.
     pub keep_spare: bool,
     /// When to hold a clone of what was recorded last.
@@ -79,7 +83,8 @@ impl Default for Options {
             scan_threads: std::thread::available_parallelism().map_or(2, usize::from),
             cache_bytes: 32 << 20,
             free_min_bytes: 0,
-            keep_generations: 5,
+            keep_generations: None,
+            keep_days: KEEP_DAYS,
             keep_spare: true,
             hold_base: HoldBase::Auto,
             snapshot: false,
@@ -88,6 +93,18 @@ impl Default for Options {
             incarnation: random,
             monotonic_ms: process_ms,
         }
+    }
+}
+
+/// Earlier contents that are kept, and generations whose maps are, if nobody says how many.
+const KEEP_GENERATIONS: u32 = 5;
+/// Days for which they are kept, if nobody says how many.
+const KEEP_DAYS: u32 = 7;
+
+impl Options {
+    /// Generations whose block maps stay known, the current one among them.
+    pub(crate) fn maps_kept(&self) -> u32 {
+        self.keep_generations.unwrap_or(KEEP_GENERATIONS).max(1)
     }
 }
 
@@ -120,6 +137,8 @@ pub struct Store {
     pub(crate) walks: AtomicU64,
     /// What the headers of its files said.
     pub(crate) headers: Headers,
+    /// How long it was in service.
+    pub(crate) service: ServiceClock,
 }
 
 impl Store {
@@ -153,6 +172,7 @@ impl Store {
             reserved_bytes: Arc::default(),
             walks: AtomicU64::new(0),
             headers: Headers::default(),
+            service: ServiceClock::default(),
         };
         store.adopt_present()?;
         store.catalog.defer_index(true);
@@ -181,6 +201,21 @@ impl Store {
         self.mode == CommitMode::Clone
     }
 
+    /// What is kept of what isn't current. Without reflinks an earlier content costs as much as the
+    /// image: there none is kept unless somebody asks for it.
+    pub fn retention(&self) -> Retention {
+        let usual = if self.clones() { KEEP_GENERATIONS } else { 0 };
+        Retention {
+            generations: self.options.keep_generations.unwrap_or(usual),
+            days: self.options.keep_days,
+        }
+    }
+
+    /// Is a deletion the last that is known of an image?
+    pub fn is_deleted(&self, name: &ImageName) -> Result<bool> {
+        Ok(self.current(name)?.is_some_and(|current| current.is_deleted()))
+    }
+
     /// Did a failed sync leave the store in doubt?
     pub fn is_degraded(&self) -> bool {
         self.degraded.load(Ordering::Relaxed)
@@ -190,14 +225,22 @@ impl Store {
         self.degraded.store(true, Ordering::Relaxed);
     }
 
-    /// The current generation of every image, by name.
-    pub fn images(&self) -> Result<Vec<Generation>> {
+    /// The current generation of every name, by name, deletions among them.
+    pub fn heads(&self) -> Result<Vec<Generation>> {
         let read = self.catalog.read()?;
         let images = read.images()?;
         images.iter().filter_map(|image| generation_of(&read, image).transpose()).collect()
     }
 
-    /// The current generation of an image.
+    /// The current generation of every image that isn't deleted, by name.
+    pub fn images(&self) -> Result<Vec<Generation>> {
+        let read = self.catalog.read()?;
+        let mut images = read.images()?;
+        images.retain(|image| !image.deleted);
+        images.iter().filter_map(|image| generation_of(&read, image).transpose()).collect()
+    }
+
+    /// The current generation of an image; it may say that the image was deleted.
     pub fn current(&self, name: &ImageName) -> Result<Option<Generation>> {
         let read = self.catalog.read()?;
         read.image(name)?.map_or(Ok(None), |image| generation_of(&read, &image))

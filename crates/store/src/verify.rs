@@ -38,6 +38,7 @@ impl Store {
         let read = self.catalog.read()?;
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let current = self.current_of(Some(&image))?;
+        let current = current.filter(|current| !current.is_deleted());
         let current = current.ok_or_else(|| Error::NotFound(name.clone()))?;
         let file = open_live(self.disk.as_ref(), name)?;
         let size = file.stat().during("look at", name.as_str())?.size_bytes;
@@ -56,7 +57,8 @@ impl Store {
             let offset = u64::from(segment) * SEGMENT_BYTES;
             let bytes = segment_len(segment, current.size_bytes);
             let got = file.read_bulk_at(&mut buf, offset, bytes).during("read", name.as_str())?;
-            compare(&mut report, segment, &known, &buf[..got], current.size_bytes);
+            let all = 0..bytes.div_ceil(BLOCK_BYTES);
+            compare(&mut report, (segment, all), &known, &buf[..got], current.size_bytes);
             progress.advance(offset + bytes as u64, current.size_bytes);
             if progress.cancelled() {
                 return Err(Error::Cancelled);
@@ -67,13 +69,20 @@ impl Store {
     }
 }
 
-fn compare(report: &mut VerifyReport, segment: u32, known: &SegmentMap, have: &[u8], size: u64) {
-    let blocks = segment_len(segment, size).div_ceil(BLOCK_BYTES);
-    let first = u64::from(segment) * SEGMENT_BLOCKS as u64;
+/// Compares some blocks of a segment with its block map: `have` is what the file has of them.
+pub(crate) fn compare(
+    report: &mut VerifyReport,
+    (segment, blocks): (u32, std::ops::Range<usize>),
+    known: &SegmentMap,
+    have: &[u8],
+    size: u64,
+) {
+    let (start, from) = (u64::from(segment) * SEGMENT_BLOCKS as u64, blocks.start);
     report.bytes += have.len() as u64;
-    report.blocks += blocks as u64;
-    for (block, number) in (0..blocks).zip(first..) {
-        let bytes = have.chunks(BLOCK_BYTES).nth(block).unwrap_or_default();
+    report.blocks += blocks.len() as u64;
+    for block in blocks {
+        let number = start + block as u64;
+        let bytes = have.chunks(BLOCK_BYTES).nth(block - from).unwrap_or_default();
         let good = match known {
             SegmentMap::Zero(_) => !bytes.is_empty() && blockferry_delta::is_zero(bytes),
             SegmentMap::Rows(rows) => {

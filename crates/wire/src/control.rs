@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, PeerIncompatible, PeerMisbehaved, Result, wrong_state};
 use crate::message::{
-    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, VERSION_MAX, VERSION_MIN,
+    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement, VERSION_MAX,
+    VERSION_MIN,
 };
 
 /// What the control stream tells its driver.
@@ -22,11 +23,17 @@ pub enum ControlEvent {
         node_name: String,
         /// The peer's program and version.
         agent: String,
+        /// The number that this start of the peer has, if it said one.
+        instance: Option<u64>,
     },
     /// Current generations of a store at the peer.
     Inventory(Inventory),
     /// A new current generation at the peer.
     Head(Head),
+    /// Where the peer wants us to go on with statements.
+    Resume(Resume),
+    /// What a node states about itself; its signature is not checked yet.
+    Statement(Statement),
     /// The answer to a ping.
     Pong {
         /// The token of the ping.
@@ -118,6 +125,10 @@ impl Control {
                 Some(ControlEvent::Inventory(inventory))
             }
             (State::Ready, Message::Head(head)) => Some(ControlEvent::Head(head)),
+            (State::Ready, Message::Resume(resume)) => Some(ControlEvent::Resume(resume)),
+            (State::Ready, Message::Statement(statement)) => {
+                Some(ControlEvent::Statement(statement))
+            }
             (State::Ready, Message::Ping(Ping { token })) => self.pong(token)?,
             (State::Ready, Message::Pong(Pong { token })) => {
                 if self.ping.take() != Some(token) {
@@ -140,15 +151,16 @@ impl Control {
             features: self.hello.features,
             node_name: self.hello.node_name.clone(),
             agent: self.hello.agent.clone(),
+            instance: self.hello.instance,
         }));
         self.state = State::Ready;
         let features = self.hello.features & theirs.features;
-        let Hello { node_name, agent, .. } = theirs;
-        Ok(ControlEvent::Ready { version, features, node_name, agent })
+        let Hello { node_name, agent, instance, .. } = theirs;
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
     }
 
     fn hello_ack(&mut self, ack: HelloAck) -> Result<ControlEvent> {
-        let HelloAck { version, features, node_name, agent } = ack;
+        let HelloAck { version, features, node_name, agent, instance } = ack;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Err(Error::from(PeerIncompatible::VersionUnsupported {
                 ours_min: VERSION_MIN,
@@ -159,7 +171,7 @@ impl Control {
         }
         self.state = State::Ready;
         let features = self.hello.features & features;
-        Ok(ControlEvent::Ready { version, features, node_name, agent })
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
     }
 
     /// Answers a ping. A peer that pings faster than its pongs are taken is flooding.

@@ -63,6 +63,8 @@ kinds! {
     Goodbye = 0x05, max::SMALL_BYTES_MAX;
     Ping = 0x06, max::TINY_BYTES_MAX;
     Pong = 0x07, max::TINY_BYTES_MAX;
+    Resume = 0x0c, max::TINY_BYTES_MAX;
+    Statement = 0x0d, max::STATEMENT_BYTES_MAX;
     Join = 0x10, max::JOIN_BYTES_MAX;
     JoinAccepted = 0x11, max::SMALL_BYTES_MAX;
     JoinRefused = 0x12, max::SMALL_BYTES_MAX;

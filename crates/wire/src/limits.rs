@@ -23,6 +23,11 @@ pub const JOIN_BYTES_MAX: usize = 8 << 10;
 pub const RECEIPT_BYTES_MAX: usize = 512;
 /// Payload bytes of a head: one entry with the longest lineage.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Bytes of what a statement's signature covers, without the domain: a promotion with the longest
+/// lineage and all receipts, or the longest roster.
+pub const STATEMENT_BODY_BYTES_MAX: usize = 112 << 10;
+/// Payload bytes of a statement.
+pub const STATEMENT_BYTES_MAX: usize = 128 << 10;
 /// Payload bytes of an offer: the longest lineage and the most extended attributes.
 pub const OFFER_BYTES_MAX: usize = 256 << 10;
 /// Payload bytes of a want.
@@ -109,6 +114,8 @@ pub const BASES_MAX: usize = 16;
 pub const LINEAGE_ENTRIES_MAX: usize = 256;
 /// Highest generation number.
 pub const GENERATION_NUMBER_MAX: u64 = 1 << 48;
+/// Members that a roster names, and receipts that a promotion rests on.
+pub const ROSTER_MEMBERS_MAX: usize = 1024;
 /// Entries of one inventory message.
 pub const INVENTORY_ENTRIES_MAX: usize = 4096;
 /// Bytes of the longest node name.
@@ -141,6 +148,24 @@ pub(crate) const ENTRY_BYTES_MAX: usize =
     HEAD + 5 + (2 + IMAGE_NAME_BYTES_MAX) + 2 * HEAD + (2 + 32) + LINEAGE_BYTES;
 /// Bytes of an inventory without its entries at most.
 pub(crate) const INVENTORY_BASE_BYTES_MAX: usize = 3 * HEAD + 4 + 17 + 2 + STORE_NAME_BYTES_MAX;
+/// Bytes of the fields that all statements have at most.
+const SAID_BYTES: usize = HEAD + 5 + 34 + 17 + 3 * HEAD;
+/// Bytes of an encoded roster at most.
+const ROSTER_BYTES: usize = SAID_BYTES
+    + 2
+    + (2 + NODE_NAME_BYTES_MAX)
+    + HEAD
+    + ROSTER_MEMBERS_MAX * (34 + 2 + NODE_NAME_BYTES_MAX + 1);
+/// Bytes of an encoded promotion at most.
+const PROMOTION_BYTES: usize = SAID_BYTES
+    + 6
+    + (2 + IMAGE_NAME_BYTES_MAX)
+    + HEAD
+    + 34
+    + LINEAGE_BYTES
+    + (3 + TEXT_BYTES_MAX)
+    + HEAD
+    + ROSTER_MEMBERS_MAX * 34;
 /// Bytes of an encoded offer at most.
 const OFFER_BYTES: usize = 32 * HEAD
     + 3 * 35
@@ -176,6 +201,12 @@ const _: () = {
     );
     assert!(INVENTORY_BASE_BYTES_MAX + ENTRY_BYTES_MAX <= CONTROL_BYTES_MAX, "an entry fits");
     assert!(ENTRY_BYTES_MAX + 2 * HEAD + 17 <= HEAD_BYTES_MAX, "the largest entry fits a head");
+    assert!(ROSTER_BYTES <= STATEMENT_BODY_BYTES_MAX, "the longest roster fits a statement");
+    assert!(PROMOTION_BYTES <= STATEMENT_BODY_BYTES_MAX, "the longest promotion fits, too");
+    assert!(
+        STATEMENT_BODY_BYTES_MAX + 4 * HEAD + 66 <= STATEMENT_BYTES_MAX,
+        "the longest statement fits its frame"
+    );
     assert!(OFFER_BYTES <= OFFER_BYTES_MAX, "the largest offer fits its frame");
     assert!(TEXT_BYTES_MAX + 6 * HEAD <= SMALL_BYTES_MAX, "the longest text fits its frame");
     assert!(

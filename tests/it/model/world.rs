@@ -392,7 +392,7 @@ impl World {
             };
             assert_eq!(look.state, want, "{trail}: {name} of {at}");
         }
-        assert_eq!(side.private("quarantine"), [""; 0], "{trail}: set aside at {at}");
+        assert_eq!(side.set_aside(), [""; 0], "{trail}: set aside at {at}");
         assert!(!side.store.is_degraded(), "{trail}: {at} is degraded");
     }
 }

@@ -5,7 +5,8 @@ use crate::args::ImageCommand;
 use crate::failure::Failure;
 use crate::output::{or_dash, seconds, size, table, word};
 use blockferry_node::api::{
-    Exit, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImagesReport, PairState, Request,
+    Exit, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImagesReport, PairState, PromotedRow,
+    Request,
 };
 
 pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Exit, Failure> {
@@ -59,6 +60,13 @@ fn show(image: &ImageRow) -> String {
         image.size_bytes,
         word(&image.state),
     );
+    if let Some(promoted) = &image.promoted {
+        let PromotedRow { generation, node, by, at, receipts, .. } = promoted;
+        let on = receipts.join(", ");
+        text.push_str(&format!(
+            "\n  promoted   @{generation} on {node} by {by} at {at}, with receipts of {on}"
+        ));
+    }
     if let Some(set) = &image.set {
         text.push_str(&format!("\n  set        {set}"));
     }
@@ -84,6 +92,8 @@ fn history(report: &HistoryReport) -> String {
             generation.author.chars().take(16).collect(),
             short(Some(&generation.root)),
             generation.peers.join(","),
+            or_dash(generation.promoted.last().map(|promoted| &promoted.at)),
+            if generation.kept { "yes" } else { "-" }.to_owned(),
         ]
     };
     let rows = report.generations.iter().map(row).collect();
@@ -98,6 +108,8 @@ fn history(report: &HistoryReport) -> String {
         "AUTHOR",
         "ROOT",
         "PEERS",
+        "PROMOTED",
+        "KEPT",
     ];
     table(&header, rows, "no generations")
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod config;
+pub(crate) mod conflicts;
 pub(crate) mod events;
 pub(crate) mod generate;
 pub(crate) mod id;
@@ -13,9 +14,11 @@ pub(crate) mod orders;
 pub(crate) mod pairing;
 pub(crate) mod peer;
 pub(crate) mod plan;
+pub(crate) mod promote;
 pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod ready;
+pub(crate) mod rollback;
 pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod status;

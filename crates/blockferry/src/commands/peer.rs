@@ -20,7 +20,9 @@ pub(crate) fn run(app: &App, command: PeerCommand) -> Result<Exit, Failure> {
         PeerCommand::Set { peer, setting } => {
             let Some((key, value)) = setting.split_once('=') else {
                 let error = AdminError::new("USAGE", format!("{setting:?} is not key=value"));
-                return Err(error.with_remedy("keys: name, address, schedule").into());
+                return Err(error
+                    .with_remedy("keys: name, address, compression, schedule, polite")
+                    .into());
             };
             let (key, value) = (key.to_owned(), value.to_owned());
             list(app, &Request::PeerSet { peer, key, value }, details)
@@ -63,8 +65,12 @@ fn backlog(peer: &PeerRow) -> String {
 
 /// The limit with what it comes from and until when.
 fn limit(peer: &PeerRow) -> String {
-    let Some(bits) = peer.rate_limit_bits_per_second else { return "-".to_owned() };
+    let polite = if peer.polite { "polite" } else { "-" };
+    let Some(bits) = peer.rate_limit_bits_per_second else { return polite.to_owned() };
     let mut text = bits_text(bits);
+    if peer.polite {
+        text.push_str(", polite");
+    }
     if !peer.limited_by.is_empty() {
         text.push_str(&format!(" ({})", peer.limited_by));
     }

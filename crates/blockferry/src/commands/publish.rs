@@ -29,6 +29,9 @@ fn absolute(map: String) -> String {
 
 fn text(report: &PublishReport) -> String {
     let PublishReport { image, generation, root, .. } = report;
+    if report.discover == "deleted" {
+        return format!("{image}@{generation} recorded: it was deleted");
+    }
     if !report.recorded {
         return format!("{image}@{generation} is unchanged\n  root {root}");
     }

@@ -36,10 +36,14 @@ fn text(report: &ReadyReport) -> String {
     text
 }
 
-fn line(peer: &PeerReady) -> String {
+/// How one member stands.
+pub(crate) fn line(peer: &PeerReady) -> String {
+    let name = &peer.peer;
+    let holds = peer.generation.map_or_else(String::new, |number| format!(", holds @{number}"));
+    let eta = peer.eta.as_ref().map_or_else(String::new, |eta| format!(", there by {eta}"));
     match (&peer.reason, peer.ready) {
-        (_, true) => format!("{}: verified", peer.peer),
-        (Some(reason), false) => format!("{}: not yet ({})", peer.peer, word(reason)),
-        (None, false) => format!("{}: not yet", peer.peer),
+        (_, true) => format!("{name}: verified"),
+        (Some(reason), false) => format!("{name}: not yet ({}){holds}{eta}", word(reason)),
+        (None, false) => format!("{name}: not yet{holds}{eta}"),
     }
 }

@@ -10,7 +10,7 @@ use crate::failure::{AdminError, Failure};
 use crate::output::{or_dash, table};
 use blockferry_node::api::{Exit, OrdersReport, Request, Schema};
 use blockferry_node::calendar::{
-    Calendar, Dfsr, QUARTERS_PER_DAY, Rate, Source, State, When, Zone, parse_at,
+    Calendar, Dfsr, QUARTERS_PER_DAY, Rule, Source, State, When, Zone, parse_at,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -79,6 +79,7 @@ fn state_json(state: &State) -> Value {
         "rate_limit_bits_per_second": state.rate.bits_per_second(),
         "source": source(state.source).split(' ').next(),
         "rule": rule,
+        "polite": state.polite,
     })
 }
 
@@ -97,7 +98,9 @@ fn row_json((name, calendar): Named<'_>, at: i64) -> Value {
 
 fn row_text((name, calendar): Named<'_>, at: i64) -> Vec<String> {
     let decision = calendar.decide(at);
-    let state = |state: &State| format!("{} ({})", state.rate, source(state.source));
+    let state = |state: &State| {
+        format!("{}{} ({})", state.rate, polite(state.polite), source(state.source))
+    };
     vec![
         name.to_owned(),
         shown(at, &calendar.zone),
@@ -105,6 +108,10 @@ fn row_text((name, calendar): Named<'_>, at: i64) -> Vec<String> {
         or_dash(decision.until_unix_ms.map(|at| shown(at, &calendar.zone))),
         or_dash(decision.next.as_ref().map(state)),
     ]
+}
+
+fn polite(polite: bool) -> &'static str {
+    if polite { ", polite" } else { "" }
 }
 
 const NONE: &str = "no schedules: write a section [schedules.NAME]";
@@ -144,7 +151,9 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
         let (name, calendar) = *named;
         row["default"] = json!(calendar.default.to_string());
         row["dfsr"] = json!(calendar.dfsr.as_ref().map(ToString::to_string));
-        row["rules"] = calendar.rules.iter().map(|r| rule(&r.when, r.rate)).collect();
+        row["by"] = json!(settings.deadlines.get(name).map(ToString::to_string));
+        row["rules"] = calendar.rules.iter().map(rule).collect();
+        row["polite"] = json!(calendar.polite);
         row["used_by"] = json!(users(&settings, name));
         row
     };
@@ -181,7 +190,8 @@ fn users(settings: &Settings, name: &str) -> Vec<String> {
     node.into_iter().chain(stores).chain(peers).collect()
 }
 
-fn rule(when: &When, rate: Rate) -> Value {
+fn rule(rule: &Rule) -> Value {
+    let Rule { when, rate, polite } = rule;
     let texts = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
     match when {
         When::Often { days, dates, from, to } => json!({
@@ -190,19 +200,24 @@ fn rule(when: &When, rate: Rate) -> Value {
             "from": from.to_string(),
             "to": to.to_string(),
             "rate": rate.to_string(),
+            "polite": polite,
         }),
         When::Once(windows) => json!({
             "once": windows.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "rate": rate.to_string(),
+            "polite": polite,
         }),
     }
 }
 
 fn details(settings: &Settings, (name, calendar): Named<'_>) -> String {
     let mut lines = vec![format!("{name} ({})", calendar.zone.name())];
-    lines.push(format!("  default  {}", calendar.default));
+    lines.push(format!("  default  {}{}", calendar.default, polite(calendar.polite)));
     if calendar.dfsr.is_some() {
         lines.push("  dfsr     a week of quarter hours".to_owned());
+    }
+    if let Some(by) = settings.deadlines.get(name) {
+        lines.push(format!("  by       {by}"));
     }
     for (index, rule) in calendar.rules.iter().enumerate() {
         let when = match &rule.when {
@@ -214,7 +229,8 @@ fn details(settings: &Settings, (name, calendar): Named<'_>) -> String {
                 windows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             }
         };
-        lines.push(format!("  rule {:<3} {} on {when}", index + 1, rule.rate));
+        let manner = polite(rule.polite.unwrap_or(calendar.polite));
+        lines.push(format!("  rule {:<3} {}{manner} on {when}", index + 1, rule.rate));
     }
     let users = users(settings, name);
     let users = if users.is_empty() { "nobody".to_owned() } else { users.join(", ") };

@@ -1,8 +1,8 @@
 //! `serve`: the service itself, as systemd and people expect it.
 //!
-//! Ready is said when the node answers; SIGTERM and SIGINT stop it gracefully; SIGHUP re-reads the
-//! configuration and says what a restart would change, for nothing is applied while it runs. The
-//! watchdog is fed from the loop that serves, so a loop that hangs is noticed.
+//! Ready is said when the node answers; SIGTERM and SIGINT stop it gracefully; SIGHUP reads the
+//! configuration again and puts it into force without ending a transfer, or names what is bad about
+//! it and leaves the running one alone. The watchdog is fed from the loop that serves, so a loop that hangs is noticed.
 
 use super::App;
 use crate::args::ServeArgs;
@@ -49,7 +49,8 @@ async fn serve(
     closed: Option<oneshot::Receiver<()>>,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let id = config.identity.id();
+    let own = config.identity.clone();
+    let id = own.id();
     let node = Node::start(config).await.map_err(locked)?;
     tracing::info!(node = %settings.node_name, %id, socket = %settings.socket.display(), "ready");
     tell(&[NotifyState::Ready, NotifyState::Status(&node.status_line())]);
@@ -61,7 +62,7 @@ async fn serve(
             _ = signals.terminate.recv() => break "SIGTERM",
             _ = signals.interrupt.recv() => break "SIGINT",
             () = &mut closed => break "stdin was closed",
-            _ = signals.hangup.recv() => reread(location, settings),
+            _ = signals.hangup.recv() => reload(location, settings, &node, &own),
             () = tick(watchdog.as_mut()) => tell(&[NotifyState::Watchdog]),
             _ = status.tick() => tell(&[NotifyState::Status(&node.status_line())]),
         }
@@ -113,22 +114,27 @@ fn tell(state: &[NotifyState<'_>]) {
     }
 }
 
-/// What SIGHUP does: the running configuration stays in force whatever the file says.
-fn reread(location: &Location, running: &Settings) {
+/// What SIGHUP does. Whatever happens is an event, too.
+fn reload(location: &Location, started: &Settings, node: &Node, identity: &Identity) {
     let (settings, findings) = location.check();
     for finding in &findings {
-        tracing::error!(code = "CONFIG_ERROR", place = %finding.place, "{}", finding.message);
+        tracing::error!(code = "CONFIG_ERROR", "{finding}");
     }
     let Some(settings) = settings.filter(|_| findings.is_empty()) else {
-        tracing::error!("the configuration is bad; the running one stays in force");
+        let more = match findings.len() {
+            0 | 1 => String::new(),
+            count => format!(" (and {} more: blockferry config check)", count - 1),
+        };
+        let first = findings.first().map_or_else(|| "it can't be used".into(), ToString::to_string);
+        node.reject_config(&format!("{first}{more}"));
         return;
     };
-    let changed = changed_keys(&running.shown, &settings.shown);
-    if changed.is_empty() {
-        tracing::info!("the configuration is good and unchanged");
-    }
-    for key in changed {
-        tracing::warn!(key, "changed in the configuration; takes effect at the next restart");
+    // What this process looked at before there was a node.
+    let ours = |key: &String| key.starts_with("log.") || key == "node.identity";
+    let mut restart = changed_keys(&started.shown, &settings.shown);
+    restart.retain(ours);
+    if let Err(error) = node.reload(node_config(&settings, identity.clone()), restart) {
+        tracing::error!(code = error.code(), %error, "not reloaded");
     }
 }
 
@@ -183,6 +189,8 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.send_limit_bits_per_second = settings.send.limit.bits_per_second();
     config.send_schedule.clone_from(&settings.send.schedule);
     config.schedules.clone_from(&settings.schedules);
+    config.deadlines.clone_from(&settings.deadlines);
+    config.promote.clone_from(&settings.promote);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.store_free_min = match settings.store_free_min {
@@ -223,6 +231,8 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     };
     store.warm = settings.warm;
     store.keep_generations = settings.keep_generations;
+    store.keep_days = settings.keep_days;
+    store.prefer.clone_from(&settings.prefer);
     store.send.clone_from(&settings.send);
     store
 }

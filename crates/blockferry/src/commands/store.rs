@@ -3,7 +3,7 @@
 use super::App;
 use crate::args::StoreCommand;
 use crate::failure::{Failure, on_path};
-use crate::output::{table, word};
+use crate::output::{size, table, word};
 use blockferry_node::api::{Exit, Removed, Request, StoreRow, StoresReport};
 
 pub(crate) fn run(app: &App, command: StoreCommand) -> Result<Exit, Failure> {
@@ -41,10 +41,14 @@ pub(crate) fn stores(stores: &[StoreRow]) -> String {
             store.images.to_string(),
             if store.in_sync { "in sync" } else { "not in sync" }.to_owned(),
             store.peers.join(","),
+            match store.kept {
+                0 => "-".to_owned(),
+                kept => format!("{kept} ({})", size(store.kept_bytes)),
+            },
             store.path.clone(),
         ]
     };
     let rows = stores.iter().map(row).collect();
     let empty = "no stores: blockferry store add NAME PATH";
-    table(&["STORE", "ROLE", "COMMIT", "IMAGES", "SYNC", "PEERS", "PATH"], rows, empty)
+    table(&["STORE", "ROLE", "COMMIT", "IMAGES", "SYNC", "PEERS", "KEPT", "PATH"], rows, empty)
 }

@@ -4,6 +4,7 @@
 //! required, and what must fit together, `settings` decides after all layers are merged. Keys of
 //! later versions are not here: `known` refuses them by name.
 
+use super::promote::Requirement;
 use super::values::{
     ClockText, Compression, DatesText, DaysText, DfsrText, Period, Rate, Reserve, ScheduleRate,
     SetsChoice, WindowText,
@@ -32,6 +33,8 @@ pub(crate) struct ConfigFile {
     pub(crate) schedules: BTreeMap<String, ScheduleSection>,
     /// How much of the machine may be used.
     pub(crate) limits: LimitsSection,
+    /// When a generation may be used.
+    pub(crate) promote: PromoteSection,
     /// What is logged, and how.
     pub(crate) log: LogSection,
 }
@@ -105,9 +108,17 @@ pub(crate) struct StoreSection {
     /// reaches that is to be had: for stores that machines boot from at once. Otherwise transfers
     /// leave the page cache as it was. Default: false.
     pub(crate) warm: Option<bool>,
-    /// How many generations the history of an image keeps. Default: 5.
-    #[schemars(range(min = 1))]
+    /// How many earlier contents of each image are kept to go back to, whatever peers send. Where the
+    /// file system has reflinks they share storage; elsewhere each is a whole file, and updates are
+    /// written as whole files, too. Default: 5 with reflinks, else 0.
     pub(crate) keep_generations: Option<u32>,
+    /// For how many days in service earlier contents (unless keep_generations is 0) and deleted images
+    /// are kept, even if they are more. Default: 7.
+    pub(crate) keep_days: Option<u32>,
+    /// When two nodes have changed an image at the same time: the node whose content goes on, by
+    /// name or id. The other content is kept until somebody acknowledges it. Default: nobody's, an
+    /// operator decides (blockferry conflicts, resolve).
+    pub(crate) prefer: Option<String>,
     /// What of it this node sends, to all peers together. Default: unlimited.
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent by. Default: none.
@@ -132,6 +143,9 @@ pub(crate) struct PeerSection {
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent to by. Default: none.
     pub(crate) schedule: Option<String>,
+    /// Other traffic goes before what this node sends to it: it takes what is free of the link and
+    /// yields to the rest. Default: false, or as the calendar has it.
+    pub(crate) polite: Option<bool>,
 }
 
 /// A calendar. The last rule that matches wins.
@@ -142,9 +156,14 @@ pub(crate) struct ScheduleSection {
     pub(crate) zone: Option<String>,
     /// The rate when nothing else matches: a rate, unlimited or pause. Default: unlimited.
     pub(crate) default: Option<ScheduleRate>,
+    /// Other traffic goes first, unless a rule says otherwise. Default: false.
+    pub(crate) polite: Option<bool>,
     /// A week in DFS-R's form, one hexadecimal digit per quarter hour: 96 digits for every day, or
     /// seven times 96 beginning with Sunday, or DAYS=DIGITS for each. Rules go over it.
     pub(crate) dfsr: Option<DfsrText>,
+    /// By when everything should be there each day, by this clock; what will not be is an event
+    /// (WINDOW_MISSED) ahead of time. Default: the next change to a lower rate or a pause.
+    pub(crate) by: Option<ClockText>,
     /// Rules.
     pub(crate) rule: Option<Vec<RuleSection>>,
 }
@@ -165,6 +184,8 @@ pub(crate) struct RuleSection {
     pub(crate) once: Option<Vec<WindowText>>,
     /// A rate, unlimited or pause. Required.
     pub(crate) rate: Option<ScheduleRate>,
+    /// Other traffic goes first while it is in force. Default: as the schedule has it.
+    pub(crate) polite: Option<bool>,
 }
 
 /// How much of the machine may be used.
@@ -180,6 +201,19 @@ pub(crate) struct LimitsSection {
     pub(crate) schedule: Option<String>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
+}
+
+/// When a generation may be used.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PromoteSection {
+    /// Who must hold it, verified, unless promote --require says it: all members of the store, a
+    /// number of them, or those named. Default: all.
+    pub(crate) require: Option<Requirement>,
+    /// A program that is run on this node after a promotion that was asked for here, without a
+    /// shell: HOOK STORE/NAME@GENERATION PATH, with BLOCKFERRY_* variables; 15 minutes at most. Its
+    /// failure is the event HOOK_FAILED and exit status 1; the promotion stays. Default: none.
+    pub(crate) hook_after: Option<PathBuf>,
 }
 
 /// What is logged, and how.

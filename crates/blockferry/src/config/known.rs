@@ -20,7 +20,6 @@ const LATER_KEYS: &[(&str, &str)] = &[
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
     ("peers.*.weight", "weights"),
-    ("promote", "promotion"),
 ];
 
 /// Variables that are ours but are no keys.
@@ -276,7 +275,7 @@ mod tests {
         let shape = shape();
         let complaint = unknown_key(&key("nod"), &shape);
         assert_eq!(complaint.help.unwrap(), "did you mean node?");
-        let complaint = unknown_key(&key("promote"), &shape);
+        let complaint = unknown_key(&key("limits.memory"), shape.child("limits").unwrap());
         assert!(complaint.message.contains("is not in this version"), "{}", complaint.message);
         let store = shape.child("stores").unwrap().child("x").unwrap();
         let complaint = unknown_key(&key("stores.x.quux"), store);

@@ -12,6 +12,7 @@ mod host;
 mod known;
 mod layers;
 mod profiles;
+mod promote;
 mod schedules;
 mod settings;
 mod values;
@@ -108,16 +109,30 @@ pub(crate) struct Finding {
     pub(crate) place: Place,
     pub(crate) message: String,
     pub(crate) help: Option<String>,
+    /// Which key it is about, where the message doesn't say it.
+    pub(crate) key: Option<String>,
 }
 
 impl Finding {
     fn new(place: Place, message: String) -> Finding {
-        Finding { place, message, help: None }
+        Finding { place, message, help: None, key: None }
     }
 
     fn with_help(mut self, help: impl Into<String>) -> Finding {
         self.help = Some(help.into());
         self
+    }
+}
+
+/// File, line, key, what is wrong and what may help.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        match &self.key {
+            Some(key) if !self.message.contains(key) => write!(f, "{key}: {}", self.message)?,
+            _ => f.write_str(&self.message)?,
+        }
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
     }
 }
 

@@ -29,6 +29,19 @@ impl Reader<'_> {
         schedules
     }
 
+    /// The schedules that say by when everything should be there.
+    pub(super) fn deadlines(
+        &mut self,
+        raw: &BTreeMap<String, ScheduleSection>,
+    ) -> BTreeMap<String, Clock> {
+        let by = |(name, section): (&String, &ScheduleSection)| {
+            let by = section.by.as_ref()?.0;
+            self.text(&["schedules", name, "by"], by.to_string());
+            Some((name.clone(), by))
+        };
+        raw.iter().filter_map(by).collect()
+    }
+
     fn schedule(&mut self, name: &str, raw: ScheduleSection) -> Option<Calendar> {
         let place = self.section_place("schedules", name);
         let good = self.name(&place, name);
@@ -36,6 +49,8 @@ impl Reader<'_> {
         let zone = self.zone(name, raw.zone);
         let default = raw.default.map_or(CalendarRate::Unlimited, |ScheduleRate(rate)| rate);
         self.text(&at("default"), default.to_string());
+        let polite = raw.polite.unwrap_or(false);
+        self.show(&at("polite"), polite.into());
         if let Some(week) = &raw.dfsr {
             self.text(&at("dfsr"), week.to_string());
         }
@@ -55,7 +70,8 @@ impl Reader<'_> {
             .collect();
         let rules = rules.into_iter().collect::<Option<Vec<Rule>>>()?;
         good?;
-        Some(Calendar { zone: zone?, default, dfsr: raw.dfsr.map(|week| week.0), rules })
+        let (zone, dfsr) = (zone?, raw.dfsr.map(|week| week.0));
+        Some(Calendar { zone, default, polite, dfsr, rules })
     }
 
     fn zone(&mut self, name: &str, zone: Option<String>) -> Option<Zone> {
@@ -117,7 +133,7 @@ impl Reader<'_> {
                 to: raw.to.map_or(Clock::MIDNIGHT, |to| to.0),
             },
         };
-        Some(Rule { when, rate })
+        Some(Rule { when, rate, polite: raw.polite })
     }
 
     /// `send` and `schedule` of a section.
@@ -146,6 +162,6 @@ impl Reader<'_> {
                 self.complain_with(place, format!("there is no schedule {name}"), help);
             }
         }
-        Allowance { limit, schedule }
+        Allowance { limit, schedule, polite: false }
     }
 }

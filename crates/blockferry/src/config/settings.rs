@@ -12,8 +12,8 @@ use super::layers::{Key, Layers, Leaf};
 use super::profiles;
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve, SetsChoice};
 use blockferry_delta::{NodeId, StoreName};
-use blockferry_node::calendar::Calendar;
-use blockferry_node::config::Allowance;
+use blockferry_node::calendar::{Calendar, Clock};
+use blockferry_node::config::{Allowance, PromoteConfig};
 use globset::Glob;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ const DEFAULT_LOG_LEVEL: &str = "info";
 const DEFAULT_FREE_PERCENT: u8 = 5;
 const DEFAULT_RESCAN: &str = "1m";
 const DEFAULT_SETTLE: &str = "30s";
-const DEFAULT_KEEP_GENERATIONS: u32 = 5;
+const DEFAULT_KEEP_DAYS: u32 = 7;
 /// Bytes of the longest path of a unix socket, its final NUL left out.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -54,6 +54,9 @@ pub(crate) struct Settings {
     /// Of the node as a whole.
     pub(crate) send: Allowance,
     pub(crate) schedules: BTreeMap<String, Arc<Calendar>>,
+    /// By when everything should be there, by schedule.
+    pub(crate) deadlines: BTreeMap<String, Clock>,
+    pub(crate) promote: PromoteConfig,
     pub(crate) store_free_min: Reserve,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -77,7 +80,11 @@ pub(crate) struct StoreSettings {
     pub(crate) commit: CommitChoice,
     pub(crate) hold_base: HoldBaseChoice,
     pub(crate) warm: bool,
-    pub(crate) keep_generations: u32,
+    /// `None`: as the file system has it.
+    pub(crate) keep_generations: Option<u32>,
+    pub(crate) keep_days: u32,
+    /// The node whose content goes on when two diverged.
+    pub(crate) prefer: Option<String>,
     pub(crate) send: Allowance,
 }
 
@@ -164,11 +171,13 @@ impl Reader<'_> {
         self.socket_length(&socket);
         let compression = raw.limits.compression.unwrap_or_default();
         self.show(&["limits", "compression"], compression.to_toml());
+        let deadlines = self.deadlines(&raw.schedules);
         let schedules = self.schedules(raw.schedules);
         let names: Vec<String> = schedules.keys().cloned().collect();
         let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
+        let promote = self.promote(raw.promote);
         let level = raw.log.level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
         let log_level = self.log_level(level);
         let log_format = raw.log.format.unwrap_or(LogFormat::Auto);
@@ -193,6 +202,8 @@ impl Reader<'_> {
             compression,
             send,
             schedules,
+            deadlines,
+            promote,
             store_free_min: free,
             log_level,
             log_format,
@@ -285,14 +296,20 @@ impl Reader<'_> {
         self.text(&at("hold_base"), hold_base.as_str().to_owned());
         let warm = raw.warm.unwrap_or_default();
         self.show(&at("warm"), toml::Value::Boolean(warm));
-        let keep_generations = raw.keep_generations.unwrap_or(DEFAULT_KEEP_GENERATIONS);
-        self.show(&at("keep_generations"), toml::Value::Integer(keep_generations.into()));
-        if keep_generations == 0 {
-            let place = self.place(&at("keep_generations"));
-            self.complain(
-                place,
-                "keep_generations is 0: the current one is always kept".to_owned(),
-            );
+        let keep_generations = raw.keep_generations;
+        if let Some(keep) = keep_generations {
+            self.show(&at("keep_generations"), toml::Value::Integer(keep.into()));
+        }
+        let keep_days = raw.keep_days.unwrap_or(DEFAULT_KEEP_DAYS);
+        self.show(&at("keep_days"), toml::Value::Integer(keep_days.into()));
+        let prefer = raw.prefer;
+        if let Some(prefer) = &prefer {
+            self.text(&at("prefer"), prefer.clone());
+            // A node's name or the beginning of its id: both are names.
+            if let Err(error) = StoreName::new(prefer) {
+                let place = self.place(&at("prefer"));
+                self.complain(place, format!("prefer: no name of a node: {error}"));
+            }
         }
         let send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
         Some(StoreSettings {
@@ -309,6 +326,8 @@ impl Reader<'_> {
             hold_base,
             warm,
             keep_generations,
+            keep_days,
+            prefer,
         })
     }
 
@@ -360,7 +379,9 @@ impl Reader<'_> {
         if let Some(compression) = compression {
             self.show(&at("compression"), compression.to_toml());
         }
-        let send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
+        let mut send = self.allowance(&["peers", name], raw.send, raw.schedule, schedules);
+        send.polite = raw.polite.unwrap_or(false);
+        self.show(&at("polite"), send.polite.into());
         Some(PeerSettings { name: good?, id, address, stores, mirrors, compression, send })
     }
 
@@ -460,11 +481,19 @@ impl Reader<'_> {
     }
 
     pub(super) fn complain(&mut self, place: Place, message: String) {
-        self.findings.push(Finding::new(place, message));
+        let finding = self.finding(place, message);
+        self.findings.push(finding);
     }
 
     pub(super) fn complain_with(&mut self, place: Place, message: String, help: String) {
-        self.findings.push(Finding::new(place, message).with_help(help));
+        let finding = self.finding(place, message).with_help(help);
+        self.findings.push(finding);
+    }
+
+    fn finding(&self, place: Place, message: String) -> Finding {
+        let here = self.leaves.iter().find(|(_, leaf)| leaf.place == place);
+        let key = here.map(|(key, _)| known::dotted(key));
+        Finding { key, ..Finding::new(place, message) }
     }
 }
 

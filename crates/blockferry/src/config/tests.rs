@@ -2,6 +2,7 @@
 
 use super::layers::Layers;
 use super::{Finding, Place, SetsChoice, Settings, known};
+use blockferry_node::api::Require;
 use std::path::Path;
 
 const FILE: &str = "/etc/blockferry/blockferry.toml";
@@ -70,6 +71,7 @@ in_use = "snapshot"
 commit = "copy"
 warm = true
 keep_generations = 9
+prefer = "branch-07"
 [peers.branch-07]
 id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 address = ["branch-07.example.net:7700", "[2001:db8::7]:7700"]
@@ -79,17 +81,24 @@ compression = "none"
 send = "400 MB/s"
 compression = 9
 store_free_min = "10%"
+[promote]
+require = ["branch-07"]
+hook_after = "/etc/blockferry/hooks/promoted"
 "#;
     let (settings, findings) = read(&[text], &[]);
     assert_eq!(findings, []);
     let settings = settings.unwrap();
+    let promote = &settings.promote;
+    assert_eq!(promote.require, Require::Peers(vec!["branch-07".into()]));
+    assert_eq!(promote.hook_after.as_deref(), Some(Path::new("/etc/blockferry/hooks/promoted")));
     assert_eq!(settings.state_dir, Path::new("/etc/blockferry/state"));
     assert_eq!(settings.send.limit.bits_per_second(), Some(3_200_000_000));
     let store = &settings.stores[0];
-    assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", 9));
+    assert_eq!((store.name.as_str(), store.keep_generations), ("vdisks", Some(9)));
     assert_eq!((store.settle.as_secs(), store.role.as_str()), (120, "mirror"));
     assert_eq!((store.in_use.as_str(), store.commit.as_str()), ("snapshot", "copy"));
     assert!(store.warm);
+    assert_eq!(store.prefer.as_deref(), Some("branch-07"));
     assert_eq!(
         (&store.include[..], &store.exclude[..]),
         (&["*.vhdx".to_owned()][..], &["*.lok".to_owned()][..])
@@ -151,6 +160,11 @@ fn mistakes_are_named_where_they_are() {
             "[limits]\nsend = \"0 Mbit/s\"\n",
             "2:8 limits.send: a rate of 0 stops everything; leave the key out, or \"unlimited\" | ",
         ),
+        ("[promote]\nhook_after = \"promoted\"\n", "2:14 a hook is an absolute path | "),
+        (
+            "[promote]\nrequire = 0\n",
+            "2:11 promote.require: 0 members are always ready: 1 or more | ",
+        ),
         (
             "[limits]\nsend = 5\n",
             "2:8 limits.send: invalid type: integer `5`, expected a string | ",
@@ -170,10 +184,6 @@ fn mistakes_are_named_where_they_are() {
         (
             "[stores.a]\npath = \"/a\"\ninclude = [\"[\"]\n",
             "3:11 \"[\" is no pattern: unclosed character class; missing ']' | ",
-        ),
-        (
-            "[stores.a]\npath = \"/a\"\nkeep_generations = 0\n",
-            "3:20 keep_generations is 0: the current one is always kept | ",
         ),
         (
             "[peers.b]\nid = \"K4MZ\"\n",
@@ -203,6 +213,7 @@ schedule = "branch-night"
 [schedules.branch-night]
 zone = "Europe/Oslo"
 default = "5 Mbit/s"
+by = "06:30"
 [[schedules.branch-night.rule]]
 days = "Mon-Fri"
 from = "18:00"
@@ -222,6 +233,7 @@ fn schedules_are_read() {
     assert_eq!(findings, []);
     let settings = settings.unwrap();
     let calendar = &settings.schedules["branch-night"];
+    assert_eq!(settings.deadlines["branch-night"].to_string(), "06:30");
     let rate = |instant: &str| {
         let at = instant.parse::<jiff::Timestamp>().unwrap().as_millisecond();
         calendar.rate(at).to_string()
@@ -235,6 +247,15 @@ fn schedules_are_read() {
     assert_eq!(peer.limit.bits_per_second(), Some(50_000_000));
     assert_eq!(settings.stores[0].send.limit.bits_per_second(), Some(100_000_000));
     assert_eq!(settings.send.schedule.as_deref(), Some("branch-night"));
+    assert!(!peer.polite && !calendar.polite && calendar.rules[0].polite.is_none());
+    let polite = "[peers.branch-07]\npolite = true\n[schedules.branch-night]\npolite = true\n\
+                  [[schedules.branch-night.rule]]\nrate = \"5 Mbit/s\"\npolite = false\n";
+    let (settings, findings) = read(&[NIGHT, polite], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    let calendar = &settings.schedules["branch-night"];
+    assert!(settings.peers[0].send.polite && calendar.polite);
+    assert_eq!(calendar.rules[0].polite, Some(false));
     // A later layer takes the place of the whole list.
     let over = "[[schedules.branch-night.rule]]\nrate = \"pause\"\n";
     let (settings, _) = read(&[NIGHT, over], &[]);
@@ -300,7 +321,6 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 fn later_keys_and_values_are_refused_by_name() {
     for text in [
         "[admin]\nhttp = \"127.0.0.1:7780\"\n",
-        "[promote]\nrequire = \"all\"\n",
         "[limits]\nmemory = \"1 GiB\"\n",
         "[admin]\ntls = \"x\"\n",
     ] {

@@ -108,6 +108,11 @@ const ROWS: &[CodeRow] = &[
     row("CHANGED_WHILE_READING", Exit::Locked, "try again when nothing writes the image"),
     row("CHUNK_MISMATCH", Exit::VerifyFailed, VERIFY),
     row("CONFIG_ERROR", Exit::Config, "correct the file, then: blockferry config check"),
+    row(
+        "CONFIG_REJECTED",
+        Exit::Config,
+        "correct the named key, then: systemctl reload blockferry (or kill -HUP)",
+    ),
     row("CONTROL_BAD_REQUEST", Exit::Usage, "use the blockferry command of the same version"),
     row("CONTROL_BUSY", Exit::Unreachable, "too many admin connections; close some and try again"),
     row("CONTROL_FORBIDDEN", Exit::Refused, "run as root or as a member of the socket's group"),
@@ -125,7 +130,7 @@ const ROWS: &[CodeRow] = &[
     row(
         "DIVERGED",
         Exit::Diverged,
-        "nothing was overwritten; compare: blockferry image show IMAGE",
+        "nothing was overwritten; see: blockferry conflicts, then resolve IMAGE --keep ...",
     ),
     row(
         "DUPLICATE",
@@ -139,7 +144,11 @@ const ROWS: &[CodeRow] = &[
     row("GENERATION_UNKNOWN", Exit::Unknown, "list them: blockferry image history IMAGE"),
     row("HANDSHAKE_TIMEOUT", Exit::TimedOut, "check the address, the UDP port and the firewall"),
     row("HELD", Exit::Partly, "it goes on when it may: blockferry schedule show"),
-    row("HISTORY_FORK", Exit::Diverged, "a store or a state directory was restored or cloned"),
+    row(
+        "HISTORY_FORK",
+        Exit::Diverged,
+        "something was restored or cloned; nothing was overwritten: blockferry conflicts",
+    ),
     row(
         "IDENTITY_DUPLICATE",
         Exit::Refused,
@@ -168,8 +177,19 @@ const ROWS: &[CodeRow] = &[
         Exit::Locked,
         "the image changed here; publish it first or wait for settle",
     ),
+    row(
+        "MASS_DELETION",
+        Exit::Failed,
+        "put the images back, or say for each that it was deleted: blockferry publish IMAGE",
+    ),
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
+    row("NOT_DIVERGED", Exit::Unknown, "list what has: blockferry conflicts"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
+    row(
+        "NOT_KEPT",
+        Exit::Unknown,
+        "see what is kept: blockferry image history IMAGE; or roll back on a node that keeps it",
+    ),
     row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NO_ADDRESS",
@@ -290,6 +310,11 @@ const ROWS: &[CodeRow] = &[
     row("VERIFY_FAILED", Exit::VerifyFailed, VERIFY),
     row("VERSION_UNSUPPORTED", Exit::Failed, "update the older of the two nodes"),
     row("WANT_LIMIT", Exit::Failed, REPORT),
+    row(
+        "WINDOW_MISSED",
+        Exit::Partly,
+        "raise the rate, or: blockferry boost --peer PEER; see: blockferry backlog",
+    ),
     row("WRONG_BASE", Exit::Failed, REPORT),
     row("WRONG_COUNT", Exit::Failed, REPORT),
     row("WRONG_RECEIPT", Exit::Refused, "remove the peer and pair again: blockferry peer rm PEER"),

@@ -71,10 +71,37 @@ pub enum WaitReason {
     Transferring,
     /// Images that belong to it are missing.
     SetIncomplete,
+    /// It is there and is being read back from disk.
+    Verifying,
+    /// Its file has changed there and nothing newer is recorded yet.
+    Changed,
+    /// What was read back there is not what was written.
+    Damaged,
     /// Something a newer service knows.
     #[default]
     #[serde(other)]
     Other,
+}
+
+impl WaitReason {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WaitReason::Schedule => "schedule",
+            WaitReason::Paused => "paused",
+            WaitReason::InUse => "in_use",
+            WaitReason::PeerDown => "peer_down",
+            WaitReason::Space => "space",
+            WaitReason::Diverged => "diverged",
+            WaitReason::Transferring => "transferring",
+            WaitReason::SetIncomplete => "set_incomplete",
+            WaitReason::Verifying => "verifying",
+            WaitReason::Changed => "changed",
+            WaitReason::Damaged => "damaged",
+            WaitReason::Other => "other",
+        }
+    }
 }
 
 /// `image ls`, `image show`.
@@ -105,6 +132,9 @@ pub struct ImageRow {
     pub set: Option<String>,
     /// How it stands on the others.
     pub peers: Vec<ImagePeer>,
+    /// Its last promotion on any member; `null`: none is known.
+    #[serde(default)]
+    pub promoted: Option<PromotedRow>,
 }
 
 /// One image on one peer.
@@ -145,7 +175,8 @@ pub struct GenerationRow {
     pub author: String,
     /// When this node recorded it, RFC 3339.
     pub recorded: String,
-    /// How what changed was found: `scan`, `extents`, `map`, `metadata`, `received`.
+    /// How what changed was found: `scan`, `extents`, `map`, `metadata`, `received`; `deleted`: it says
+    /// that the image was deleted.
     pub discover: String,
     /// Image bytes read to find it.
     pub bytes_read: u64,
@@ -157,6 +188,33 @@ pub struct GenerationRow {
     pub seconds: f64,
     /// Names of the peers that gave a receipt for it.
     pub peers: Vec<String>,
+    /// Its promotions, oldest first.
+    #[serde(default)]
+    pub promoted: Vec<PromotedRow>,
+    /// Its content is here: it is the current one, or can be rolled back to.
+    #[serde(default)]
+    pub kept: bool,
+}
+
+/// `rollback`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RollbackReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// The generation whose content it is.
+    pub from: u64,
+    /// `false`: the image had that content already.
+    pub recorded: bool,
+    /// The generation that is current now.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Size of the image.
+    pub size_bytes: u64,
+    /// How long it took here.
+    pub seconds: f64,
 }
 
 /// `publish`.
@@ -209,8 +267,21 @@ pub struct PlanReport {
     pub send_bytes: u64,
     /// Bytes on the wire, estimated from a sample.
     pub wire_bytes_estimate: u64,
-    /// When it would be done, RFC 3339; `null` when no rate is known.
+    /// When it would be there, RFC 3339; `null` when no rate is known, or never.
     pub finish: Option<String>,
+    /// When it would begin, RFC 3339, if that was asked; `null`: now, in its turn.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// By when it should be there, RFC 3339, if that was asked.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Whether it would be there by then; `null`: not asked, or nobody can say.
+    #[serde(default)]
+    pub fits: Option<bool>,
+    /// Rate that would take: on the wire, for it alone, whenever the calendar doesn't pause between
+    /// `start` and `by`; `null`: not asked, or all that time it is paused.
+    #[serde(default)]
+    pub rate_needed_bits_per_second: Option<u64>,
 }
 
 /// One peer of a `push`.
@@ -296,10 +367,73 @@ pub struct ReadyReport {
 pub struct PeerReady {
     /// Name of the peer.
     pub peer: String,
-    /// It gave a receipt for this generation or a newer one.
+    /// It holds this generation, or one that came of it, and has read it back from disk.
     pub ready: bool,
     /// Why not, else `null`.
     pub reason: Option<WaitReason>,
+    /// Number of the generation that it says it holds; `null`: it has said nothing.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// When it would be there, RFC 3339; `null` when it is there or that isn't known here.
+    #[serde(default)]
+    pub eta: Option<String>,
+}
+
+/// `promote`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromoteReport {
+    /// `v1`.
+    pub schema: Schema,
+    /// `STORE/NAME`.
+    pub image: String,
+    /// Which generation was meant.
+    pub generation: u64,
+    /// It is promoted, and that is kept.
+    pub promoted: bool,
+    /// Why not, a stable code; else `null`.
+    pub code: Option<String>,
+    /// Why not, in words, with who holds what; else `null`.
+    pub message: Option<String>,
+    /// What to do then.
+    #[serde(default)]
+    pub remedy: Option<String>,
+    /// The members that count, as in `ready`.
+    pub peers: Vec<PeerReady>,
+    /// Names of those on whose receipts it was promoted.
+    pub receipts: Vec<String>,
+    /// What came of `promote.hook_after`; `null`: none was run.
+    #[serde(default)]
+    pub hook: Option<HookReport>,
+}
+
+/// What came of a hook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HookReport {
+    /// Its path.
+    pub program: String,
+    /// It ended with status 0.
+    pub ok: bool,
+    /// How it ended and what it printed last.
+    pub said: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A promotion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromotedRow {
+    /// Number of the generation on the node where it was done.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Name of the node where it was done.
+    pub node: String,
+    /// Who asked there.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Names of those on whose receipts it was done.
+    pub receipts: Vec<String>,
 }
 
 /// One image of `verify`.

@@ -13,6 +13,7 @@ mod answer;
 mod client;
 mod codec;
 mod codes;
+mod conflicts;
 mod images;
 mod objects;
 mod orders;
@@ -22,10 +23,12 @@ pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
+pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
 pub use images::{
-    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, ImagePeer, ImageRow,
-    ImageState, ImagesReport, PairState, PeerReady, PlanReport, PublishReport, PushDone, PushPeer,
-    ReadyReport, VerifiedImage, VerifyDone, WaitReason,
+    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
+    ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
+    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
+    VerifyDone, WaitReason,
 };
 pub use objects::{
     Invitation, Joined, NodeRow, PeerRow, PeerState, PeersReport, Removed, Schema, StatusReport,

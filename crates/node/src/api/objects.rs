@@ -109,12 +109,18 @@ pub struct PeerRow {
     /// The calendar it is sent to by; `null`: none.
     #[serde(default)]
     pub schedule: Option<String>,
+    /// Other traffic goes before what is sent to it, as things are now.
+    #[serde(default)]
+    pub polite: bool,
     /// What the limit comes from, in words.
     #[serde(default)]
     pub limited_by: String,
     /// Until when it is in force, RFC 3339; `null`: nothing changes it by itself.
     #[serde(default)]
     pub limit_until: Option<String>,
+    /// When everything that it lacks will be there, RFC 3339; `null`: nothing waits, or nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
 }
 
 /// `peer ls`, `peer show`, `peer set`.
@@ -147,6 +153,16 @@ pub struct StoreRow {
     /// Its members other than this node, by name.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// When every peer that can be reached will have everything, RFC 3339; `null`: nothing waits, or
+    /// nobody can say.
+    #[serde(default)]
+    pub finish: Option<String>,
+    /// Contents that are kept beside the current ones.
+    #[serde(default)]
+    pub kept: u64,
+    /// Storage of their files in bytes; where reflinks work much of it is shared.
+    #[serde(default)]
+    pub kept_bytes: u64,
 }
 
 /// `store ls`, `store show`, `store add`.
@@ -259,7 +275,8 @@ mod tests {
         );
         documented::<ReadyReport>(
             &json!({"schema": "v1", "image": "s/i", "generation": 2, "ready": false,
-            "peers": [{"peer": "p", "ready": false, "reason": "transferring"}]}),
+            "peers": [{"peer": "p", "ready": false, "reason": "transferring", "generation": 1,
+                "eta": null}]}),
         );
         documented::<GenerationRow>(
             &json!({"generation": 1, "root": "00", "size_bytes": 1, "author": "a",
@@ -280,6 +297,7 @@ mod tests {
             state: ImageState::Changed,
             set: None,
             peers: vec![],
+            promoted: None,
         };
         let value = serde_json::to_value(&row).unwrap();
         for key in ["store", "name", "generation", "root", "size_bytes", "state", "set", "peers"] {

@@ -60,6 +60,9 @@ pub struct RateRow {
     pub rate_limit_bits_per_second: Option<u64>,
     /// What it comes from, in words.
     pub limited_by: String,
+    /// Other traffic goes before what is sent to it.
+    #[serde(default)]
+    pub polite: bool,
     /// Until when, RFC 3339; `null`: nothing changes it by itself.
     pub until: Option<String>,
     /// The peer's calendar; `null`: none.

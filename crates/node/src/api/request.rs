@@ -125,7 +125,8 @@ pub enum Request {
     PeerSet {
         /// Which peer.
         peer: String,
-        /// `name`, `address` (addresses separated by commas) or `schedule` (empty: none).
+        /// `name`, `address` (addresses separated by commas), `compression`, `schedule` (empty:
+        /// none) or `polite` (`true`, `false`).
         key: String,
         /// The new value.
         value: String,
@@ -165,6 +166,12 @@ pub enum Request {
         /// For which peer; absent: the one that lacks most.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
+        /// As if it began then, `Mon 22:00`, by the clock of the calendar; absent: now, in its turn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
+        /// Would it be there by then? `06:00` is the next one after the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// Offer an image now. Progress, one `item` (`PushPeer`) per peer; done: `PushDone`.
     Push {
@@ -205,12 +212,44 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_seconds: Option<u64>,
     },
+    /// Say that a generation may be used: it is where it must be, verified. Done: `PromoteReport`,
+    /// also when it is refused.
+    Promote {
+        /// Image or generation; it must be current here.
+        image: String,
+        /// Who must hold it; absent: as configured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        require: Option<Require>,
+    },
+    /// Make the content of an earlier generation, `STORE/NAME@7`, the current one again. Done:
+    /// `RollbackReport`.
+    Rollback {
+        /// Which image and generation.
+        image: String,
+    },
     /// Re-hash local data against the catalog. Progress, one `item` (`VerifiedImage`) per image;
     /// done: `VerifyDone`, whatever was found.
     Verify {
         /// Which image or store; absent: everything.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<String>,
+    },
+    /// Contents that diverged. Done: `ConflictsReport`.
+    Conflicts {
+        /// Only of this image.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+    },
+    /// Decide about contents that diverged, or let go of those that have lost. Done: `ResolveReport`.
+    Resolve {
+        /// Which image.
+        image: String,
+        /// `local`, a peer, or `both`; absent: nothing is decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep: Option<String>,
+        /// What lost may go.
+        #[serde(default)]
+        acknowledge: bool,
     },
     /// Offer and send nothing of it; what came is kept. Done: `OrdersReport`.
     Pause(Affected),
@@ -285,7 +324,7 @@ mod tests {
     #[test]
     fn unknown_commands_and_arguments_are_refused() {
         for text in [
-            r#"{"cmd":"promote","image":"a/b"}"#,
+            r#"{"cmd":"promote","image":"a/b","force":true}"#,
             r#"{"cmd":"status","watch":true}"#,
             r#"{"cmd":"publish","image":"a/b","unheard":"x"}"#,
             r#"{"image":"a/b"}"#,

@@ -124,16 +124,43 @@ fn refusals_wait_longer_each_time() {
 }
 
 #[test]
-fn diverged_waits_until_a_head_changes() {
+fn diverged_is_offered_once_then_waits_until_a_head_changes() {
     let (mut backlog, now) = (with_peers(1), Instant::now());
     backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(2, 1)]));
     backlog.handle_head(store(), image("a"), head(1));
+    assert_eq!(backlog.items()[0].reason, Reason::Diverged);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "so that it is kept there");
+    assert_eq!(backlog.items()[0].reason, Reason::Diverged);
+    backlog.handle_setback(&key(2, "a"), Setback::Diverged, now);
+    backlog.handle_peer(node(2), BTreeSet::from([store()]));
     assert_eq!(offers(&mut backlog, now), []);
     assert_eq!(backlog.items()[0].reason, Reason::Diverged);
     assert_eq!(backlog.next_wake(), None);
     let resolved = Head { version: version(2, &[(1, 2), (2, 1)]), ..head(2) };
     backlog.handle_head(store(), image("a"), resolved);
     assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+}
+
+#[test]
+fn a_peer_that_says_it_holds_less_than_its_receipt_gets_it_again() {
+    let (mut backlog, now) = (with_peers(1), Instant::now());
+    backlog.handle_head(store(), image("a"), head(2));
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    assert_eq!(offers(&mut backlog, now), []);
+    backlog.handle_peer_head(node(2), store(), image("a"), head(2).version);
+    assert!(backlog.in_sync(&key(2, "a")));
+    backlog.handle_peer_head(node(2), store(), image("a"), version(3, &[]));
+    assert!(!backlog.in_sync(&key(2, "a")), "a mirror that was edited");
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")]);
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    backlog.handle_peer_head(node(2), store(), image("a"), head(1).version);
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "it was restored from a backup");
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    backlog.handle_inventory(node(2), &store());
+    assert!(backlog.in_sync(&key(2, "a")));
+    backlog.handle_peer_down(node(2));
+    backlog.handle_inventory(node(2), &store());
+    assert!(!backlog.in_sync(&key(2, "a")), "it didn't name it");
 }
 
 #[test]
@@ -171,15 +198,13 @@ fn a_head_that_moves_on_during_a_failure_is_tried_at_once() {
 }
 
 #[test]
-fn bytes_and_eta_follow_what_is_known() {
+fn bytes_follow_what_is_known() {
     let (mut backlog, now) = (with_peers(1), Instant::now());
     backlog.handle_head(store(), image("a"), head(3));
     let item = |b: &Backlog| b.items().remove(0);
-    assert_eq!((item(&backlog).bytes, item(&backlog).eta), (1000, None));
+    assert_eq!(item(&backlog).bytes, 1000);
     backlog.handle_peer_head(node(2), store(), image("a"), version(1, &[(1, 1)]));
     assert_eq!(item(&backlog).bytes, 50, "generations 2 and 3");
-    backlog.handle_rate(node(2), 10.0);
-    assert_eq!(item(&backlog).eta, Some(Duration::from_secs(5)));
     offers(&mut backlog, now);
     backlog.handle_progress(&key(2, "a"), 20, 60);
     assert_eq!(item(&backlog).bytes, 40);
@@ -247,8 +272,6 @@ fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
     assert_eq!(backlog.reason(&key(2, "a")), Some(Reason::Paused));
     assert_eq!(backlog.reason(&key(3, "a")), Some(Reason::Schedule));
     assert_eq!(backlog.next_wake(), None, "nothing to wait for but a change");
-    let queued: Vec<u64> = backlog.items().iter().map(|item| item.queued_bytes).collect();
-    assert_eq!(queued, [0, 1000, 1000], "what an operator pauses has no end in sight");
     // A transfer under way is held too; its end is no reason to try again before it may.
     backlog.handle_setback(&key(4, "a"), Setback::Lost, now);
     backlog.handle_peer_up(node(2));

@@ -29,6 +29,8 @@ pub struct State {
     pub rate: Rate,
     /// Who says so.
     pub source: Source,
+    /// Other traffic goes first.
+    pub polite: bool,
 }
 
 /// What is in force at an instant.
@@ -70,11 +72,13 @@ impl Calendar {
     pub fn state(&self, at: Civil) -> State {
         let rule = self.rules.iter().enumerate().rev().find(|(_, rule)| rule.when.covers(at));
         if let Some((index, rule)) = rule {
-            return State { rate: rule.rate, source: Source::Rule(index + 1) };
+            let polite = rule.polite.unwrap_or(self.polite);
+            return State { rate: rule.rate, source: Source::Rule(index + 1), polite };
         }
+        let polite = self.polite;
         match self.dfsr.as_ref().and_then(|week| week.rate(at)) {
-            Some(rate) => State { rate, source: Source::Dfsr },
-            None => State { rate: self.default, source: Source::Default },
+            Some(rate) => State { rate, source: Source::Dfsr, polite },
+            None => State { rate: self.default, source: Source::Default, polite },
         }
     }
 

@@ -33,6 +33,11 @@ pub struct Clock(pub(super) i64);
 impl Clock {
     /// 00:00, and as the end of a window 24:00.
     pub const MIDNIGHT: Self = Self(0);
+
+    /// Seconds since midnight.
+    pub fn seconds(self) -> i64 {
+        self.0
+    }
 }
 
 /// Dates from the first to the last, both included; days counted from 1970-01-01.
@@ -74,6 +79,8 @@ pub struct Rule {
     pub when: When,
     /// The rate.
     pub rate: Rate,
+    /// Whether other traffic goes first; `None`: as the calendar has it.
+    pub polite: Option<bool>,
 }
 
 impl When {

@@ -19,6 +19,10 @@ fn once(windows: &[&str]) -> When {
     When::Once(windows.iter().map(|w| w.parse().expect("a window")).collect())
 }
 
+fn state(rate: Rate, source: Source) -> State {
+    State { rate, source, polite: false }
+}
+
 fn mbit(n: u64) -> Rate {
     Rate::Limited(n * 1_000_000)
 }
@@ -27,8 +31,9 @@ fn calendar(zone: &str, rules: Vec<(When, Rate)>) -> Calendar {
     Calendar {
         zone: Zone::named(zone).expect("a zone"),
         default: mbit(5),
+        polite: false,
         dfsr: None,
-        rules: rules.into_iter().map(|(when, rate)| Rule { when, rate }).collect(),
+        rules: rules.into_iter().map(|(when, rate)| Rule { when, rate, polite: None }).collect(),
     }
 }
 
@@ -80,9 +85,9 @@ fn the_last_rule_that_matches_wins_and_is_named() {
     ];
     let calendar = calendar("Europe/Oslo", rules);
     let decision = calendar.decide(unix_ms("2026-12-24T12:00:00Z"));
-    assert_eq!(decision.now, State { rate: Rate::Pause, source: Source::Rule(2) });
+    assert_eq!(decision.now, state(Rate::Pause, Source::Rule(2)));
     assert_eq!(decision.until_unix_ms, Some(unix_ms("2026-12-25T02:00:00Z")));
-    assert_eq!(decision.next, Some(State { rate: Rate::Unlimited, source: Source::Rule(3) }));
+    assert_eq!(decision.next, Some(state(Rate::Unlimited, Source::Rule(3))));
     let last = calendar.decide(unix_ms("2026-12-26T22:59:59.999Z"));
     assert_eq!(last.now.rate, Rate::Pause, "the last day is a part of the range");
     assert_eq!(last.until_unix_ms, Some(unix_ms("2026-12-26T23:00:00Z")));
@@ -230,7 +235,7 @@ fn dfsr_weeks_have_three_forms() {
     let calendar = Calendar { dfsr: Some(part), ..Calendar::constant(mbit(9)) };
     let monday = unix_ms("2026-11-23T12:00:00Z");
     let decision = calendar.decide(monday);
-    assert_eq!(decision.now, State { rate: mbit(9), source: Source::Default });
+    assert_eq!(decision.now, state(mbit(9), Source::Default));
     assert_eq!(decision.until_unix_ms, Some(unix_ms("2026-11-24T00:00:00Z")));
     for bad in [
         String::new(),
@@ -310,4 +315,27 @@ fn instants_beyond_all_calendars_are_survived() {
     for at in [i64::MIN, -1, 0, i64::MAX / 2, i64::MAX] {
         let _decision = night.decide(at);
     }
+}
+
+#[test]
+fn politeness_is_a_change_like_any_other() {
+    let often = |from: &str, to: &str| When::Often {
+        days: Days::ALL,
+        dates: vec![],
+        from: from.parse().expect("a time"),
+        to: to.parse().expect("a time"),
+    };
+    let mut calendar = calendar("UTC", vec![(often("08:00", "12:00"), mbit(5))]);
+    calendar.rules[0].polite = Some(true);
+    let day = calendar.decide(unix_ms("2026-11-23T09:00:00Z"));
+    assert!(day.now.polite && day.now.rate == mbit(5));
+    // The rate stays, the manner doesn't.
+    assert_eq!(day.until_unix_ms, Some(unix_ms("2026-11-23T12:00:00Z")));
+    assert_eq!(day.next, Some(state(mbit(5), Source::Default)));
+    calendar.polite = true;
+    calendar.rules[0].polite = None;
+    assert!(calendar.decide(unix_ms("2026-11-23T09:00:00Z")).now.polite);
+    calendar.rules[0].polite = Some(false);
+    assert!(!calendar.decide(unix_ms("2026-11-23T09:00:00Z")).now.polite);
+    assert!(calendar.decide(unix_ms("2026-11-23T13:00:00Z")).now.polite);
 }

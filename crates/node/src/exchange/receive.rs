@@ -10,23 +10,26 @@ use std::time::Instant;
 use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
     Discover, Error as StoreError, Generation, Received, Sealed, StageRequest, Staging, Store,
-    WalkMap,
+    WalkMap, Why,
 };
 use blockferry_wire::{
-    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, SetMember,
-    WalkStart,
+    Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
 };
 use tracing::warn;
 
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
-use super::waiting::{Attempt, Waiting};
+use super::kept;
+use super::waiting::Waiting;
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::identity::Identity;
 use crate::judge::{Decision, Held, Offerer, Version, judge};
 use crate::verdict;
+
+mod keep;
+mod set;
 
 /// The content to start from and, when the sender has to compare with it, how.
 type Planned = (Option<Root>, Option<(WalkStart, WalkMap)>);
@@ -44,6 +47,13 @@ pub enum RecvOutcome {
         number: u64,
         /// Its content.
         root: Root,
+    },
+    /// It diverged from ours: it is kept beside it, and the peer was told.
+    Kept {
+        /// What is kept.
+        generation: Box<Generation>,
+        /// Not two who changed it, but one history with two contents.
+        fork: bool,
     },
     /// We refused it.
     Refused {
@@ -92,6 +102,14 @@ pub struct RecvSide {
     walk: Option<WalkMap>,
     /// What is replaced goes into quarantine.
     sets_aside: bool,
+    /// What is replaced is an edit of a mirror.
+    undoes_edit: bool,
+    /// What is replaced lost a conflict: it is kept until somebody has said that it may go.
+    keeps_loser: bool,
+    /// It becomes no current content but is kept beside ours; true: as a fork.
+    beside: Option<bool>,
+    /// Our generation under a lineage that says what it doesn't descend from.
+    restamped: Option<Generation>,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
     /// What waits for its set here, from all transfers.
@@ -124,6 +142,10 @@ impl RecvSide {
             staging: None,
             walk: None,
             sets_aside: false,
+            undoes_edit: false,
+            keeps_loser: false,
+            beside: None,
+            restamped: None,
             generation: None,
             waiting: Arc::default(),
             others: Vec::new(),
@@ -237,8 +259,8 @@ impl RecvSide {
         let mut generation = generation_of(offer);
         let came_by = self.came_by(ours.as_ref(), offer)?;
         match judge(held.as_ref(), came_by, &offered, from) {
-            Decision::Accept => {}
-            Decision::SetAside => self.sets_aside = true,
+            Decision::Accept => self.keeps_loser = self.ends_conflict(ours.as_ref(), offer)?,
+            Decision::SetAside => self.set_aside(ours.as_ref()),
             Decision::Merge(lineage) => {
                 // Its number must be free here; the lineages tell the two sides who goes on.
                 let ours = held.map_or(0, |h| h.number);
@@ -251,41 +273,60 @@ impl RecvSide {
                 }
                 return self.already_here(offer);
             }
-            Decision::Diverged if came_by != Held::Recorded => {
-                let text = "what was found there is no generation known here";
-                return self.refuse(offer, Refuse::new(Refusal::Diverged, text));
-            }
             Decision::Older => return self.refuse_as(offer, Refusal::GenerationOld),
-            Decision::Diverged => return self.refuse_as(offer, Refusal::Diverged),
-            Decision::Fork => {
-                let fork = Refuse::new(Refusal::Diverged, "one number, two contents");
-                return self.refuse(offer, fork);
-            }
+            Decision::Diverged => return self.keep(offer, generation, None),
+            Decision::Fork => return self.keep(offer, generation, ours.as_ref()),
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
         if self.waiting.holds(&offer.image, &offer.root) {
-            return self.offered_again(offer);
+            return self.complete_set(offer, None);
         }
         self.waiting.clear(&self.store, &offer.image);
-        if let Some(confirmed) = self.confirmed(offer, &generation)? {
+        if let Some(there) = self.without_transfer(offer, &generation)? {
             self.receiver.have(self.receipt(offer))?;
-            self.outcome = Some(RecvOutcome::Committed(Box::new(confirmed)));
+            self.outcome = Some(RecvOutcome::Committed(Box::new(there)));
             return Ok(());
+        }
+        if let Some(sealed) = self.sealed_of_kept(offer, &generation)? {
+            return self.complete_set(offer, Some((sealed, self.stats())));
         }
         self.stage(offer, generation)
     }
 
-    /// How we came by what we hold of the offered image.
-    fn came_by(&self, ours: Option<&Generation>, offer: &Offer) -> Result<Held> {
-        let Some(ours) = ours.filter(|ours| ours.is_adopted()) else { return Ok(Held::Recorded) };
-        if self.store.is_gone(&offer.image)? {
-            return Ok(Held::Gone);
+    /// The offered generation, made current without anything being sent: a deletion, or bytes that
+    /// are under this name already.
+    fn without_transfer(
+        &self,
+        offer: &Offer,
+        generation: &Generation,
+    ) -> Result<Option<Generation>> {
+        if offer.is_deletion() {
+            let kept = match (self.keeps_loser, self.sets_aside) {
+                (true, _) => Some(Why::Conflict),
+                (false, aside) => aside.then_some(Why::Replaced),
+            };
+            if let Some(why) = kept {
+                self.store.keep_moved(&offer.image, why, true, now_unix_ms())?;
+            }
+            return Ok(Some(self.store.commit_deletion(generation.clone(), now_unix_ms())?));
         }
-        let receipts = self.store.receipts(&offer.image)?;
-        let received =
-            receipts.iter().any(|(peer, _, root)| *peer == self.peer && *root == ours.root);
-        let known = received || offer.knows(&ours.root);
-        Ok(Held::Adopted { known, mirror: self.store.is_mirror() })
+        self.confirmed(offer, generation)
+    }
+
+    /// The offered content, made of one that is kept here: nothing has to be sent either.
+    fn sealed_of_kept(&self, offer: &Offer, generation: &Generation) -> Result<Option<Sealed>> {
+        match self.sets_aside || self.keeps_loser {
+            true => Ok(None),
+            false => Ok(kept::sealed_of_kept(&self.store, offer, generation)?),
+        }
+    }
+
+    fn stats(&self) -> Received {
+        Received {
+            recorded_unix_ms: now_unix_ms(),
+            wire_bytes: self.wire_bytes,
+            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     /// The offered generation, if its bytes are under this name already and only its lineage is new.
@@ -303,7 +344,7 @@ impl RecvSide {
                 generation: generation.clone(),
                 base,
                 dirty_bytes: dirty_bytes_max(offer, base),
-                keep_replaced: self.sets_aside,
+                keep_replaced: self.sets_aside || self.keeps_loser,
             };
             Ok((base, walk, self.store.stage(request)?))
         });
@@ -369,76 +410,12 @@ impl RecvSide {
         let Some(staging) = self.staging.take() else { return Ok(()) };
         self.walk = None;
         let sealed = staging.seal()?;
-        let stats = Received {
-            recorded_unix_ms: now_unix_ms(),
-            wire_bytes: self.wire_bytes,
-            millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
-        let members = match self.attempt(&offer, sealed, stats)? {
-            Attempt::Complete(members) => members,
-            Attempt::Missing(missing) => {
-                let failed = Failed::new(Refusal::SetIncomplete, &waits_for(missing));
-                self.receiver.handle_failed(failed)?;
-                self.outcome = Some(RecvOutcome::Waits { image: offer.image, missing });
-                return Ok(());
-            }
-        };
-        let generation = self.commit_all(&offer, members)?;
-        self.receiver.handle_committed(self.receipt(&offer))?;
-        self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
-        Ok(())
-    }
-
-    /// What was sealed is to be committed alone, with its set, or not yet.
-    fn attempt(
-        &self,
-        offer: &Offer,
-        sealed: Sealed,
-        stats: Received,
-    ) -> std::result::Result<Attempt, StoreError> {
-        match offer.set.as_slice() {
-            [] | [_] => Ok(Attempt::Complete(vec![(sealed, stats)])),
-            set => self.waiting.complete(&self.store, set, Some((sealed, stats))),
+        if let Some(fork) = self.beside {
+            // It becomes no current content here: the others of its set don't wait for it, nor it
+            // for them.
+            return self.commit_beside(sealed, self.stats(), fork);
         }
-    }
-
-    /// Commits, alone or as one with others of the set; gives the offered image's generation.
-    fn commit_all(
-        &mut self,
-        offer: &Offer,
-        mut members: Vec<(Sealed, Received)>,
-    ) -> std::result::Result<Generation, StoreError> {
-        if members.len() == 1 {
-            let (sealed, stats) = members.remove(0);
-            return self.store.commit(sealed, stats);
-        }
-        let mut made = self.store.commit_set(members)?;
-        let own = made.iter().position(|generation| generation.image == offer.image);
-        let own = own.ok_or_else(|| StoreError::NotFound(offer.image.clone()))?;
-        let generation = made.remove(own);
-        self.others = made;
-        Ok(generation)
-    }
-
-    /// It is sealed here already: perhaps its set is complete by now.
-    fn offered_again(&mut self, offer: &Offer) -> Result<()> {
-        let alone = [SetMember { image: offer.image.clone(), root: offer.root }];
-        let set = if offer.set.is_empty() { &alone[..] } else { &offer.set };
-        match self.waiting.complete(&self.store, set, None)? {
-            Attempt::Complete(members) => {
-                let generation = self.commit_all(offer, members)?;
-                self.receiver.have(self.receipt(offer))?;
-                self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
-                Ok(())
-            }
-            Attempt::Missing(missing) => {
-                self.receiver.refuse(Refuse::new(Refusal::SetIncomplete, &waits_for(missing)))?;
-                let image = offer.image.clone();
-                self.outcome = Some(RecvOutcome::Waits { image, missing });
-                Ok(())
-            }
-        }
+        self.commit_or_wait(sealed)
     }
 
     fn already_here(&mut self, offer: &Offer) -> Result<()> {
@@ -451,7 +428,6 @@ impl RecvSide {
     fn refuse_as(&mut self, offer: &Offer, code: Refusal) -> Result<()> {
         let text = match code {
             Refusal::GenerationOld => "a newer generation is here",
-            Refusal::Diverged => "both sides changed it",
             Refusal::Forbidden => "a mirror may not make generations",
             _ => "",
         };
@@ -510,10 +486,6 @@ impl Drop for RecvSide {
     fn drop(&mut self) {
         self.set_down();
     }
-}
-
-fn waits_for(missing: usize) -> String {
-    format!("staged; it waits for {missing} more of its set")
 }
 
 /// How many bytes of pages may have to be written at most, as the room to reserve.

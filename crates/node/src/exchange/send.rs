@@ -23,6 +23,7 @@ use blockferry_wire::{
 
 use super::Step;
 use super::dictionary::pressed;
+use crate::conflict;
 use crate::encoded::PackKey;
 use crate::error::{Error, Result};
 use crate::level::PackCost;
@@ -164,10 +165,11 @@ impl SendSide {
     pub fn of_set(store: Arc<Store>, image: &ImageName, set: Vec<SetMember>) -> Result<Self> {
         let generation =
             store.current(image)?.ok_or_else(|| StoreError::NotFound(image.clone()))?;
-        let mut bases = store.bases(image)?;
+        let deleted = generation.is_deleted();
+        let mut bases = if deleted { Vec::new() } else { store.bases(image)? };
         bases.retain(|root| *root != generation.root);
         bases.truncate(blockferry_wire::limits::BASES_MAX);
-        let older = older_roots(&store, image, &bases)?;
+        let older = older_roots(&store, &generation, &bases)?;
         let dirty_bytes = match bases.first() {
             Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
             None => generation.data_bytes,
@@ -371,13 +373,17 @@ impl SendSide {
     }
 }
 
-/// Beginnings of the roots of the generations before the current one that are no bases.
-fn older_roots(store: &Store, image: &ImageName, bases: &[Root]) -> Result<Vec<RootStart>> {
+/// Beginnings of the roots of the generations that the current one descends from and that are no
+/// bases: those that lost a conflict, and those before it.
+fn older_roots(store: &Store, current: &Generation, bases: &[Root]) -> Result<Vec<RootStart>> {
     let mut older = Vec::new();
-    for generation in store.history(image)?.into_iter().skip(1) {
-        let start = generation.root.as_bytes()[..OLDER_ROOT_BYTES].try_into();
+    let lost = conflict::all(store, &current.image)?.into_iter().map(|kept| kept.generation);
+    let lost = lost.filter(|lost| conflict::descends(&current.lineage, &lost.lineage));
+    let before = store.history(&current.image)?.into_iter().skip(1);
+    for root in lost.chain(before).map(|generation| generation.root) {
+        let start = root.as_bytes()[..OLDER_ROOT_BYTES].try_into();
         let start = start.expect("a root is longer");
-        if !bases.contains(&generation.root) && !older.contains(&start) {
+        if root != current.root && !bases.contains(&root) && !older.contains(&start) {
             older.push(start);
         }
         if older.len() >= OLDER_MAX {

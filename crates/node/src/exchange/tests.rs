@@ -155,23 +155,6 @@ fn an_image_travels_then_what_changed_does_then_back() {
 }
 
 #[test]
-fn both_sides_changed_is_refused_and_nothing_is_overwritten() {
-    let (a, b) = (side(1), side(2));
-    put(&a, 0, &noise(1, 1 << 20));
-    record(&a);
-    copy(&a, &b);
-    put(&a, 0, b"a");
-    put(&b, 0, b"b");
-    record(&a);
-    record(&b);
-    let before = read(&b);
-    let ended = copy(&a, &b);
-    let SendOutcome::Refused(refuse) = ended.sent else { panic!("{:?}", ended.sent) };
-    assert_eq!(refuse.code, Refusal::Diverged);
-    assert_eq!(read(&b), before);
-}
-
-#[test]
 fn equal_bytes_with_two_histories_are_merged_without_moving_them() {
     let (a, b) = (side(1), side(2));
     let content = noise(1, 2 << 20);
@@ -287,3 +270,4 @@ fn a_stranger_store_is_refused() {
 }
 
 mod adopt;
+mod diverged;

@@ -23,7 +23,11 @@ fn scope() -> Scope {
 }
 
 fn limited(bits: u64) -> Allowance {
-    Allowance { limit: Rate::Limited(bits), schedule: None }
+    Allowance { limit: Rate::Limited(bits), ..Allowance::default() }
+}
+
+fn rule(when: When, rate: Rate) -> Rule {
+    Rule { when, rate, polite: None }
 }
 
 /// 5 Mbit/s by day, 200 from 18:00 to 07:00, nothing on the 25th.
@@ -37,10 +41,11 @@ fn calendar() -> Calendar {
     Calendar {
         zone: Zone::utc(),
         default: Rate::Limited(5 * MBIT),
+        polite: false,
         dfsr: None,
         rules: vec![
-            Rule { when: often(&[], "18:00", "07:00"), rate: Rate::Limited(200 * MBIT) },
-            Rule { when: often(&["2026-11-25"], "00:00", "24:00"), rate: Rate::Pause },
+            rule(often(&[], "18:00", "07:00"), Rate::Limited(200 * MBIT)),
+            rule(often(&["2026-11-25"], "00:00", "24:00"), Rate::Pause),
         ],
     }
 }
@@ -54,7 +59,7 @@ fn night() -> Rates {
     let mut rates = Rates::default();
     rates.calendars.insert("night".into(), Arc::new(calendar()));
     let schedule = Some("night".to_owned());
-    rates.peers.insert(node(1), Allowance { limit: Rate::Unlimited, schedule });
+    rates.peers.insert(node(1), Allowance { schedule, ..Allowance::default() });
     rates
 }
 
@@ -121,23 +126,20 @@ fn what_is_in_force_says_until_when() {
 }
 
 #[test]
-fn finish_times_follow_the_calendar() {
+fn polite_is_whoever_is_told_so_by_anybody() {
+    let polite = |rates: &Rates| at(rates, MONDAY + 12 * HOUR).verdict(&scope()).polite;
     let mut rates = night();
-    let finish = |rates: &Rates, hours: i64, bits: u64, link: Option<u64>| {
-        let bytes = bits / 8;
-        let at = rates.finish(&scope(), bytes, link, MONDAY + hours * HOUR);
-        at.map(|at| (at - MONDAY) / 1000)
-    };
-    // Within the day's rate; across the edge at 18:00; over the paused 25th.
-    assert_eq!(finish(&rates, 12, 5 * MBIT * 60, None), Some(12 * 3600 + 60));
-    let by_day = 5 * MBIT * 3600;
-    assert_eq!(finish(&rates, 17, by_day + 200 * MBIT * 100, None), Some(18 * 3600 + 100));
-    let tuesday_night = 200 * MBIT * 6 * 3600;
-    assert_eq!(finish(&rates, 42, tuesday_night + 200 * MBIT, None), Some(72 * 3600 + 1));
-    // A link slower than the calendar rules.
-    assert_eq!(finish(&rates, 20, 10 * MBIT * 60, Some(10 * MBIT)), Some(20 * 3600 + 60));
-    assert_eq!(finish(&rates, 0, 0, None), Some(0));
-    rates.overrides.give(Order::Pause, Scope::default(), MONDAY, None);
-    assert_eq!(finish(&rates, 12, MBIT, None), None, "never, as far as anybody knows");
-    assert_eq!(Rates::default().finish(&scope(), 1, None, MONDAY), None, "no rate is known");
+    assert!(!polite(&rates));
+    let mut by_day = calendar();
+    by_day.polite = true;
+    by_day.rules[0].polite = Some(false);
+    rates.calendars.insert("night".into(), Arc::new(by_day));
+    assert!(polite(&rates) && !at(&rates, MONDAY + 20 * HOUR).verdict(&scope()).polite);
+    // A boost lifts the calendar, not the peer's own setting.
+    rates.overrides.give(Order::Boost, Scope::peer(node(1)), 0, None);
+    assert!(!polite(&rates));
+    rates.peers.get_mut(&node(1)).expect("a peer").polite = true;
+    assert!(polite(&rates));
+    let other = Scope { peer: Some(node(2)), ..scope() };
+    assert!(!at(&rates, MONDAY + 12 * HOUR).verdict(&other).polite);
 }

@@ -88,8 +88,8 @@ fn a_strangers_file_in_a_mirror_is_kept_and_told() {
     b.join_at(&a.invite(Role::Mirror), &b_images);
     assert!(a.wait("disk.img").ready);
     assert!(equal(&a_images, &b_images, "disk.img"));
-    let kept = std::fs::read(b_images.join(".blockferry/quarantine/disk.img.0")).expect("kept");
+    let kept = std::fs::read(b_images.join(".blockferry/kept/disk.img.1")).expect("kept");
     assert!(kept == noise(2, 1 << 20));
     let told = b.events().into_iter().find(|event| event.code == "ADOPTED_SET_ASIDE");
-    assert!(told.expect("an event").message.contains("quarantine/disk.img"));
+    assert!(told.expect("an event").message.contains("kept/disk.img"));
 }

@@ -4,8 +4,12 @@ mod adopt;
 #[expect(unreachable_pub, reason = "a module of the tests' harness, taken by its path")]
 #[path = "../../../../tests/src/disks.rs"]
 mod disks;
+mod diverged;
+mod gone;
 mod members;
+mod promote;
 #[path = "../running/mod.rs"]
 mod running;
 mod sets;
+mod topologies;
 mod travel;

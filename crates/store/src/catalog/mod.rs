@@ -6,6 +6,8 @@
 
 mod filter;
 mod index;
+mod kept;
+mod marks;
 mod records;
 
 use std::cell::RefCell;
@@ -19,6 +21,7 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
+pub(crate) use kept::KeptRecord;
 pub(crate) use records::{
     Checkpoint, Held, HeldBefore, ImageRecord, Location, Prepared, SetPart, Spare, Staged,
     decode_chunks, decode_places, encode_chunks, encode_places,
@@ -52,7 +55,7 @@ const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1"
 const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
 const HELD: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("held.v1");
 /// How many there are.
-const TABLES: usize = 13;
+const TABLES: usize = 14;
 /// (image, peer) to (generation, root).
 const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
     TableDefinition::new("receipts.v1");
@@ -404,6 +407,7 @@ impl CatalogWrite {
         self.transaction.open_table(SPARES)?;
         self.transaction.open_table(RECEIPTS)?;
         self.transaction.open_table(HELD)?;
+        self.transaction.open_table(kept::KEPT)?;
         Ok(())
     }
 

@@ -152,6 +152,12 @@ fn encode<T: Encode<()>>(record: &T) -> Vec<u8> {
 }
 
 impl Generation {
+    /// Does it say that the image was deleted? An empty file is never recorded: what has no bytes is
+    /// no content.
+    pub fn is_deleted(&self) -> bool {
+        self.size_bytes == 0
+    }
+
     /// Was it found here when nothing was known of it, and has no peer confirmed it? It descends
     /// from nothing and nobody made it: it is older than whatever somebody made.
     pub fn is_adopted(&self) -> bool {
@@ -261,6 +267,8 @@ pub(crate) struct ImageRecord {
     pub(crate) oldest_map: u64,
     /// Its file was there before the catalog was: what it holds is older than anything recorded.
     pub(crate) adopted: bool,
+    /// The current generation says that it was deleted.
+    pub(crate) deleted: bool,
 }
 
 #[derive(Encode, Decode)]
@@ -276,6 +284,8 @@ struct ImageFields {
     oldest_map: u64,
     #[n(4)]
     adopted: Option<bool>,
+    #[n(5)]
+    deleted: Option<bool>,
 }
 
 impl ImageRecord {
@@ -286,6 +296,7 @@ impl ImageRecord {
             checkpoint: self.checkpoint,
             oldest_map: self.oldest_map,
             adopted: self.adopted.then_some(true),
+            deleted: self.deleted.then_some(true),
         })
     }
 
@@ -298,6 +309,7 @@ impl ImageRecord {
             checkpoint: fields.checkpoint,
             oldest_map: fields.oldest_map,
             adopted: fields.adopted.unwrap_or(false),
+            deleted: fields.deleted.unwrap_or(false),
         })
     }
 }

@@ -47,6 +47,7 @@ fn image(stat: &Stat) -> ImageRecord {
         checkpoint: Some(Checkpoint::of(stat)),
         oldest_map: 1,
         adopted: false,
+        deleted: false,
     }
 }
 

@@ -91,6 +91,26 @@ impl Bulk {
         Ok(done)
     }
 
+    /// Reads from the device what can be read there directly, cached or not. The kernel writes back
+    /// what is dirty in the cache first.
+    pub(super) fn read_device(
+        &self,
+        file: &RealFile,
+        buf: &mut AlignedBuf,
+        offset: u64,
+        bytes: usize,
+    ) -> io::Result<usize> {
+        let aligned = offset.is_multiple_of(ALIGN_BYTES as u64) && bytes <= buf.capacity();
+        buf.set_len(0);
+        match aligned.then(|| self.read_direct(file, buf, offset, bytes)).transpose()?.flatten() {
+            Some(done) => {
+                buf.set_len(done);
+                Ok(done)
+            }
+            None => self.read(file, buf, offset, bytes),
+        }
+    }
+
     /// Begins to read what isn't cached of a range.
     pub(super) fn prefetch(&self, file: &RealFile, offset: u64, bytes: u64) -> io::Result<()> {
         let Some(wanted) = NonZeroU64::new(bytes) else { return Ok(()) };

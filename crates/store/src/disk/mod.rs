@@ -252,6 +252,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// isn't doesn't fill it. Fastest with `offset` a multiple of [`ALIGN_BYTES`].
     fn read_bulk_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize>;
 
+    /// As [`DiskFile::read_bulk_at`], but from the device, also what the page cache has, where the
+    /// filesystem allows that.
+    fn read_device_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize> {
+        self.read_bulk_at(buf, offset, bytes)
+    }
+
     /// Says that a range will be read soon by [`DiskFile::read_bulk_at`], so that reading may begin
     /// now. What that brings into the page cache leaves it when it was read, or with this handle.
     /// Only advice.

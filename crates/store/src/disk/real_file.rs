@@ -265,6 +265,10 @@ impl DiskFile for RealFile {
         self.bulk.read(self, buf, offset, bytes)
     }
 
+    fn read_device_at(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> io::Result<usize> {
+        self.bulk.read_device(self, buf, offset, bytes)
+    }
+
     fn prefetch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.bulk.prefetch(self, offset, bytes)
     }

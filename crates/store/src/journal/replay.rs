@@ -152,7 +152,7 @@ impl Store {
         }
         if current.is_none_or(|current| current.root != scanned.root) {
             // It is neither, and nothing here can make it whole.
-            self.set_aside(&image.name, name)?;
+            self.set_aside(&image.name, name, None)?;
             self.synced(self.disk.sync_dir(""), "store directory")?;
         }
         Ok(Replayed::Dropped)

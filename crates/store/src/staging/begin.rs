@@ -174,7 +174,9 @@ impl Store {
     /// Is it little that changes, compared with the image?
     fn suits_journal(&self, name: &ImageName, dirty_bytes: u64) -> Result<bool> {
         let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        // A journal writes over what the history would keep.
         Ok(self.commit_mode() == CommitMode::Journal
+            && self.retention().generations == 0
             && dirty_bytes <= JOURNAL_BYTES_MAX
             // A second name would change with the first.
             && stat.is_some_and(|stat| {
@@ -315,7 +317,11 @@ impl Store {
     }
 
     /// Removes whatever an earlier attempt left.
-    fn forget_staged(&self, image: Option<&ImageRecord>, request: &StageRequest) -> Result<()> {
+    pub(super) fn forget_staged(
+        &self,
+        image: Option<&ImageRecord>,
+        request: &StageRequest,
+    ) -> Result<()> {
         if let Some(image) = image
             && let Some(staged) = self.catalog.read()?.staged(image.id)?
         {

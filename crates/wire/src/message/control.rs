@@ -28,6 +28,8 @@ pub struct Hello {
     pub node_name: String,
     /// Program and version.
     pub agent: String,
+    /// A number that this start of the service has for itself.
+    pub instance: Option<u64>,
 }
 
 impl Hello {
@@ -39,6 +41,7 @@ impl Hello {
             features: 0,
             node_name: node_name.to_owned(),
             agent: agent.to_owned(),
+            instance: None,
         }
     }
 
@@ -64,6 +67,7 @@ impl Hello {
 impl Body for Hello {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let (mut low, mut high, mut features, mut name, mut agent) = (None, None, None, None, None);
+        let mut instance = None;
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
@@ -72,6 +76,7 @@ impl Body for Hello {
                 2 => features = Some(reader.u64()?),
                 3 => name = Some(read_node_name(reader)?),
                 4 => agent = Some(read_agent(reader)?),
+                5 => instance = Some(reader.u64()?),
                 _ => reader.skip()?,
             }
         }
@@ -81,15 +86,20 @@ impl Body for Hello {
             features: reader.need(features, "features missing")?,
             node_name: reader.need(name, "node_name missing")?,
             agent: reader.need(agent, "agent missing")?,
+            instance,
         })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         check_node_name(&self.node_name)?;
         check_word(&self.agent, max::AGENT_BYTES_MAX, "the agent")?;
-        writer.map(5).uint(0u8).uint(self.version_min).uint(1u8).uint(self.version_max);
+        writer.map(5 + usize::from(self.instance.is_some()));
+        writer.uint(0u8).uint(self.version_min).uint(1u8).uint(self.version_max);
         writer.uint(2u8).uint(self.features).uint(3u8).text(&self.node_name);
         writer.uint(4u8).text(&self.agent);
+        if let Some(instance) = self.instance {
+            writer.uint(5u8).uint(instance);
+        }
         Ok(())
     }
 }
@@ -105,11 +115,14 @@ pub struct HelloAck {
     pub node_name: String,
     /// Program and version.
     pub agent: String,
+    /// A number that this start of the service has for itself.
+    pub instance: Option<u64>,
 }
 
 impl Body for HelloAck {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let (mut version, mut features, mut name, mut agent) = (None, None, None, None);
+        let mut instance = None;
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
@@ -117,6 +130,7 @@ impl Body for HelloAck {
                 1 => features = Some(reader.u64()?),
                 2 => name = Some(read_node_name(reader)?),
                 3 => agent = Some(read_agent(reader)?),
+                4 => instance = Some(reader.u64()?),
                 _ => reader.skip()?,
             }
         }
@@ -125,14 +139,19 @@ impl Body for HelloAck {
             features: reader.need(features, "features missing")?,
             node_name: reader.need(name, "node_name missing")?,
             agent: reader.need(agent, "agent missing")?,
+            instance,
         })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         check_node_name(&self.node_name)?;
         check_word(&self.agent, max::AGENT_BYTES_MAX, "the agent")?;
-        writer.map(4).uint(0u8).uint(self.version).uint(1u8).uint(self.features);
+        writer.map(4 + usize::from(self.instance.is_some()));
+        writer.uint(0u8).uint(self.version).uint(1u8).uint(self.features);
         writer.uint(2u8).text(&self.node_name).uint(3u8).text(&self.agent);
+        if let Some(instance) = self.instance {
+            writer.uint(4u8).uint(instance);
+        }
         Ok(())
     }
 }

@@ -41,6 +41,14 @@ pub(super) fn check_size(size_bytes: u64) -> Result<u64> {
     }
 }
 
+/// Size and root of a generation: of an image, or nothing and the root of nothing for a deletion.
+pub(super) fn check_content(size_bytes: u64, root: &Root) -> Result<()> {
+    match size_bytes {
+        0 if *root == Root::NOTHING => Ok(()),
+        _ => check_size(size_bytes).map(drop),
+    }
+}
+
 pub(super) fn read_lineage(reader: &mut Reader<'_>) -> Result<Lineage> {
     let items = reader.array(2 * max::LINEAGE_ENTRIES_MAX, "lineage too long")?;
     if items % 2 != 0 {
@@ -189,22 +197,24 @@ pub(super) fn read_entry(reader: &mut Reader<'_>) -> Result<InventoryEntry> {
             1 => number = Some(check_number(reader.u64()?)?),
             2 => root = Some(read_root(reader)?),
             3 => lineage = Some(read_lineage(reader)?),
-            4 => size = Some(check_size(reader.u64()?)?),
+            4 => size = Some(reader.u64()?),
             _ => reader.skip()?,
         }
     }
-    Ok(InventoryEntry {
+    let entry = InventoryEntry {
         image: reader.need(image, "image missing")?,
         number: reader.need(number, "number missing")?,
         root: reader.need(root, "root missing")?,
         lineage: reader.need(lineage, "lineage missing")?,
         size_bytes: reader.need(size, "size missing")?,
-    })
+    };
+    check_content(entry.size_bytes, &entry.root)?;
+    Ok(entry)
 }
 
 pub(super) fn write_entry(entry: &InventoryEntry, writer: &mut Writer<'_>) -> Result<()> {
     check_number(entry.number)?;
-    check_size(entry.size_bytes)?;
+    check_content(entry.size_bytes, &entry.root)?;
     writer.map(5).uint(0u8).text(entry.image.as_str()).uint(1u8).uint(entry.number);
     writer.uint(2u8).bytes(entry.root.as_bytes()).uint(3u8);
     write_lineage(&entry.lineage, writer);

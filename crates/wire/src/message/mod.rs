@@ -8,6 +8,7 @@ mod control;
 mod fields;
 mod pairing;
 mod set;
+mod statement;
 mod text;
 mod transfer;
 mod walk;
@@ -17,9 +18,13 @@ pub use control::{
 };
 pub use pairing::{Join, JoinAccepted, JoinRefused, Role};
 pub use set::SetMember;
+pub use statement::{
+    FEATURE_STATEMENTS, Holding, Member, Promotion, Proof, Resume, Roster, Said, Statement, What,
+};
 pub use text::Text;
 pub use transfer::{
-    Abort, Accept, Encoding, Failed, Filled, Lane, Offer, Pack, PartsEnd, Receipt, Refuse, Want,
+    Abort, Accept, Encoding, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, Pack, PartsEnd,
+    Receipt, Refuse, Want,
 };
 pub use walk::{Values, WalkStart};
 
@@ -79,6 +84,10 @@ messages! {
     Ping(Ping),
     /// I am.
     Pong(Pong),
+    /// Go on from there with what nodes state.
+    Resume(Resume),
+    /// What a node states about itself.
+    Statement(Statement),
     /// A ticket is redeemed.
     Join(Join),
     /// Welcome.
@@ -165,6 +174,8 @@ impl Message {
                 w.map(1).uint(0u8).uint(*token);
                 Ok(())
             }
+            Message::Resume(body) => body.write(w),
+            Message::Statement(body) => body.write(w),
             Message::Join(body) => body.write(w),
             Message::JoinAccepted(body) => body.write(w),
             Message::JoinRefused(body) => body.write(w),
@@ -196,6 +207,8 @@ impl Message {
             Kind::Goodbye => Message::Goodbye(body(kind, &payload)?),
             Kind::Ping => Message::Ping(Ping { token: token(kind, &payload)? }),
             Kind::Pong => Message::Pong(Pong { token: token(kind, &payload)? }),
+            Kind::Resume => Message::Resume(body(kind, &payload)?),
+            Kind::Statement => Message::Statement(body(kind, &payload)?),
             Kind::Join => Message::Join(body(kind, &payload)?),
             Kind::JoinAccepted => Message::JoinAccepted(body(kind, &payload)?),
             Kind::JoinRefused => Message::JoinRefused(body(kind, &payload)?),

@@ -60,7 +60,8 @@ pub struct Offer {
     pub number: u64,
     /// Its content.
     pub root: Root,
-    /// Its size in bytes, not 0.
+    /// Its size in bytes; 0: the image was deleted, which only a peer with [`FEATURE_DELETIONS`] is
+    /// told.
     pub size_bytes: u64,
     /// What is carried beside the bytes.
     pub meta: Meta,
@@ -90,7 +91,15 @@ pub struct Offer {
     pub set: Vec<SetMember>,
 }
 
+/// Feature bit of a hello: deletions are understood.
+pub const FEATURE_DELETIONS: u64 = 1 << 1;
+
 impl Offer {
+    /// Does it say that the image was deleted?
+    pub fn is_deletion(&self) -> bool {
+        self.size_bytes == 0
+    }
+
     /// Is `root` a content that the sender says it knows: a base or an older generation?
     pub fn knows(&self, root: &Root) -> bool {
         let older = self.older.iter().flatten();
@@ -101,7 +110,10 @@ impl Offer {
     /// The rules an offer keeps, read or to be written.
     pub(crate) fn check(&self) -> Result<()> {
         field::check_number(self.number)?;
-        field::check_size(self.size_bytes)?;
+        field::check_content(self.size_bytes, &self.root)?;
+        if self.is_deletion() && !self.bases.is_empty() {
+            return Err(manifest("a deletion with bases"));
+        }
         field::check_meta(&self.meta)?;
         field::check_chunk_params(&self.chunk_params)?;
         if self.bases.len() > max::BASES_MAX {

@@ -482,7 +482,13 @@ fn versions_are_negotiated() {
         let text = error.to_string();
         assert!(text.contains("ours 1 to 1") && text.contains(&format!("theirs {low} to {high}")));
     }
-    let ack = |version| HelloAck { version, features: 0, node_name: "b".into(), agent: "x".into() };
+    let ack = |version| HelloAck {
+        version,
+        features: 0,
+        node_name: "b".into(),
+        agent: "x".into(),
+        instance: None,
+    };
     let mut dialer = Control::dial(Hello::new("a", "x/1"));
     assert_eq!(code(dialer.handle_message(ack(2).into())), "VERSION_UNSUPPORTED");
     let mut dialer = Control::dial(Hello::new("a", "x/1"));

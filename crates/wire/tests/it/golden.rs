@@ -1,11 +1,11 @@
 //! The bytes of every message, pinned; the protocol page shows the same bytes and the same numbers.
 
 use blockferry_wire::{
-    Error, FrameDecoder, Invalid, Kind, Message, PeerIncompatible, PeerMisbehaved, Refusal,
-    unpack_with,
+    Error, FrameDecoder, Invalid, Kind, Message, PeerIncompatible, PeerMisbehaved, Refusal, Said,
+    Statement, What, unpack_with,
 };
 
-use crate::samples::{base_pages, messages, receipt};
+use crate::samples::{base_pages, holding, messages, promotion, receipt, roster, said};
 
 const GOLDEN: &str = include_str!("../data/golden.txt");
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
@@ -63,7 +63,9 @@ fn golden_bytes_decode_to_their_messages() {
 #[test]
 fn the_protocol_page_shows_the_golden_bytes() {
     let page: String = PAGE.chars().filter(|c| !c.is_whitespace()).collect();
-    for name in ["Hello", "Offer", "Part", "Want", "Pack", "Pack-dictionary", "Receipt"] {
+    for name in
+        ["Hello", "Offer", "Part", "Want", "Pack", "Pack-dictionary", "Receipt", "Statement"]
+    {
         let line = GOLDEN.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         assert!(page.contains(line.expect("in the golden file")), "{name}");
     }
@@ -136,4 +138,28 @@ fn a_receipt_signs_every_field_in_one_form() {
     signed.extend([0xaa; 32]);
     signed.extend(b"\x0awin11.vhdx");
     assert_eq!(receipt().signed_bytes(), signed);
+}
+
+#[test]
+fn a_statement_is_what_was_signed_byte_for_byte() {
+    for what in [holding(), roster(), promotion()] {
+        let body = said(what.clone()).encode().expect("keeps the rules");
+        assert_eq!(Said::decode(&body), Ok(said(what)));
+        let signed = Statement::signed_bytes(&body);
+        assert_eq!(signed, [b"blockferry statement v1\0", body.as_slice()].concat());
+    }
+}
+
+#[test]
+fn a_statement_of_a_later_kind_is_carried_and_not_understood() {
+    // Kind 9 with a field 5 that is no text, and a field nobody knows yet.
+    let mut body = vec![0xa7, 0, 0x58, 32];
+    body.extend([0x11; 32]);
+    body.extend([1, 0x50]);
+    body.extend([0x5a; 16]);
+    body.extend([2, 1, 3, 0, 4, 9, 5, 0x82, 1, 2, 0x18, 99, 0xf6]);
+    let said = Said::decode(&body).expect("well formed");
+    assert_eq!((said.sequence, said.what), (1, What::Unknown(9)));
+    body.push(0);
+    assert_eq!(Said::decode(&body).expect_err("more follows").code(), "BAD_FRAME");
 }

@@ -1,6 +1,6 @@
 //! Every limit that a message can reach: at it, one above, and absurd.
 
-use blockferry_delta::{IMAGE_BYTES_MAX, Lineage, NodeId, PageExtent, WalkLevel};
+use blockferry_delta::{IMAGE_BYTES_MAX, Lineage, NodeId, PageExtent, Root, WalkLevel};
 use blockferry_wire::limits as max;
 use blockferry_wire::{
     Accept, Frame, Hello, Inventory, InventoryEntry, Join, Kind, Message, Offer, Refusal, Refuse,
@@ -39,6 +39,41 @@ fn wide_lineage(writers: usize) -> Option<Lineage> {
         NodeId::from_bytes(bytes)
     };
     Lineage::from_entries((0..writers).map(|i| (id(i), u64::MAX))).ok()
+}
+
+#[test]
+fn deletions() {
+    let deletion = || Offer {
+        root: Root::NOTHING,
+        size_bytes: 0,
+        data_bytes: 0,
+        dirty_bytes: None,
+        allocated_zero: vec![],
+        bases: vec![],
+        ..offer()
+    };
+    let with = |change: fn(&mut Offer)| {
+        let mut offer = deletion();
+        change(&mut offer);
+        trip(offer)
+    };
+    assert_eq!(with(|_| ()), "good");
+    assert!(deletion().is_deletion() && !offer().is_deletion());
+    assert_eq!(with(|o| o.root = root(1)), "API_MISUSE");
+    assert_eq!(with(|o| o.size_bytes = 1), "good", "an image may have any root");
+    assert_eq!(with(|o| o.data_bytes = 1), "API_MISUSE");
+    assert_eq!(with(|o| o.bases = vec![root(1)]), "API_MISUSE");
+    let zeros = |o: &mut Offer| o.allocated_zero = vec![PageExtent { first: 0, count: 1 }];
+    assert_eq!(with(zeros), "API_MISUSE");
+    let listed = |root, size_bytes| InventoryEntry { root, size_bytes, ..entry() };
+    let inventory = |entry| Inventory {
+        store: store(),
+        store_name: store_name(),
+        entries: vec![entry],
+        last: true,
+    };
+    assert_eq!(trip(inventory(listed(Root::NOTHING, 0))), "good");
+    assert_eq!(trip(inventory(listed(root(1), 0))), "API_MISUSE");
 }
 
 #[test]

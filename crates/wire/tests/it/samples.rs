@@ -8,9 +8,10 @@ use blockferry_delta::{
 use blockferry_wire::{
     Abort, Accept, Compression, Dictionary, Encoding, Failed, Filled, Goodbye, Head, Hello,
     HelloAck, Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message,
-    Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Role, SetMember, Values, WalkStart,
-    Want,
+    Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Resume, Role, SetMember, Statement,
+    Values, WalkStart, Want,
 };
+use blockferry_wire::{Holding, Member, Promotion, Proof, Roster, Said, Text, What};
 
 pub(crate) fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
@@ -160,18 +161,29 @@ pub(crate) fn dictionary_pack() -> Pack {
 
 /// Every message at least once, with the name of its golden line.
 pub(crate) fn messages() -> Vec<(String, Message)> {
-    let hello = Hello::new("hub-01", "blockferry/0.1.0");
+    let hello = Hello { instance: Some(7), ..Hello::new("hub-01", "blockferry/0.1.0") };
     let named: Vec<(&str, Message)> = vec![
         ("", hello.into()),
         (
             "",
-            HelloAck { version: 1, features: 5, node_name: "b".into(), agent: "x/1".into() }.into(),
+            HelloAck {
+                version: 1,
+                features: 5,
+                node_name: "b".into(),
+                agent: "x/1".into(),
+                instance: None,
+            }
+            .into(),
         ),
         ("", Inventory::split(store(), &store_name(), [entry()]).remove(0).into()),
         ("", Head { store: store(), entry: entry() }.into()),
         ("", Goodbye::new(Refusal::ShuttingDown, "restart").into()),
         ("", blockferry_wire::Ping { token: u64::MAX }.into()),
         ("", blockferry_wire::Pong { token: 23 }.into()),
+        ("", Resume { store: store(), own_log: 7, known_log: u64::MAX, known_place: 3 }.into()),
+        ("", statement(holding()).into()),
+        ("-roster", statement(roster()).into()),
+        ("-promotion", statement(promotion()).into()),
         ("", join().into()),
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
@@ -203,6 +215,38 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         assert!(messages.iter().any(|(_, message)| message.kind() == *kind), "{kind:?} is missing");
     }
     messages
+}
+
+pub(crate) fn said(what: What) -> Said {
+    let unix_ms = 1_795_309_200_000;
+    Said { key: [0x11; 32], store: store(), sequence: 41, unix_ms, what }
+}
+
+fn statement(what: What) -> Statement {
+    let body = said(what).encode().expect("samples keep the rules");
+    Statement { place: 300, body, signature: [0xee; 64] }
+}
+
+pub(crate) fn holding() -> What {
+    let (number, root, proof) = (7, root(0xaa), Proof::ReadBack);
+    What::Holding(Holding { image: image("win11.vhdx"), number, root, lineage: lineage(), proof })
+}
+
+pub(crate) fn roster() -> What {
+    let member = |n: u8, name: &str, writer| Member { node: node(n), name: name.into(), writer };
+    let members = vec![member(1, "branch-07", true), member(2, "branch-08", false)];
+    What::Roster(Roster { node_name: "hub-01".into(), members })
+}
+
+pub(crate) fn promotion() -> What {
+    What::Promotion(Promotion {
+        image: image("win11.vhdx"),
+        number: 7,
+        root: root(0xaa),
+        lineage: lineage(),
+        by: Text::new("root (uid 0)"),
+        receipts: vec![node(1), node(2)],
+    })
 }
 
 fn join() -> Join {

@@ -9,7 +9,8 @@ use super::*;
 const SIZE: usize = 24 << 20;
 
 fn open(disk: &SimDisk, mirror: bool, keep: u32) -> Arc<Store> {
-    let options = Options { scan_threads: 1, mirror, keep_generations: keep, ..Options::default() };
+    let options =
+        Options { scan_threads: 1, mirror, keep_generations: Some(keep), ..Options::default() };
     Arc::new(Store::open(Arc::new(disk.clone()), &options).expect("opened").0)
 }
 
@@ -44,17 +45,16 @@ fn without_catalog(lost: Side, mirror: bool) -> Side {
     Side { disk, store, identity }
 }
 
-fn quarantine(side: &Side) -> Vec<Vec<u8>> {
-    let entries = side.disk.list(".blockferry/quarantine").expect("listed");
-    let content = |name: std::ffi::OsString| {
-        let path = format!(".blockferry/quarantine/{}", name.to_string_lossy());
-        let file = side.disk.open(&path, Open::Read).expect("opened");
-        let mut bytes = vec![0; file.stat().expect("looked at").size_bytes as usize];
+/// What is kept until somebody says that it may go.
+fn set_aside(side: &Side) -> Vec<Vec<u8>> {
+    let kept = side.store.kept(&image()).expect("read").into_iter().filter(|kept| kept.pinned);
+    kept.map(|kept| {
+        let file = side.disk.open(&kept.path, Open::Read).expect("opened");
+        let mut bytes = vec![0; kept.size_bytes as usize];
         file.read_exact_at(&mut bytes, 0).expect("read");
         bytes
-    };
-    let images = entries.into_iter().filter(|e| !e.name.to_string_lossy().starts_with("catalog"));
-    images.map(|entry| content(entry.name)).collect()
+    })
+    .collect()
 }
 
 fn current(side: &Side) -> Generation {
@@ -64,6 +64,7 @@ fn current(side: &Side) -> Generation {
 fn refused(ended: &Ended) -> Option<Refusal> {
     match &ended.received {
         RecvOutcome::Refused { code, .. } => Some(*code),
+        RecvOutcome::Kept { .. } => Some(Refusal::Diverged),
         _ => None,
     }
 }
@@ -100,7 +101,7 @@ fn a_seed_of_the_same_copy_costs_no_data() {
         assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
         assert!(ended.wire_bytes < 1000, "{} bytes", ended.wire_bytes);
         assert_eq!((current(&b).lineage, current(&b).root), (made.lineage.clone(), made.root));
-        assert!(!current(&b).is_adopted() && quarantine(&b).is_empty());
+        assert!(!current(&b).is_adopted() && set_aside(&b).is_empty());
         eprintln_note(&format!("same attributes: {same_meta}"));
         // From here on it is a copy like any other.
         put(&a, 70_000, b"changed");
@@ -131,7 +132,7 @@ fn a_seed_of_an_older_copy_costs_the_change() {
         assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
         assert!(ended.wire_bytes < 4 * 4096 + 4000, "{} bytes", ended.wire_bytes);
         assert_eq!(read(&b), new);
-        assert!(quarantine(&b).is_empty(), "the peer had recorded it");
+        assert!(set_aside(&b).is_empty(), "the peer had recorded it");
     }
 }
 
@@ -150,7 +151,7 @@ fn an_older_copy_that_nobody_recorded_is_walked_and_kept() {
     // Values of 384 blocks, page fingerprints of three, and four pages.
     assert!(ended.wire_bytes < 4 * 4096 + 384 * 6 + 3 * 32 + 2000, "{} bytes", ended.wire_bytes);
     assert_eq!(read(&b), new);
-    assert_eq!(quarantine(&b), std::slice::from_ref(&old), "the mirror's content is kept");
+    assert_eq!(set_aside(&b), std::slice::from_ref(&old), "the mirror's content is kept");
     assert!(!current(&b).is_adopted());
     // Where things are made, it may be somebody's work: nothing is chosen.
     let c = seeded(3, &old, false);
@@ -174,7 +175,7 @@ fn a_strangers_file_is_never_lost() {
     let mirror = seeded(2, &strangers, true);
     let ended = copy(&a, &mirror);
     assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
-    assert_eq!((read(&mirror), quarantine(&mirror)), (ours.clone(), vec![strangers.clone()]));
+    assert_eq!((read(&mirror), set_aside(&mirror)), (ours.clone(), vec![strangers.clone()]));
     let writer = seeded(3, &strangers, false);
     assert_eq!(refused(&copy(&a, &writer)), Some(Refusal::Diverged));
     assert_eq!(refused(&copy(&writer, &a)), Some(Refusal::GenerationOld));
@@ -302,14 +303,14 @@ fn a_power_cut_never_loses_what_is_set_aside() {
         let after = Side { disk, store, identity: b.identity.clone() };
         let shown = read(&after);
         if shown == ours {
-            assert_eq!(quarantine(&after), std::slice::from_ref(&strangers));
+            assert_eq!(set_aside(&after), std::slice::from_ref(&strangers));
             new += 1;
         } else {
             assert!(shown == strangers, "neither the one nor the other");
             // The next attempt is as good as the first.
             record(&after);
             assert!(matches!(copy(&a, &after).received, RecvOutcome::Committed(_)));
-            assert_eq!(quarantine(&after), std::slice::from_ref(&strangers));
+            assert_eq!(set_aside(&after), std::slice::from_ref(&strangers));
             old += 1;
         }
     }
@@ -411,7 +412,7 @@ fn whatever_is_found_becomes_what_is_offered() {
             ended.received
         );
         assert!(read(&b) == new, "seed {seed}");
-        assert!(quarantine(&b).as_slice() == std::slice::from_ref(&old), "seed {seed}");
+        assert!(set_aside(&b).as_slice() == std::slice::from_ref(&old), "seed {seed}");
         assert!(b.store.verify(&image(), &()).expect("read").is_good(), "seed {seed}");
         if size > 65_536 && new.len() > 65_536 {
             // Two blocks at the border of a new length travel whole, and chunks may be found.

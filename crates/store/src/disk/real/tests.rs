@@ -261,3 +261,21 @@ fn the_second_descriptor_of_bulk_reads_is_no_other_opener() {
         assert_ne!(file.writer_free().unwrap(), Lease::Held);
     }
 }
+
+#[test]
+fn a_device_read_goes_around_what_is_cached_and_leaves_it() {
+    let (_dir, disk) = disk();
+    let file = disk.file("f", Open::CreateNew).unwrap();
+    file.write_at(&vec![7; (1 << 20) + 100], 0).unwrap();
+    file.sync().unwrap();
+    let cached = || file.cached_bytes(0, 1 << 20).unwrap();
+    let before = cached();
+    let reader = disk.open("f", Open::Read).unwrap();
+    let mut buf = AlignedBuf::with_capacity(1 << 20);
+    assert_eq!(reader.read_device_at(&mut buf, 0, 1 << 20).unwrap(), 1 << 20);
+    assert!(buf.iter().all(|byte| *byte == 7));
+    assert_eq!(reader.read_device_at(&mut buf, 1 << 20, 1 << 20).unwrap(), 100);
+    assert_eq!(reader.read_device_at(&mut buf, 5, 100).unwrap(), 100, "not aligned");
+    assert_eq!(cached(), before);
+    assert!(reader.read_device_at(&mut buf, 0, (1 << 20) + 1).is_err());
+}
