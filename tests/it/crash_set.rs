@@ -1,13 +1,14 @@
 //! Power cuts at every operation of the commit of a set: a base, two children and a sidecar. At no
 //! instant is a child there without its parent, and once the store is open again the set is the
-//! old one or the new one, never some of each; what was acknowledged is the new one. The same for
-//! every call that fails, for cuts inside the recovery, and around a local change.
+//! old one or the new one, never some of each; what was acknowledged is the new one. What a new set
+//! has displaced is kept, where a history is kept, and an old one has displaced nothing. The same
+//! for every call that fails, for cuts inside the recovery, and around a local change.
 
 use std::io::ErrorKind;
 
 use blockferry_delta::ImageName;
 use blockferry_store::disk::{CrashPlan, Disk, Keep, OpKind, SimDisk, Snapshot};
-use blockferry_store::{CommitMode, Options, Received, Result};
+use blockferry_store::{CommitMode, Options, Received, Result, Why};
 use blockferry_tests::{Edit, Feed, Rng, Shape, Side, across, image_name, options, put, whole};
 
 /// In the order of need.
@@ -24,20 +25,22 @@ const PLANS: [(Keep, bool); 8] = [
     (Keep::Reordered, true),
 ];
 
-/// Which members the receiver has before: all, those that a new version is added to, or none.
-#[derive(Clone, Copy, Debug)]
+/// Which members the receiver has before: all, all with a history that is kept in every mode, those
+/// that a new version is added to, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Past {
     All,
+    History,
     Base,
     Nothing,
 }
 
 impl Past {
-    const EACH: [Past; 3] = [Past::All, Past::Base, Past::Nothing];
+    const EACH: [Past; 4] = [Past::All, Past::History, Past::Base, Past::Nothing];
 
     fn has(self, at: usize) -> bool {
         match self {
-            Past::All => true,
+            Past::All | Past::History => true,
             Past::Base => at < 2,
             Past::Nothing => false,
         }
@@ -57,7 +60,10 @@ struct Story {
 
 impl Story {
     fn new(seed: u64, past: Past) -> Story {
-        let options = options(MODES[seed as usize % MODES.len()]);
+        let mut options = options(MODES[seed as usize % MODES.len()]);
+        if past == Past::History {
+            options.keep_generations = Some(2);
+        }
         let disk = SimDisk::new(seed, 256 << 20);
         disk.set_supports_clone(options.commit == Some(CommitMode::Clone));
         let receiver = Side::create(disk, 2, options.clone());
@@ -115,6 +121,31 @@ impl Story {
         assert!(ordered, "{}: a child before its parent: {shown:?}", self.title());
     }
 
+    /// Which members' old contents are kept: each as what it was, and each kept file has its row.
+    fn kept(&self, side: &Side) -> Vec<bool> {
+        let title = self.title();
+        let rows = side.store.all_kept().expect("reads");
+        assert_eq!(side.private("kept").len(), rows.len(), "{title}: rows and files");
+        let mut found = vec![false; self.names.len()];
+        for kept in rows {
+            assert_eq!((kept.why, kept.pinned), (Why::History, false), "{title}: {}", kept.path);
+            let at = self.names.iter().position(|name| *name == kept.image).expect("a member");
+            let bytes = whole(&side.disk, &kept.path).expect("reads");
+            assert!(self.old[at].as_ref() == Some(&bytes), "{title}: {} is torn", kept.path);
+            let root = kept.root().map(|root| *root.as_bytes());
+            assert_eq!(root, Some(*blake3::hash(&bytes).as_bytes()), "{title}: {}", kept.path);
+            assert!(!std::mem::replace(&mut found[at], true), "{title}: {} twice", kept.image);
+        }
+        found
+    }
+
+    /// What the set has displaced is kept, where a history is; an old set has displaced nothing.
+    fn check_kept(&self, side: &Side, is_new: bool) {
+        let keeps = is_new && side.store.retention().generations > 0;
+        let expected: Vec<bool> = self.old.iter().map(|old| keeps && old.is_some()).collect();
+        assert_eq!(self.kept(side), expected, "{}: what is kept; new: {is_new}", self.title());
+    }
+
     /// Opens the store after a crash: never a mixed set, and the catalog agrees.
     fn check(&self, disk: SimDisk, acked: bool, go_on: bool) {
         let title = self.title();
@@ -126,6 +157,7 @@ impl Story {
         assert!(shown[0] || !acked, "{title}: what was acknowledged is gone");
         assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
         assert_eq!(side.private("staging").len(), report.resumable, "{title}: left over");
+        self.check_kept(&side, shown[0]);
         for (at, name) in self.names.iter().enumerate() {
             side.rescan_after_crash(name).expect("looks");
             let current = side.store.current(name).expect("reads");
@@ -145,6 +177,7 @@ impl Story {
             assert!(self.shown(&side.disk).iter().all(|new| *new), "{title}: not delivered");
             assert_eq!(side.private("staging"), [""; 0], "{title}: left over");
             assert_eq!(side.private("quarantine"), [""; 0], "{title}: something was set aside");
+            self.check_kept(&side, true);
         }
     }
 }
@@ -225,6 +258,9 @@ fn crash_set_by_every_call_that_fails() {
                     // Without doubt about the disk it is undone at once; else by recovery.
                     let degraded = story.receiver.store.is_degraded();
                     assert!(degraded || !shown.contains(&true), "{kind:?} {nth}: {shown:?}");
+                    if !degraded {
+                        story.check_kept(&story.receiver, false);
+                    }
                     let plan = CrashPlan { seed, keep: Keep::Everything, tear: false };
                     story.check(story.receiver.disk.crash(plan), false, true);
                     failed += 1;
@@ -257,6 +293,14 @@ fn crash_set_then_a_local_change() {
                 let look = looks.iter().find(|look| look.name == changed.as_str());
                 let state = look.expect("it is there").state;
                 assert_ne!(state, blockferry_store::LookState::Unchanged, "{title}: unnoticed");
+                let kept = side.store.retention().generations > 0;
+                for (name, old) in story.names.iter().zip(&story.old).filter(|_| kept) {
+                    let Some(old) = old.as_ref().filter(|_| name != changed) else { continue };
+                    let held = side.store.kept(name).expect("reads");
+                    let there =
+                        held.iter().any(|k| whole(&side.disk, &k.path).ok().as_ref() == Some(old));
+                    assert!(there || side.read(name) == *old, "{title}: {name} has lost its past");
+                }
                 images += 1;
             }
         }

@@ -6,6 +6,7 @@
 
 mod control;
 mod fields;
+mod pages;
 mod pairing;
 mod set;
 mod statement;
@@ -16,6 +17,7 @@ mod walk;
 pub use control::{
     Goodbye, Head, Hello, HelloAck, Inventory, InventoryEntry, VERSION_MAX, VERSION_MIN,
 };
+pub use pages::{Encoding, Pack};
 pub use pairing::{Join, JoinAccepted, JoinRefused, Role};
 pub use set::SetMember;
 pub use statement::{
@@ -23,8 +25,7 @@ pub use statement::{
 };
 pub use text::Text;
 pub use transfer::{
-    Abort, Accept, Encoding, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, Pack, PartsEnd,
-    Receipt, Refuse, Want,
+    Abort, Accept, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, PartsEnd, Receipt, Refuse, Want,
 };
 pub use walk::{Values, WalkStart};
 
