@@ -19,6 +19,7 @@ pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
 pub use waiting::Waiting;
+pub(crate) use waiting::to_come;
 
 /// What a side wants done next. Call `step` until it says `Wait` or `Done`.
 #[derive(Debug)]

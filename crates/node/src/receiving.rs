@@ -16,11 +16,11 @@ use tracing::debug;
 
 use crate::budget;
 use crate::conflict;
-use crate::core::{Core, blocking, head_of, lock};
+use crate::core::{Core, blocking, head_of, key, lock};
 use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::exchange::{RecvOutcome, RecvSide, Step};
+use crate::exchange::{RecvOutcome, RecvSide, Step, to_come};
 use crate::mirror;
 use crate::peer::Peer;
 use crate::sending::end_connection_if_due;
@@ -77,12 +77,18 @@ async fn try_receive(
     // What isn't taken here won't come.
     offer.set.retain(|member| admitted.store.takes(member.image.as_str()));
     let role = peer.role(&admitted.store.config.name);
-    let store = admitted.store.store.clone();
-    let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role)
-        .with_waiting(admitted.store.waiting.clone());
     let drive = Drive { name: name.clone(), inputs, outbox };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
+    let from = peer.id;
     let result = blocking("receiving", move || {
+        let (store, waiting) = (admitted.store.store.clone(), admitted.store.waiting.clone());
+        let head = |image: &ImageName| {
+            let key = key(from, &admitted.store.config.name, image);
+            lock(&at.backlog).peer_head(&key).cloned()
+        };
+        let to_come = to_come(&store, &offer.set, &head)?;
+        let side = RecvSide::new(store, at.config.identity.clone(), from, role);
+        let side = side.with_waiting(waiting, to_come);
         let (outcome, mut side) = drive.run(side, offer, offer_bytes)?;
         for generation in side.take_others() {
             conclude(&at, &admitted.store, &name, RecvOutcome::Committed(Box::new(generation)))?;

@@ -114,6 +114,8 @@ pub struct RecvSide {
     generation: Option<Generation>,
     /// What waits for its set here, from all transfers.
     waiting: Arc<Waiting>,
+    /// Members of its set that are newer at the peer than here.
+    to_come: Vec<ImageName>,
     /// What became current together with it.
     others: Vec<Generation>,
     wire_bytes: u64,
@@ -148,6 +150,7 @@ impl RecvSide {
             restamped: None,
             generation: None,
             waiting: Arc::default(),
+            to_come: Vec::new(),
             others: Vec::new(),
             wire_bytes: 0,
             found_bytes: 0,
@@ -157,10 +160,12 @@ impl RecvSide {
         }
     }
 
-    /// Images of sets wait for each other in `waiting`, which all transfers of the store share.
+    /// Images of sets wait for each other in `waiting`, which all transfers of the store share;
+    /// `to_come` are members of the offered set that are newer at the peer than here.
     #[must_use]
-    pub fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
+    pub fn with_waiting(mut self, waiting: Arc<Waiting>, to_come: Vec<ImageName>) -> Self {
         self.waiting = waiting;
+        self.to_come = to_come;
         self
     }
 

@@ -11,6 +11,8 @@ use blockferry_wire::SetMember;
 use tracing::warn;
 
 use crate::budget;
+use crate::conflict::descends;
+use crate::judge::Version;
 
 /// The sealed images of a store that wait.
 #[derive(Debug, Default)]
@@ -44,11 +46,12 @@ impl Waiting {
     }
 
     /// Adds an image that was just sealed, if any, and takes the whole set if it is complete: each
-    /// member is sealed, or here with that content or a newer one. Blocking.
+    /// member is sealed, or here with that content or a newer one. Of `to_come` what was before is
+    /// not enough: the peer went back to it. Blocking.
     pub(crate) fn complete(
         &self,
         store: &Store,
-        set: &[SetMember],
+        (set, to_come): (&[SetMember], &[ImageName]),
         sealed: Option<(Sealed, Received)>,
     ) -> Result<Attempt, StoreError> {
         let mut waiting = self.lock();
@@ -65,7 +68,7 @@ impl Waiting {
         };
         let mut missing = 0;
         for member in set {
-            missing += usize::from(!is_sealed(member) && !is_here(store, member)?);
+            missing += usize::from(!is_sealed(member) && !is_here(store, member, to_come)?);
         }
         if missing > 0 {
             return Ok(Attempt::Missing(missing));
@@ -76,10 +79,35 @@ impl Waiting {
 }
 
 /// Is it current here, or was it before what is?
-fn is_here(store: &Store, member: &SetMember) -> Result<bool, StoreError> {
+fn is_here(store: &Store, member: &SetMember, to_come: &[ImageName]) -> Result<bool, StoreError> {
+    let current = store.current(&member.image)?;
+    if current.is_some_and(|current| current.root == member.root) {
+        return Ok(true);
+    }
+    if to_come.contains(&member.image) {
+        return Ok(false);
+    }
     match store.history(&member.image) {
         Ok(history) => Ok(history.iter().any(|generation| generation.root == member.root)),
         Err(StoreError::NotFound(_)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The members of a set whose heads at the peer descend from what is current here: whatever their
+/// roots are, they are to come. Blocking.
+pub(crate) fn to_come(
+    store: &Store,
+    set: &[SetMember],
+    head: &dyn Fn(&ImageName) -> Option<Version>,
+) -> Result<Vec<ImageName>, StoreError> {
+    let mut newer = Vec::new();
+    for member in set {
+        let Some(ours) = store.current(&member.image)? else { continue };
+        let theirs = head(&member.image).filter(|theirs| theirs.root == member.root);
+        if theirs.is_some_and(|theirs| descends(&theirs.lineage, &ours.lineage)) {
+            newer.push(member.image.clone());
+        }
+    }
+    Ok(newer)
 }

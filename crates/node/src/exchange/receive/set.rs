@@ -61,9 +61,9 @@ impl RecvSide {
             (Some(sealed), [] | [_]) => Ok(Attempt::Complete(vec![sealed])),
             (None, []) => {
                 let alone = [SetMember { image: offer.image.clone(), root: offer.root }];
-                self.waiting.complete(&self.store, &alone, None)
+                self.waiting.complete(&self.store, (&alone, &[]), None)
             }
-            (sealed, set) => self.waiting.complete(&self.store, set, sealed),
+            (sealed, set) => self.waiting.complete(&self.store, (set, &self.to_come), sealed),
         }
     }
 

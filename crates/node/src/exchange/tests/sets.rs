@@ -43,11 +43,16 @@ impl Pair {
     fn offer(&self, image: &str) -> (Ended, Vec<Generation>) {
         let member = |text| SetMember { image: name(text), root: root_of(&self.a, text) };
         let set = [PARENT, CHILD].map(member).to_vec();
-        let send = SendSide::of_set(self.a.store.clone(), &name(image), set);
+        let send = SendSide::of_set(self.a.store.clone(), &name(image), set.clone());
         let peer = self.a.identity.id();
         let to = (self.b.store.clone(), self.b.identity.clone());
+        let head = |image: &ImageName| {
+            let current = self.a.store.current(image).expect("read");
+            current.as_ref().map(receive::version_of)
+        };
+        let to_come = waiting::to_come(&to.0, &set, &head).expect("read");
         let receive = RecvSide::new(to.0, to.1, peer, None);
-        let mut receive = receive.with_waiting(self.waiting.clone());
+        let mut receive = receive.with_waiting(self.waiting.clone(), to_come);
         let ended = exchange(&mut send.expect("offered"), &mut receive, usize::MAX);
         (ended.expect("not cut"), receive.take_others())
     }
