@@ -5,6 +5,7 @@ mod calendar;
 mod changed;
 mod cluster;
 mod crash;
+mod crash_set;
 mod damage;
 mod dictionary;
 mod disk;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blockferry_delta::{PAGE_BYTES, PageExtent, RecipePart, Root};
-use blockferry_store::{Generation, Received, Result, StageRequest, Staging, Store};
+use blockferry_store::{Generation, Received, Result, Sealed, StageRequest, Staging, Store};
 
 use crate::side::Side;
 
@@ -86,13 +86,19 @@ impl Feed {
 
     /// Delivers and commits.
     pub fn deliver(&self, to: &Arc<Store>) -> Result<Delivered> {
+        let (sealed, sent_bytes) = self.seal(to)?;
+        let generation = to.commit(sealed, Received::default())?;
+        Ok(Delivered { generation, sent_bytes })
+    }
+
+    /// Delivers all of it and seals the staging; with the raw bytes that were sent.
+    pub fn seal(&self, to: &Arc<Store>) -> Result<(Sealed, u64)> {
         let (mut staging, parts) = self.stage(to)?;
         let mut sent_bytes = 0;
         for part in parts {
             sent_bytes += self.part(&mut staging, part)?;
         }
-        let generation = to.commit(staging.seal()?, Received::default())?;
-        Ok(Delivered { generation, sent_bytes })
+        Ok((staging.seal()?, sent_bytes))
     }
 
     /// Delivers some parts and parks the staging for a later attempt.

@@ -6,6 +6,7 @@
 
 mod carry;
 mod cluster;
+pub mod disks;
 mod feed;
 mod image;
 mod liar;

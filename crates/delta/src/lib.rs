@@ -13,6 +13,7 @@ mod chunk;
 mod cut;
 mod dictionary;
 mod digest;
+mod header;
 mod ids;
 mod lineage;
 mod map;
@@ -20,6 +21,7 @@ mod meta;
 mod name;
 mod page;
 mod recipe;
+mod sets;
 mod tree;
 mod units;
 mod walk;
@@ -29,6 +31,10 @@ pub use chunk::{Chunk, ChunkParams, Chunker};
 pub use cut::{LOOKAHEAD_BYTES, hard_cuts, is_tail_cut};
 pub use dictionary::{Neighbour, dictionary};
 pub use digest::{chunk_segment, digest_segment};
+pub use header::{
+    DiskId, Format, HEADER_READS_BYTES_MAX, Header, HeaderError, LOCATOR_BYTES_MAX, LOCATORS_MAX,
+    Locator, LocatorKind, ParentLink, ReadAt, Unclean, read_header,
+};
 pub use ids::{BlockHash, ChunkId, IdError, NodeId, Root, StoreId, StoreKey};
 pub use lineage::{LINEAGE_WRITERS_MAX, Lineage, LineageError, Order};
 pub use map::{MapError, ROW_BYTES, SegmentMap};
@@ -39,6 +45,7 @@ pub use recipe::{
     ChangedBlock, PART_BLOCKS_MAX, PART_CHUNKS_MAX, PART_ZERO_SEGMENTS_MAX, PartBuilder,
     RecipePart, changed_blocks, walked_blocks,
 };
+pub use sets::{CHAIN_DISKS_MAX, Fault, Grouping, ImageSet, Mismatch, SetFile, Sets};
 pub use tree::{image_root, merge};
 pub use units::*;
 pub use walk::{

@@ -61,6 +61,8 @@ pub enum Reason {
     InUse,
     /// The peer has no room.
     Space,
+    /// Others of its set are missing, here or there.
+    SetIncomplete,
     /// The calendar.
     Schedule,
     /// An operator.
@@ -91,6 +93,12 @@ enum State {
     Transferring,
     NotBefore { at: Instant, reason: Reason },
     UntilHeadChanges { diverged: bool },
+}
+
+impl State {
+    fn is_for_set(self) -> bool {
+        matches!(self, State::NotBefore { reason: Reason::SetIncomplete, .. })
+    }
 }
 
 #[derive(Debug)]
@@ -342,6 +350,16 @@ impl Backlog {
             entry.failures = 0;
         }
         true
+    }
+
+    /// What images that waited for others of their set waited for may be there.
+    pub fn handle_set_moved(&mut self, store: &StoreName, images: &[ImageName]) {
+        for (key, entry) in &mut self.entries {
+            let waits = State::is_for_set(entry.state);
+            if waits && key.store == *store && images.contains(&key.image) {
+                entry.state = State::Due;
+            }
+        }
     }
 
     fn entries_of(&self, peer: NodeId) -> impl Iterator<Item = (&Key, &Entry)> {

@@ -268,6 +268,15 @@ pub const BACKLOG_MAX: usize = 1 << 18;
 pub const EVENTS_KEPT: u64 = 10_000;
 /// Events that wait to be written; beyond it they are counted and dropped.
 pub const EVENTS_QUEUED: usize = 1024;
+/// Images of a store that are sealed and wait for others of their sets: each keeps a file open.
+pub const SETS_WAITING_MAX: usize = 512;
+const _: () = assert!(
+    blockferry_wire::limits::SET_MEMBERS_MAX <= blockferry_store::SET_COMMIT_MAX
+        && blockferry_wire::limits::SET_MEMBERS_MAX < SETS_WAITING_MAX
+);
+/// Offers of an image wait for so long for others of its set that aren't quiet yet.
+pub const SET_SETTLES_MAX: Duration = Duration::from_secs(600);
+
 /// Promotions of one image by one node that are kept.
 pub const PROMOTIONS_KEPT: usize = 16;
 /// Statements that are said to a peer before what it says is looked at again.

@@ -51,6 +51,16 @@ pub enum InUse {
     Never,
 }
 
+/// How the images of a store are put together as sets.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum SetsBy {
+    /// Chains by the headers of disks, sidecars by their stem.
+    #[default]
+    Auto,
+    /// Each glob names a set; none: there are no sets, and headers are not looked at.
+    Globs(Vec<String>),
+}
+
 /// Space that is kept free in a store's file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FreeMin {
@@ -73,6 +83,8 @@ pub struct StoreConfig {
     pub include: Vec<String>,
     /// Globs of file names that are not.
     pub exclude: Vec<String>,
+    /// Which images belong together.
+    pub sets: SetsBy,
     /// Quiet this long before a generation is recorded.
     pub settle: Duration,
     /// What happens to an image that somebody writes.
@@ -102,6 +114,7 @@ impl StoreConfig {
             role,
             include: Vec::new(),
             exclude: Vec::new(),
+            sets: SetsBy::Auto,
             settle: Duration::from_secs(30),
             in_use: InUse::default(),
             commit: Commit::default(),
@@ -292,6 +305,9 @@ pub fn check_store(store: &StoreConfig, others: &[StoreConfig]) -> Result<()> {
     }
     globs(&store.include)?;
     globs(&store.exclude)?;
+    if let SetsBy::Globs(patterns) = &store.sets {
+        globs(patterns)?;
+    }
     Ok(())
 }
 
@@ -313,7 +329,7 @@ impl Names {
     }
 }
 
-fn globs(patterns: &[String]) -> Result<globset::GlobSet> {
+pub(crate) fn globs(patterns: &[String]) -> Result<globset::GlobSet> {
     let wrong = |e: globset::Error| Error::Config { what: format!("glob: {e}") };
     let mut set = globset::GlobSetBuilder::new();
     for pattern in patterns {

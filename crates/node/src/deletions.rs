@@ -136,6 +136,7 @@ async fn record(core: &Arc<Core>, store: &Arc<OpenStore>, image: &ImageName) -> 
 /// The deletion becomes the current generation and is told. Blocking.
 fn commit(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Generation> {
     let author = core.config.identity.id();
+    store.made_here(image);
     let generation = store.store.record_deletion(image, author, now_unix_ms())?;
     store.no_longer_seen(image);
     lock(&store.deletions).handle_recorded(image.as_str());

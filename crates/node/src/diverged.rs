@@ -22,6 +22,7 @@ use crate::events::{Note, now_unix_ms};
 use crate::ledger::rfc3339;
 use crate::requests::{Spec, done, spec};
 use crate::rewound;
+use crate::sets;
 use crate::stores::{self, OpenStore};
 
 /// Counts of what policies have decided begin anew after this time.
@@ -185,6 +186,7 @@ async fn acknowledge(core: &Arc<Core>, spec: Spec) -> Result<Answer> {
         let current = store.store.current(&image)?;
         let current = current.ok_or_else(|| Error::ImageUnknown { image: name.clone() })?;
         let mut released = 0;
+        store.made_here(&image);
         for kept in store.store.kept(&image)? {
             if may_go(&current, &kept) {
                 store.store.acknowledge(&image, kept.serial)?;
@@ -263,10 +265,12 @@ fn decide(
     who: &str,
 ) -> Result<Generation> {
     let us = core.config.identity.id();
+    store.made_here(image);
     let generation = conflict::resolve(&store.store, image, choice, us, now_unix_ms())?;
     rewound::refresh(core, store)?;
     conflict::drop_settled(&store.store, &generation)?;
     core.note_head(store, &generation, head_of(store, &generation)?);
+    sets::recorded(core, store, &generation);
     let what = match choice {
         Choice::Local => "the content that was current stays",
         Choice::Kept(_) => "the other content is current now",

@@ -262,6 +262,30 @@ pub enum Error {
         /// Who.
         holder: blockferry_store::disk::Holder,
     },
+    /// What an image builds upon is not there, or not to be used.
+    #[error("{image} is not published: {what}")]
+    SetIncomplete {
+        /// `store/name`.
+        image: String,
+        /// What is missing.
+        what: String,
+    },
+    /// What an image builds upon is not what it remembers.
+    #[error("{image} is not published: {what}")]
+    ParentMismatch {
+        /// `store/name`.
+        image: String,
+        /// In what they differ.
+        what: String,
+    },
+    /// A disk that wasn't closed well: its header says so.
+    #[error("{image} was not closed well, or is still open: {what}")]
+    Unclean {
+        /// `store/name`.
+        image: String,
+        /// What the header says.
+        what: String,
+    },
     /// Only a writer makes generations.
     #[error("{image} is in a mirror here; do it on a writer: {}", said(.writers))]
     MirrorOf {
@@ -359,6 +383,9 @@ impl Error {
             Self::HeldOpen { .. } => "IN_USE",
             Self::Mirror { .. } | Self::MirrorOf { .. } => "MIRROR",
             Self::NotKept { .. } => "NOT_KEPT",
+            Self::SetIncomplete { .. } => "SET_INCOMPLETE",
+            Self::ParentMismatch { .. } => "PARENT_MISMATCH",
+            Self::Unclean { .. } => "UNCLEAN",
             Self::BadReceipt { .. } => "BAD_SIGNATURE",
             Self::WaitedTooLong { .. } => "TIMED_OUT",
             Self::Broken { .. } => "INTERNAL",

@@ -10,6 +10,7 @@ mod kept;
 mod receive;
 mod send;
 mod travelled;
+mod waiting;
 
 use blockferry_wire::Message;
 
@@ -19,6 +20,8 @@ pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
 pub use travelled::Travelled;
+pub use waiting::Waiting;
+pub(crate) use waiting::to_come;
 
 /// What a side wants done next. Call `step` until it says `Wait` or `Done`.
 #[derive(Debug)]

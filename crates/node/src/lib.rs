@@ -68,6 +68,7 @@ mod rollback;
 pub mod roster;
 mod sending;
 mod session;
+mod sets;
 pub mod settle;
 pub mod standing;
 pub mod statements;

@@ -16,12 +16,12 @@ use tracing::debug;
 
 use crate::budget;
 use crate::conflict;
-use crate::core::{Core, blocking, head_of, lock};
+use crate::core::{Core, blocking, head_of, key, lock};
 use crate::counts::Counts;
 use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::exchange::{RecvOutcome, RecvSide, Step};
+use crate::exchange::{RecvOutcome, RecvSide, Step, to_come};
 use crate::mirror;
 use crate::peer::Peer;
 use crate::sending::end_connection_if_due;
@@ -60,7 +60,7 @@ async fn try_receive(
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let reader = tokio::spawn(pump_in(name.clone(), stream_in, inbox, budget::SILENCE_MAX));
     let reader = AbortOnDrop(reader);
-    let (offer, offer_bytes) = first_offer(&mut inputs).await?;
+    let (mut offer, offer_bytes) = first_offer(&mut inputs).await?;
     let (outbox, frames) = mpsc::channel(budget::FRAMES_QUEUED);
     let sent = Arc::new(AtomicU64::new(0));
     tokio::spawn(pump_out(name.clone(), stream_out, frames, None, sent));
@@ -75,14 +75,26 @@ async fn try_receive(
         }
     };
     upkeep::before_receiving(core, &admitted.store);
+    // What isn't taken here won't come.
+    offer.set.retain(|member| admitted.store.takes(member.image.as_str()));
     let role = peer.role(&admitted.store.config.name);
-    let store = admitted.store.store.clone();
-    let side = RecvSide::new(store, core.config.identity.clone(), peer.id, role);
     let counts = core.counts.clone();
     let drive = Drive { name: name.clone(), inputs, outbox, counts };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
+    let from = peer.id;
     let result = blocking("receiving", move || {
-        let (outcome, side) = drive.run(side, offer, offer_bytes)?;
+        let (store, waiting) = (admitted.store.store.clone(), admitted.store.waiting.clone());
+        let head = |image: &ImageName| {
+            let key = key(from, &admitted.store.config.name, image);
+            lock(&at.backlog).peer_head(&key).cloned()
+        };
+        let to_come = to_come(&store, &offer.set, &head)?;
+        let side = RecvSide::new(store, at.config.identity.clone(), from, role);
+        let side = side.with_waiting(waiting, to_come);
+        let (outcome, mut side) = drive.run(side, offer, offer_bytes)?;
+        for generation in side.take_others() {
+            conclude(&at, &admitted.store, &name, RecvOutcome::Committed(Box::new(generation)))?;
+        }
         if let RecvOutcome::Committed(generation) = &outcome {
             match (side.undoes_edit(), side.sets_aside()) {
                 (true, true) => mirror::tell_restored(&at, &admitted.store, &name, generation),
@@ -209,6 +221,10 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
         }
         RecvOutcome::AlreadyHere { image, .. } => {
             debug!(store = %name, %image, peer, "here already");
+            return Ok(Ended::Unchanged);
+        }
+        RecvOutcome::Waits { image, missing } => {
+            debug!(store = %name, %image, peer, missing, "staged; waits for its set");
             return Ok(Ended::Unchanged);
         }
         RecvOutcome::Cancelled { image, code, text } => {

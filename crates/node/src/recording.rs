@@ -12,11 +12,13 @@ use blockferry_store::{
     Changed, CommitMode, Error as StoreError, LookState, MAP_BYTES_MAX, NbdBitmap, Progress, Told,
 };
 
+use crate::api::WaitReason;
 use crate::budget;
 use crate::config::InUse;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Note;
+use crate::sets;
 use crate::stores::OpenStore;
 
 const NS: i128 = 1_000_000_000;
@@ -110,25 +112,32 @@ pub(crate) fn with_holder(store: &OpenStore, error: StoreError) -> Error {
     }
 }
 
-/// An image that changed and can't be recorded, because somebody has it open for writing.
+/// An image that changed and can't be recorded.
 pub(crate) struct Deferred {
     pub(crate) image: ImageName,
-    /// Who, if it can be told.
+    /// Somebody has it open for writing, or what it builds upon isn't there.
+    pub(crate) reason: WaitReason,
+    /// Who has it open, if it can be told.
     pub(crate) holder: Option<String>,
 }
 
-/// The images of a store that wait for whoever writes them. Blocking.
+/// The images of a store that wait for whoever writes them, or for others of their set. Blocking.
 pub(crate) fn deferred(store: &OpenStore) -> Vec<Deferred> {
-    if store.snapshots() {
-        return Vec::new();
-    }
     let changed = store.seen_as(&[LookState::Changed, LookState::New]);
     let mut deferred = Vec::new();
     for image in changed.into_iter().take(budget::DEFERRED_SHOWN_MAX) {
+        let code = store.last_code(&image);
+        if code.as_deref().is_some_and(sets::waits_for_others) {
+            deferred.push(Deferred { image, reason: WaitReason::SetIncomplete, holder: None });
+            continue;
+        }
+        if store.snapshots() {
+            continue;
+        }
         // A file that can't be looked at is no news here: recording it will say why.
         if store.store.is_written(&image).unwrap_or(false) {
             let holder = store.store.writer_of(&image).map(|holder| holder.to_string());
-            deferred.push(Deferred { image, holder });
+            deferred.push(Deferred { image, reason: WaitReason::InUse, holder });
         }
     }
     deferred

@@ -167,6 +167,7 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("warm", start.warm != new.warm),
         ("keep_generations", start.keep_generations != new.keep_generations),
         ("in_use", snapshot(start) != snapshot(new)),
+        ("sets", start.sets != new.sets),
     ];
     done.restart.extend(changed(section.clone(), &keys));
     let mut next = old.clone();

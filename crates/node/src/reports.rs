@@ -24,6 +24,7 @@ use crate::promote;
 use crate::readiness::far_peers;
 use crate::recording::{self, Deferred};
 use crate::retention;
+use crate::sets;
 use crate::stores::{Activity, OpenStore};
 
 /// `status`. Blocking.
@@ -140,9 +141,9 @@ fn new_row(store: &OpenStore, image: &ImageName) -> ImageRow {
         state: match lock(&store.activity).get(image) {
             Some(Activity::Recording) => ImageState::Recording,
             Some(Activity::Receiving) => ImageState::Receiving,
-            None => ImageState::Changed,
+            None => sets::state_of(store, image).unwrap_or(ImageState::Changed),
         },
-        set: None,
+        set: sets::name_of(store, image),
         peers: Vec::new(),
         promoted: None,
     }
@@ -163,7 +164,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         (Some(Activity::Receiving), _) => ImageState::Receiving,
         (_, Some(LookState::Missing)) => ImageState::Missing,
         _ if diverged => ImageState::Diverged,
-        (_, Some(_)) => ImageState::Changed,
+        (_, Some(_)) => sets::state_of(store, image).unwrap_or(ImageState::Changed),
         (_, None) => ImageState::Current,
     };
     ImageRow {
@@ -173,7 +174,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         root: Some(generation.root.to_string()),
         size_bytes: generation.size_bytes,
         state,
-        set: None,
+        set: sets::name_of(store, image),
         peers,
         promoted: promote::rows(core, store, image).pop().map(|(_, row)| row),
     }
@@ -224,6 +225,7 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
         Reason::Diverged => WaitReason::Diverged,
         Reason::Schedule => WaitReason::Schedule,
         Reason::Paused => WaitReason::Paused,
+        Reason::SetIncomplete => WaitReason::SetIncomplete,
         Reason::Failing => WaitReason::Other,
     }
 }
@@ -269,7 +271,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
                 peer: peer.clone(),
                 bytes: 0,
                 eta: None,
-                reason: WaitReason::InUse,
+                reason: deferred.reason,
                 holder: deferred.holder.clone(),
             }),
         }

@@ -11,6 +11,7 @@ use crate::core::{Core, blocking, head_of};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::requests::{Spec, done};
+use crate::sets;
 use crate::stores::{Activity, OpenStore, Stopping};
 
 /// Makes the content of a generation the current one again.
@@ -31,6 +32,7 @@ pub(crate) async fn rollback(core: &Arc<Core>, what: &Spec) -> Result<Answer> {
     let recorded = blocking("a rollback", move || {
         let _held = (permit, doing);
         let (author, stopping) = (at.config.identity.id(), Stopping { core: &at, inner: &() });
+        to.made_here(&image);
         match to.store.rollback(&image, number, author, now_unix_ms(), &stopping) {
             Ok(Recorded::New(generation)) => {
                 at.note_head(&to, &generation, head_of(&to, &generation)?);
@@ -38,6 +40,7 @@ pub(crate) async fn rollback(core: &Arc<Core>, what: &Spec) -> Result<Answer> {
                 let text = format!("{name}@{}: the content of @{number} again", generation.number);
                 let note = Note::info("ROLLED_BACK", text);
                 at.events.note(note.store(&to.config.name).image(&image));
+                sets::recorded(&at, &to, &generation);
                 Ok(Recorded::New(generation))
             }
             Err(StoreError::NotKept { .. }) => Err(not_kept(&at, &to, &image, number)?),

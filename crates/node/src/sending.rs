@@ -29,6 +29,7 @@ use crate::limit::{self, Flow};
 use crate::meter;
 use crate::overrides::Scope;
 use crate::peer::Peer;
+use crate::sets;
 use crate::stream::{Frame, Input, pump_in, pump_out};
 use crate::transport::{Link, closed, deadline};
 use crate::turns::Whose;
@@ -90,7 +91,9 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let first = lock(&core.backlog).failures(&key) <= 1;
             // What is held back ends by itself and says so as its reason.
             let held = lock(&core.backlog).hold(&key).is_some();
-            if !core.is_stopping() && !held && (first || before != after) {
+            // Waiting for the rest of a set is how sets travel.
+            let usual = held || error.code() == "SET_INCOMPLETE";
+            if !core.is_stopping() && !usual && (first || before != after) {
                 let note = Note::warning(error.code(), error.to_string());
                 core.events.note(note.store(&key.store).image(&key.image).peer(&peer));
             }
@@ -142,7 +145,8 @@ async fn try_send(
     let (image, opened) = (key.image.clone(), store.clone());
     let lane = core.limit.in_force().lane(&Scope::from(key));
     let result = blocking("sending", move || {
-        let side = SendSide::in_lane(opened.store.clone(), &image, lane)?;
+        let set = sets::offered(&drive.core, &opened, &image)?;
+        let side = SendSide::of_set(opened.store.clone(), &image, lane, set)?;
         deletions::check_told(&active, &opened, side.generation(), &drive.name)?;
         drive.run(side)
     })

@@ -146,6 +146,16 @@ impl Settle {
         news
     }
 
+    /// What failed files waited for may be there: those that `which` says yes to, by name and code,
+    /// are tried again at once.
+    pub fn handle_unblocked(&mut self, which: &mut dyn FnMut(&str, &str) -> bool) {
+        for (name, entry) in &mut self.entries {
+            if entry.last_code.as_deref().is_some_and(|code| which(name, code)) {
+                entry.not_before = None;
+            }
+        }
+    }
+
     /// How long until a file is due.
     fn wait_of(&self, name: &str, entry: &Entry, now: Instant, now_unix_ms: i64) -> Duration {
         let quiet = self.quiet;
@@ -278,6 +288,11 @@ mod tests {
         assert_eq!(settle.pending("a"), Some(Some("IN_USE")));
         settle.handle_seen(&seen("a", 1), now);
         assert!(settle.poll_due(now, 1).is_some(), "touched again: tried at once");
+        settle.handle_failed("a", "SET_INCOMPLETE", now);
+        settle.handle_unblocked(&mut |name, code| name == "a" && code == "IN_USE");
+        assert_eq!(settle.poll_due(now, 1), None, "for another reason");
+        settle.handle_unblocked(&mut |name, code| name == "a" && code == "SET_INCOMPLETE");
+        assert!(settle.poll_due(now, 1).is_some(), "what it waited for is there");
         settle.handle_left_alone("a", "IN_USE", now);
         assert_eq!(settle.poll_due(now + Duration::from_secs(86_400), 1), None);
         settle.handle_seen(&seen("a", 2), now);

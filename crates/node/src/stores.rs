@@ -27,11 +27,13 @@ use crate::deletions::{self, Deletions};
 use crate::diverged::{self, Preferences};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
+use crate::exchange::Waiting;
 use crate::ledger::Ledger;
 use crate::mirror;
 use crate::recording::{self, Telling};
 use crate::retention;
 use crate::rewound::{self, Rewound};
+use crate::sets::{self, SetRules};
 use crate::settle::{Seen, Settle};
 use crate::upkeep;
 
@@ -51,6 +53,10 @@ pub(crate) struct OpenStore {
     pub(crate) store: Arc<Store>,
     /// What may change while it runs.
     live: RwLock<Live>,
+    /// Which images belong together.
+    pub(crate) sets: SetRules,
+    /// What was received and waits for others of its set.
+    pub(crate) waiting: Arc<Waiting>,
     settle: Mutex<Settle>,
     /// Images whose files are gone, at a writer.
     pub(crate) deletions: Mutex<Deletions>,
@@ -123,6 +129,8 @@ pub(crate) fn open(
         configured: AtomicBool::new(configured),
         store: Arc::new(store),
         live: RwLock::new(Live { config: config.clone(), names }),
+        sets: SetRules::new(config)?,
+        waiting: Arc::default(),
         settle: Mutex::new(settle),
         deletions: Mutex::new(Deletions::new(config.settle)),
         seen: Mutex::default(),
@@ -265,6 +273,28 @@ impl OpenStore {
         lock(&self.settle).handle_frozen(image.as_str(), took, Instant::now());
     }
 
+    /// Something is made of an image here: that comes before what was received and waits for others
+    /// of its set. It is offered again. Blocking.
+    pub(crate) fn made_here(&self, image: &ImageName) {
+        self.waiting.clear(&self.store, image);
+    }
+
+    /// What waited for others of its set is tried again at once, where `which` says so.
+    pub(crate) fn unblock(&self, which: &mut dyn FnMut(&str) -> bool) {
+        lock(&self.settle)
+            .handle_unblocked(&mut |name, code| sets::waits_for_others(code) && which(name));
+    }
+
+    /// Is an image changed, and not recorded yet because it isn't quiet?
+    pub(crate) fn settles(&self, image: &ImageName) -> bool {
+        lock(&self.settle).pending(image.as_str()) == Some(None)
+    }
+
+    /// Why a changed image could not be recorded the last time.
+    pub(crate) fn last_code(&self, image: &ImageName) -> Option<String> {
+        lock(&self.settle).pending(image.as_str()).flatten().map(str::to_owned)
+    }
+
     /// Whether images are recorded that somebody keeps open for writing.
     pub(crate) fn snapshots(&self) -> bool {
         recording::snapshots(self.config.in_use, self.store.commit_mode())
@@ -356,11 +386,15 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 /// One look, and everything that is due; says how long until the next.
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     let at = Instant::now();
-    let looking = store.clone();
-    let look = move || Ok((looking.store.look()?, looking.store.images()?.len()));
-    let (looks, images) = blocking("a look", look).await?;
+    let (to, looking) = (core.clone(), store.clone());
+    let look = move || {
+        let found = looking.store.look()?;
+        Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
+    };
+    let (looks, images, sets) = blocking("a look", look).await?;
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
     take_looks(core, store, &looks, images);
+    store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
     loop {
         if core.is_stopping() {
             return Ok(core.live().rescan);
@@ -427,7 +461,8 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         settle.handle_recorded(name);
         return;
     };
-    let never = store.live_config().in_use == InUse::Never && error.code() == "IN_USE";
+    let in_use = matches!(error.code(), "IN_USE" | "UNCLEAN");
+    let never = store.live_config().in_use == InUse::Never && in_use;
     let news = if never {
         settle.handle_left_alone(name, error.code(), now)
     } else {
@@ -454,6 +489,8 @@ pub(crate) async fn record(
     let (core, store, image) = (core.clone(), store.clone(), image.clone());
     blocking("recording", move || {
         let _held = (permit, doing);
+        sets::may_record(&core, &store, &image)?;
+        store.made_here(&image);
         let author = core.config.identity.id();
         let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
         let relied = !store.store.extents_are_off()?;
@@ -496,6 +533,7 @@ fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Res
     );
     let note = Note::info("RECORDED", text);
     core.events.note(note.store(&store.config.name).image(&generation.image));
+    sets::recorded(core, store, generation);
     Ok(())
 }
 

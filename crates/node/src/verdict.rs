@@ -47,6 +47,7 @@ pub fn setback_of_refusal(refusal: Refusal) -> Setback {
         Refusal::GenerationOld => Setback::Older,
         Refusal::DiskFull => Setback::Retry(Reason::Space),
         Refusal::InUse | Refusal::LocalChange => Setback::Retry(Reason::InUse),
+        Refusal::SetIncomplete => Setback::Retry(Reason::SetIncomplete),
         Refusal::ShuttingDown => Setback::Lost,
         Refusal::Busy | Refusal::Duplicate | Refusal::Superseded | Refusal::ResourceLimit => {
             Setback::Retry(Reason::Transferring)
@@ -75,6 +76,7 @@ pub fn setback_of(error: &Error) -> Setback {
             | StoreError::Busy(_),
         ) => Setback::Retry(Reason::InUse),
         Error::HeldOpen { .. } => Setback::Retry(Reason::InUse),
+        Error::SetIncomplete { .. } => Setback::Retry(Reason::SetIncomplete),
         Error::Diverged { .. } => Setback::Diverged,
         _ => Setback::Retry(Reason::Failing),
     }
@@ -172,6 +174,7 @@ mod tests {
             (refused(Refusal::Diverged), Setback::Diverged),
             (refused(Refusal::GenerationOld), Setback::Older),
             (refused(Refusal::Duplicate), Setback::Retry(Transferring)),
+            (refused(Refusal::SetIncomplete), Setback::Retry(SetIncomplete)),
             (refused(Refusal::Forbidden), Setback::Retry(Failing)),
             (refused(Refusal::ShuttingDown), Setback::Lost),
             (Error::Stopping, Setback::Lost),

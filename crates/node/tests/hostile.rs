@@ -188,6 +188,7 @@ fn an_offer_for_a_store_that_is_not_shared_is_refused_as_if_there_were_none() {
             data_bytes: 4096,
             allocated_zero: vec![],
             older: None,
+            set: Vec::new(),
         };
         say(&mut send, offer).await;
         let Message::Refuse(refuse) = hear(&mut receive).await else { panic!("a refusal") };

@@ -4,7 +4,7 @@
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Spare};
+use crate::catalog::{CatalogWrite, Checkpoint, Generation, ImageRecord, Prepared, Spare};
 use crate::disk::{DiskFile, Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::kept::{Keep, Why};
@@ -99,6 +99,7 @@ impl Store {
             spool_sum: Some(spool.sum().into()),
             journal: None,
             keep_replaced: keep_replaced.then_some(true),
+            set: None,
         };
         drop(file);
         let write = self.catalog.write()?;
@@ -125,7 +126,7 @@ impl Store {
     }
 
     /// Is there room to keep what is replaced, and is it wanted?
-    fn keeps_spare(&self, replaced: Option<&Stat>) -> Result<bool> {
+    pub(crate) fn keeps_spare(&self, replaced: Option<&Stat>) -> Result<bool> {
         let Some(stat) = replaced else { return Ok(false) };
         if self.clones() || !self.options.keep_spare || stat.links != 1 {
             return Ok(false);
@@ -159,16 +160,22 @@ impl Store {
         let write = self.catalog.write()?;
         write.put_prepared(image, None)?;
         write.put_staged(image, None)?;
+        self.forget_displaced(&write, prepared)?;
+        write.commit()?;
+        for path in [&prepared.staging, &prepared.spool] {
+            self.disk.remove_file(path).during("remove", path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back the row of what a commit would have displaced.
+    pub(crate) fn forget_displaced(&self, write: &CatalogWrite, prepared: &Prepared) -> Result<()> {
         for (name, serial, row) in write.kept(None)? {
             let path = kept_path(&name, serial);
             let meant = row.from == prepared.staging;
             if meant && self.disk.stat(&path).during("look at", &path)?.is_none() {
                 write.put_kept(&name, serial, None)?;
             }
-        }
-        write.commit()?;
-        for path in [&prepared.staging, &prepared.spool] {
-            self.disk.remove_file(path).during("remove", path)?;
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Recovery: what a crash left is finished or dropped before the store serves anybody. Each step
 //! can be repeated: a crash during recovery is no different from any other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Generation, ImageRecord, Prepared};
+use crate::commit_set::Prep;
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Replayed;
@@ -28,26 +29,45 @@ pub struct RecoveryReport {
     pub removed: usize,
 }
 
+impl RecoveryReport {
+    pub(crate) fn note(&mut self, image: &ImageRecord, finished: bool) {
+        let list = if finished { &mut self.finished } else { &mut self.abandoned };
+        list.push(image.name.clone());
+    }
+}
+
 impl Store {
     pub(crate) fn recover(&self) -> Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
-        // First: what a commit had displaced is among it.
-        self.recover_kept()?;
         let read = self.catalog.read()?;
         let images = read.images()?;
+        let mut alone = Vec::new();
+        let mut sets: BTreeMap<u32, Vec<Prep<'_>>> = BTreeMap::new();
         for (id, prepared) in read.prepared()? {
             let image = images.iter().find(|image| image.id == id);
             let image = image.ok_or_else(|| Error::Corrupt {
                 what: "a prepared commit",
                 detail: format!("image {id} has no record"),
             })?;
-            if self.finish(image, &prepared)? {
-                report.finished.push(image.name.clone());
-            } else {
-                report.abandoned.push(image.name.clone());
+            match prepared.set {
+                Some(part) => sets.entry(part.token).or_default().push((image, prepared)),
+                None => alone.push((image, prepared)),
             }
         }
         drop(read);
+        // A set that goes back needs what it had displaced where it is.
+        let mut placed = Vec::new();
+        for members in sets.into_values() {
+            placed.extend(self.settle_members(members, &mut report)?);
+        }
+        // What commits had displaced is among it.
+        self.recover_kept()?;
+        for (image, prepared) in &alone {
+            report.note(image, self.finish(image, prepared)?);
+        }
+        for (image, prepared) in &placed {
+            report.note(image, self.finish_whole(image, prepared)?);
+        }
         self.tidy(&mut report)?;
         Ok(report)
     }
@@ -68,7 +88,7 @@ impl Store {
     }
 
     /// The same for a file that was to become the image.
-    fn finish_whole(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
+    pub(crate) fn finish_whole(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
         let name = &image.name;
         let here = |path: &str| self.disk.stat(path).during("look at", path);
         let is_new = |stat: Option<Stat>| stat.is_some_and(|stat| stat.inode == prepared.inode);

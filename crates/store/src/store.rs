@@ -13,6 +13,7 @@ use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
 use crate::claim::{Claim, Claims};
 use crate::disk::{Disk, Holder, Lease, Open, probe_clone};
 use crate::error::{Error, IoContext, Result};
+use crate::headers::Headers;
 use crate::kept::{Retention, ServiceClock};
 use crate::layout::{self, PRIVATE, StoreIdentity};
 use crate::recover::RecoveryReport;
@@ -134,6 +135,8 @@ pub struct Store {
     pub(crate) reserved_bytes: Arc<AtomicU64>,
     /// Walks begun since it was opened.
     pub(crate) walks: AtomicU64,
+    /// What the headers of its files said.
+    pub(crate) headers: Headers,
     /// How long it was in service.
     pub(crate) service: ServiceClock,
 }
@@ -168,6 +171,7 @@ impl Store {
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
             walks: AtomicU64::new(0),
+            headers: Headers::default(),
             service: ServiceClock::default(),
         };
         store.adopt_present()?;

@@ -99,6 +99,8 @@ pub const VALUES_BYTES_MAX: usize =
 pub const OLDER_MAX: usize = 64;
 /// Bytes of a root by which an offer tells of an older generation.
 pub const OLDER_ROOT_BYTES: usize = 8;
+/// Images of a set that an offer names.
+pub const SET_MEMBERS_MAX: usize = 128;
 /// Runs of allocated zeros that an offer names.
 pub const ALLOCATED_ZERO_MAX: usize = 4096;
 
@@ -172,6 +174,7 @@ const OFFER_BYTES: usize = 32 * HEAD
     + LINEAGE_BYTES
     + BASES_MAX * 34
     + OLDER_MAX * OLDER_ROOT_BYTES
+    + SET_MEMBERS_MAX * (2 + IMAGE_NAME_BYTES_MAX + 34)
     + XATTRS_MAX * 2 * 5
     + XATTRS_BYTES_MAX
     + ALLOCATED_ZERO_MAX * 2 * HEAD;

@@ -143,6 +143,7 @@ mod tests {
             data_bytes: 0,
             allocated_zero: Vec::new(),
             older: None,
+            set: Vec::new(),
         }
     }
 

@@ -91,6 +91,8 @@ refusals! {
     TimedOut = 0x1015, "TIMED_OUT";
     /// More than this node grants a peer.
     ResourceLimit = 0x1016, "RESOURCE_LIMIT";
+    /// It is staged, and waits for the other images of its set.
+    SetIncomplete = 0x101a, "SET_INCOMPLETE";
     /// No ticket has this secret.
     TicketUnknown = 0x1020, "TICKET_UNKNOWN";
     /// The ticket was used before.

@@ -8,12 +8,14 @@ use super::App;
 use crate::args::ServeArgs;
 use crate::config::{
     CommitChoice, HoldBaseChoice, InUseChoice, Location, PeerSettings, Reserve, RoleChoice,
-    Settings, Shown, StoreSettings,
+    SetsChoice, Settings, Shown, StoreSettings,
 };
 use crate::failure::{AdminError, Failure};
 use crate::logging;
 use blockferry_node::api::{Exit, Role};
-use blockferry_node::config::{Commit, Config, FreeMin, HoldBase, InUse, PeerConfig, StoreConfig};
+use blockferry_node::config::{
+    Commit, Config, FreeMin, HoldBase, InUse, PeerConfig, SetsBy, StoreConfig,
+};
 use blockferry_node::{Identity, Node};
 use sd_notify::NotifyState;
 use std::future::pending;
@@ -207,6 +209,10 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     let mut store = StoreConfig::new(settings.name.clone(), settings.path.clone(), role);
     store.include.clone_from(&settings.include);
     store.exclude.clone_from(&settings.exclude);
+    store.sets = match &settings.sets {
+        SetsChoice::Auto => SetsBy::Auto,
+        SetsChoice::Globs(globs) => SetsBy::Globs(globs.clone()),
+    };
     store.settle = settings.settle;
     store.in_use = match settings.in_use {
         InUseChoice::Defer => InUse::Defer,

@@ -7,7 +7,7 @@
 use super::promote::Requirement;
 use super::values::{
     ClockText, Compression, DatesText, DaysText, DfsrText, Period, Rate, Reserve, ScheduleRate,
-    WindowText,
+    SetsChoice, WindowText,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -106,10 +106,19 @@ pub(crate) struct StoreSection {
     pub(crate) path: Option<PathBuf>,
     /// writer: changes made here travel. mirror: only receives. Default: writer.
     pub(crate) role: Option<RoleChoice>,
-    /// Glob patterns of the images to replicate. Default: everything.
+    /// What the store holds: the defaults of include, exclude and sets. pvs: disks of Citrix
+    /// Provisioning with their versions and .pvp and .xml files, without locks. hyper-v: disks and
+    /// checkpoints. libvirt: qcow2 and raw images. Default: none.
+    pub(crate) profile: Option<ProfileChoice>,
+    /// Glob patterns of the images to replicate. Default: everything, or the profile's.
     pub(crate) include: Option<Vec<String>>,
-    /// Glob patterns of files to leave alone. Default: *.lok.
+    /// Glob patterns of files to leave alone. Default: *.lok, or the profile's.
     pub(crate) exclude: Option<Vec<String>>,
+    /// Which images belong together and are published and replaced together. auto: disks with what
+    /// their headers say they build upon, and .pvp and .xml files with the disk of their name. A
+    /// list of glob patterns: the images that match one of them are a set. An empty list: no sets,
+    /// and no image waits for another. Default: auto.
+    pub(crate) sets: Option<SetsChoice>,
     /// An image must be quiet this long before a generation is recorded. Default: 30s.
     pub(crate) settle: Option<Period>,
     /// What to do with an image that somebody has open for writing. defer: wait until it is
@@ -261,8 +270,7 @@ macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub(crate) enum $name { $($variant),* }
+        pub(crate) enum $name { $(#[serde(rename = $text)] $variant),* }
 
         impl $name {
             pub(crate) fn as_str(self) -> &'static str {
@@ -284,6 +292,8 @@ choices! {
     HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }
     /// What a token may do; each includes the one before.
     ScopeChoice { Read = "read", Operate = "operate", Admin = "admin" }
+    /// What a store holds.
+    ProfileChoice { Pvs = "pvs", HyperV = "hyper-v", Libvirt = "libvirt" }
     /// How the log is written.
     LogFormat { Auto = "auto", Text = "text", Json = "json", Journald = "journald" }
 }

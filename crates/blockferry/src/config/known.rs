@@ -17,7 +17,6 @@ pub(crate) const ENVIRONMENT_PREFIX: &str = "BLOCKFERRY_";
 const LATER_KEYS: &[(&str, &str)] = &[
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
-    ("stores.*.sets", "image sets"),
 ];
 
 /// Variables that are ours but are no keys.

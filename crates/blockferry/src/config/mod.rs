@@ -12,6 +12,7 @@ mod host;
 mod http;
 mod known;
 mod layers;
+mod profiles;
 mod promote;
 mod schedules;
 mod settings;
@@ -20,7 +21,7 @@ mod values;
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::{closest, schema};
 pub(crate) use settings::{PeerSettings, Settings, Shown, StoreSettings};
-pub(crate) use values::{Compression, Period, Rate, Reserve, Size, bits_text};
+pub(crate) use values::{Compression, Period, Rate, Reserve, SetsChoice, Size, bits_text};
 
 use crate::failure::AdminError;
 use layers::Layers;

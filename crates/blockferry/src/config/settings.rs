@@ -10,7 +10,8 @@ use super::file::{
 use super::host::{beside, host_name, is_host_port, resolved};
 use super::known;
 use super::layers::{Key, Layers, Leaf};
-use super::{Compression, Finding, LogFormat, Period, Place, Reserve};
+use super::profiles;
+use super::{Compression, Finding, LogFormat, Period, Place, Reserve, SetsChoice};
 use blockferry_delta::{NodeId, StoreName};
 use blockferry_node::calendar::{Calendar, Clock};
 use blockferry_node::config::{Allowance, Lane, PromoteConfig};
@@ -32,7 +33,6 @@ const DEFAULT_LOG_LEVEL: &str = "info";
 const DEFAULT_FREE_PERCENT: u8 = 5;
 const DEFAULT_RESCAN: &str = "1m";
 const DEFAULT_SETTLE: &str = "30s";
-const DEFAULT_EXCLUDE: &str = "*.lok";
 const DEFAULT_KEEP_DAYS: u32 = 7;
 /// Bytes of the longest path of a unix socket, its final NUL left out.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -79,6 +79,7 @@ pub(crate) struct StoreSettings {
     pub(crate) role: RoleChoice,
     pub(crate) include: Vec<String>,
     pub(crate) exclude: Vec<String>,
+    pub(crate) sets: SetsChoice,
     pub(crate) settle: Duration,
     pub(crate) in_use: InUseChoice,
     pub(crate) commit: CommitChoice,
@@ -286,10 +287,13 @@ impl Reader<'_> {
         let path = self.path(&at("path"), Some(path), "");
         let role = raw.role.unwrap_or(RoleChoice::Writer);
         self.text(&at("role"), role.as_str().to_owned());
-        let include =
-            self.globs(&at("include"), raw.include.unwrap_or_else(|| vec!["*".to_owned()]));
-        let exclude = raw.exclude.unwrap_or_else(|| vec![DEFAULT_EXCLUDE.to_owned()]);
-        let exclude = self.globs(&at("exclude"), exclude);
+        let profile = profiles::of(raw.profile);
+        if let Some(choice) = raw.profile {
+            self.text(&at("profile"), choice.as_str().to_owned());
+        }
+        let include = self.globs(&at("include"), raw.include.unwrap_or(profile.include));
+        let exclude = self.globs(&at("exclude"), raw.exclude.unwrap_or(profile.exclude));
+        let sets = self.sets(&at("sets"), raw.sets.unwrap_or(profile.sets));
         let settle = self.period(&at("settle"), raw.settle, DEFAULT_SETTLE)?;
         let in_use = raw.in_use.unwrap_or(InUseChoice::Defer);
         self.text(&at("in_use"), in_use.as_str().to_owned());
@@ -329,6 +333,7 @@ impl Reader<'_> {
             role,
             include,
             exclude,
+            sets,
             settle,
             in_use,
             commit,
@@ -349,6 +354,16 @@ impl Reader<'_> {
         }
         self.list(parts, globs.iter().cloned());
         globs
+    }
+
+    fn sets(&mut self, parts: &[&str], sets: SetsChoice) -> SetsChoice {
+        match sets {
+            SetsChoice::Auto => {
+                self.text(parts, "auto".to_owned());
+                SetsChoice::Auto
+            }
+            SetsChoice::Globs(globs) => SetsChoice::Globs(self.globs(parts, globs)),
+        }
     }
 
     fn peer(&mut self, name: &str, raw: PeerSection, schedules: &[String]) -> Option<PeerSettings> {

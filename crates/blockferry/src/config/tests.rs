@@ -1,7 +1,7 @@
 //! Configuration texts and what is made of them.
 
 use super::layers::Layers;
-use super::{Finding, Place, Settings, known};
+use super::{Finding, Place, SetsChoice, Settings, known};
 use blockferry_node::api::Require;
 use std::path::Path;
 
@@ -114,6 +114,36 @@ hook_after = "/etc/blockferry/hooks/promoted"
         ("9".into(), Some("none".into()))
     );
     assert_eq!(settings.peers[0].stores[0].as_str(), "vdisks");
+}
+
+#[test]
+fn profiles_and_sets() {
+    let store = |more: &str| {
+        let text = format!("[stores.a]\npath = \"/a\"\n{more}\n");
+        let (settings, findings) = read(&[&text], &[]);
+        assert_eq!(findings, [], "{more}");
+        settings.unwrap().stores.remove(0)
+    };
+    let plain = store("");
+    assert_eq!(
+        (&plain.include[..], &plain.exclude[..]),
+        (&["*".into()][..], &["*.lok".into()][..])
+    );
+    assert_eq!(plain.sets, SetsChoice::Auto);
+    let pvs = store("profile = \"pvs\"\nexclude = [\"old*\"]");
+    assert!(pvs.include.contains(&"*.pvp".to_owned()));
+    assert_eq!(pvs.exclude, ["old*"], "what is written counts");
+    let named = store("profile = \"hyper-v\"\nsets = [\"sql*\", \"web*\"]");
+    assert_eq!(named.sets, SetsChoice::Globs(vec!["sql*".into(), "web*".into()]));
+    assert_eq!(store("sets = []").sets, SetsChoice::Globs(Vec::new()));
+    for (more, expected) in [
+        ("profile = \"vmware\"", "unknown variant `vmware`"),
+        ("sets = \"always\"", "expected \"auto\" or a list of patterns"),
+        ("sets = [\"[\"]", "is no pattern"),
+    ] {
+        let found = finding(&format!("[stores.a]\npath = \"/a\"\n{more}\n"));
+        assert!(found.starts_with("3:") && found.contains(expected), "{found}");
+    }
 }
 
 #[test]
@@ -297,7 +327,7 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 
 #[test]
 fn later_keys_and_values_are_refused_by_name() {
-    for text in ["[limits]\nmemory = \"1 GiB\"\n", "[stores.a]\npath = \"/a\"\nsets = \"auto\"\n"] {
+    for text in ["[limits]\nmemory = \"1 GiB\"\n", "[limits]\ndisk_read = \"1 MB/s\"\n"] {
         assert!(finding(text).contains("is not in this version"), "{}", finding(text));
     }
 }

@@ -285,6 +285,34 @@ impl Compression {
     }
 }
 
+/// Which images belong together: `"auto"`, or a list of patterns.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "TextOrList")]
+#[schemars(with = "TextOrList", extend("examples" = ["auto", ["win11*"]]))]
+pub(crate) enum SetsChoice {
+    Auto,
+    Globs(Vec<String>),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected \"auto\" or a list of patterns")]
+enum TextOrList {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl TryFrom<TextOrList> for SetsChoice {
+    type Error = String;
+
+    fn try_from(value: TextOrList) -> Result<SetsChoice, String> {
+        match value {
+            TextOrList::Text(text) if text == "auto" => Ok(SetsChoice::Auto),
+            TextOrList::Text(_) => Err("expected \"auto\" or a list of patterns".to_owned()),
+            TextOrList::List(globs) => Ok(SetsChoice::Globs(globs)),
+        }
+    }
+}
+
 fn bounded(text: &str) -> Result<&str, String> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(format!("a value of {} characters", text.len()));

@@ -204,6 +204,21 @@ const ROWS: &[CodeRow] = &[
         Exit::Failed,
         "correct the address: blockferry peer set PEER address=HOST:PORT",
     ),
+    row(
+        "PARENT_CHANGED",
+        Exit::Partly,
+        "if that was not meant: blockferry image history IMAGE; children fit their old parent only",
+    ),
+    row(
+        "PARENT_MISMATCH",
+        Exit::Partly,
+        "put back the parent it was made on, with its time, or make it anew on this one",
+    ),
+    row(
+        "PARENT_PATH",
+        Exit::Partly,
+        "make children by relative paths, or keep the store under one path on all nodes",
+    ),
     row("PARTLY_DONE", Exit::Partly, "see what is missing: blockferry backlog"),
     row("PARTS_LIMIT", Exit::Failed, REPORT),
     row("PEER_DOWN", Exit::Partly, "check that the peer runs and that its address is reachable"),
@@ -225,6 +240,11 @@ const ROWS: &[CodeRow] = &[
         "SERVICE_UNREACHABLE",
         Exit::Unreachable,
         "start it: systemctl start blockferry, or: blockferry serve",
+    ),
+    row(
+        "SET_INCOMPLETE",
+        Exit::Partly,
+        "put what it builds upon into the store; to do without: sets = [] in the store's section",
     ),
     row(
         "SHUTTING_DOWN",
@@ -285,6 +305,11 @@ const ROWS: &[CodeRow] = &[
     row("TOKEN_USED", Exit::Refused, NEW_TICKET),
     row("TOKEN_WRONG_HUB", Exit::Refused, "the address of the ticket leads to another node"),
     row("TORN", Exit::Locked, "the image changed while it was read; it will be tried again"),
+    row(
+        "UNCLEAN",
+        Exit::Locked,
+        "close whatever has the disk open; after a crash attach it once, or: qemu-img check -r leaks",
+    ),
     row("UNKNOWN_MESSAGE", Exit::Failed, REPORT),
     row("UNKNOWN_REFUSAL", Exit::Failed, REPORT),
     row("UNREQUESTED", Exit::Failed, REPORT),

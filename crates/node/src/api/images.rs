@@ -24,6 +24,10 @@ pub enum ImageState {
     Diverged,
     /// The file failed verification.
     Damaged,
+    /// What it builds upon is not in the store, or has a fault itself.
+    SetIncomplete,
+    /// What it builds upon is not what it remembers.
+    ParentMismatch,
     /// Something a newer service knows.
     #[default]
     #[serde(other)]

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use blockferry_delta::{ImageName, NodeId, Root, comparable_blocks};
 use blockferry_store::{
-    Discover, Error as StoreError, Generation, Received, StageRequest, Staging, Store, WalkMap, Why,
+    Discover, Error as StoreError, Generation, Received, Sealed, StageRequest, Staging, Store,
+    WalkMap, Why,
 };
 use blockferry_wire::{
     Failed, Message, Offer, Pack, Receipt, Receiver, ReceiverEvent, Refusal, Refuse, WalkStart,
@@ -20,6 +21,7 @@ use super::Step;
 use super::dictionary::{Unpacked, unpacked};
 use super::kept;
 use super::travelled::Travelled;
+use super::waiting::Waiting;
 use crate::api::Role;
 use crate::error::Result;
 use crate::events::now_unix_ms;
@@ -28,6 +30,7 @@ use crate::judge::{Decision, Held, Offerer, Version, judge};
 use crate::verdict;
 
 mod keep;
+mod set;
 
 /// The content to start from and, when the sender has to compare with it, how.
 type Planned = (Option<Root>, Option<(WalkStart, WalkMap)>);
@@ -69,6 +72,13 @@ pub enum RecvOutcome {
         /// Why.
         error: StoreError,
     },
+    /// It is sealed here and waits for others of its set; the peer was told.
+    Waits {
+        /// Which image.
+        image: ImageName,
+        /// How many images of the set are missing.
+        missing: usize,
+    },
     /// The peer gave up.
     Cancelled {
         /// Which image.
@@ -103,6 +113,12 @@ pub struct RecvSide {
     restamped: Option<Generation>,
     /// The generation as it will be recorded here.
     generation: Option<Generation>,
+    /// What waits for its set here, from all transfers.
+    waiting: Arc<Waiting>,
+    /// Members of its set that are newer at the peer than here.
+    to_come: Vec<ImageName>,
+    /// What became current together with it.
+    others: Vec<Generation>,
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
@@ -135,6 +151,9 @@ impl RecvSide {
             beside: None,
             restamped: None,
             generation: None,
+            waiting: Arc::default(),
+            to_come: Vec::new(),
+            others: Vec::new(),
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
@@ -147,6 +166,20 @@ impl RecvSide {
     /// How it came, for monitors.
     pub fn travelled(&self) -> &Travelled {
         &self.travelled
+    }
+
+    /// Images of sets wait for each other in `waiting`, which all transfers of the store share;
+    /// `to_come` are members of the offered set that are newer at the peer than here.
+    #[must_use]
+    pub fn with_waiting(mut self, waiting: Arc<Waiting>, to_come: Vec<ImageName>) -> Self {
+        self.waiting = waiting;
+        self.to_come = to_come;
+        self
+    }
+
+    /// The generations that became current together with it.
+    pub fn take_others(&mut self) -> Vec<Generation> {
+        std::mem::take(&mut self.others)
     }
 
     /// Whether another message may be handed in now.
@@ -262,16 +295,23 @@ impl RecvSide {
             Decision::Fork => return self.keep(offer, generation, ours.as_ref()),
             Decision::Forbidden => return self.refuse_as(offer, Refusal::Forbidden),
         }
+        if self.waiting.holds(&offer.image, &offer.root) {
+            return self.complete_set(offer, None);
+        }
+        self.waiting.clear(&self.store, &offer.image);
         if let Some(there) = self.without_transfer(offer, &generation)? {
             self.receiver.have(self.receipt(offer))?;
             self.outcome = Some(RecvOutcome::Committed(Box::new(there)));
             return Ok(());
         }
+        if let Some(sealed) = self.sealed_of_kept(offer, &generation)? {
+            return self.complete_set(offer, Some((sealed, self.stats())));
+        }
         self.stage(offer, generation)
     }
 
-    /// The offered generation, made current without anything being sent: a deletion, bytes that are
-    /// under this name already, or bytes that are kept here.
+    /// The offered generation, made current without anything being sent: a deletion, or bytes that
+    /// are under this name already.
     fn without_transfer(
         &self,
         offer: &Offer,
@@ -287,10 +327,14 @@ impl RecvSide {
             }
             return Ok(Some(self.store.commit_deletion(generation.clone(), now_unix_ms())?));
         }
-        match self.confirmed(offer, generation)? {
-            Some(confirmed) => Ok(Some(confirmed)),
-            None if self.sets_aside || self.keeps_loser => Ok(None),
-            None => Ok(kept::from_kept(&self.store, offer, generation, self.stats())?),
+        self.confirmed(offer, generation)
+    }
+
+    /// The offered content, made of one that is kept here: nothing has to be sent either.
+    fn sealed_of_kept(&self, offer: &Offer, generation: &Generation) -> Result<Option<Sealed>> {
+        match self.sets_aside || self.keeps_loser {
+            true => Ok(None),
+            false => Ok(kept::sealed_of_kept(&self.store, offer, generation)?),
         }
     }
 
@@ -385,16 +429,15 @@ impl RecvSide {
         let ended = Instant::now();
         let sealed = staging.seal()?;
         if let Some(fork) = self.beside {
+            // It becomes no current content here: the others of its set don't wait for it, nor it
+            // for them.
             let kept = self.commit_beside(sealed, self.stats(), fork);
             self.travelled.commit = ended.elapsed();
             return kept;
         }
-        let generation = self.store.commit(sealed, self.stats())?;
+        let done = self.commit_or_wait(sealed);
         self.travelled.commit = ended.elapsed();
-        let offer = self.receiver.offer().expect("a commit comes after its offer").clone();
-        self.receiver.handle_committed(self.receipt(&offer))?;
-        self.outcome = Some(RecvOutcome::Committed(Box::new(generation)));
-        Ok(())
+        done
     }
 
     fn already_here(&mut self, offer: &Offer) -> Result<()> {

@@ -18,7 +18,7 @@ use blockferry_store::{
 use blockferry_wire::limits::{OLDER_MAX, OLDER_ROOT_BYTES};
 use blockferry_wire::{
     Compression, Lane, Message, Offer, Pack, Packer, Receipt, Refusal, Refuse, Sender, SenderEvent,
-    WalkStart,
+    SetMember, WalkStart,
 };
 
 use super::Step;
@@ -166,11 +166,19 @@ pub struct SendSide {
 impl SendSide {
     /// Offers the current generation of `image`.
     pub fn new(store: Arc<Store>, image: &ImageName) -> Result<Self> {
-        Self::in_lane(store, image, Lane::Normal)
+        Self::of_set(store, image, Lane::Normal, Vec::new())
     }
 
-    /// The same in a lane.
-    pub fn in_lane(store: Arc<Store>, image: &ImageName, lane: Lane) -> Result<Self> {
+    /// Offers the current generation of `image` in a lane, as one of a set if that names any.
+    ///
+    /// # Errors
+    /// `SET_INCOMPLETE` when the set names another content of it: it was recorded anew meanwhile.
+    pub fn of_set(
+        store: Arc<Store>,
+        image: &ImageName,
+        lane: Lane,
+        set: Vec<SetMember>,
+    ) -> Result<Self> {
         let generation =
             store.current(image)?.ok_or_else(|| StoreError::NotFound(image.clone()))?;
         let deleted = generation.is_deleted();
@@ -182,9 +190,13 @@ impl SendSide {
             Some(base) => store.dirty_bytes(image, generation.root, Some(*base))?,
             None => generation.data_bytes,
         };
-        let mut offer = offer_of(&store, &generation, bases, older, dirty_bytes);
-        offer.lane = lane;
-        let sender = Sender::new(offer)?;
+        let named = |m: &SetMember| m.image == *image && m.root == generation.root;
+        if !set.is_empty() && !set.iter().any(named) {
+            let what = "it was recorded anew just now".to_owned();
+            return Err(crate::Error::SetIncomplete { image: image.to_string(), what });
+        }
+        let offer = offer_of(&store, &generation, bases, older, dirty_bytes);
+        let sender = Sender::new(Offer { set, lane, ..offer })?;
         Ok(Self {
             total_bytes: generation.size_bytes,
             store,
@@ -418,6 +430,7 @@ fn offer_of(
         data_bytes: generation.data_bytes,
         allocated_zero: generation.allocated_zero.clone(),
         older: Some(older),
+        set: Vec::new(),
         bases,
         chunk_params: ChunkParams::CURRENT,
         lane: Lane::Normal,

@@ -78,6 +78,10 @@ fn carry(from: &Side, to: &Side, cut: usize) -> Option<Ended> {
     let mut send = SendSide::new(from.store.clone(), &image()).expect("offered");
     let peer = from.identity.id();
     let mut receive = RecvSide::new(to.store.clone(), to.identity.clone(), peer, None);
+    exchange(&mut send, &mut receive, cut)
+}
+
+fn exchange(send: &mut SendSide, receive: &mut RecvSide, cut: usize) -> Option<Ended> {
     let mut packer = Packer::new().expect("memory");
     let (mut sent, mut received, mut wire_bytes, mut messages) = (None, None, 0, 0);
     while sent.is_none() || received.is_none() {
@@ -271,3 +275,4 @@ fn a_stranger_store_is_refused() {
 
 mod adopt;
 mod diverged;
+mod sets;

@@ -1,11 +1,15 @@
 //! Whole nodes on loopback, driven through their admin sockets as the command line does.
 
 mod adopt;
+#[expect(unreachable_pub, reason = "a module of the tests' harness, taken by its path")]
+#[path = "../../../../tests/src/disks.rs"]
+mod disks;
 mod diverged;
 mod gone;
 mod members;
 mod promote;
 #[path = "../running/mod.rs"]
 mod running;
+mod sets;
 mod topologies;
 mod travel;

@@ -23,8 +23,8 @@ use redb::{
 
 pub(crate) use kept::KeptRecord;
 pub(crate) use records::{
-    Checkpoint, Held, HeldBefore, ImageRecord, Location, Prepared, Spare, Staged, decode_chunks,
-    decode_places, encode_chunks, encode_places,
+    Checkpoint, Held, HeldBefore, ImageRecord, Location, Prepared, SetPart, Spare, Staged,
+    decode_chunks, decode_places, encode_chunks, encode_places,
 };
 pub use records::{Discover, Generation};
 

@@ -349,6 +349,24 @@ pub(crate) struct Prepared {
     /// What is replaced goes into quarantine.
     #[n(10)]
     pub(crate) keep_replaced: Option<bool>,
+    /// It is committed together with others.
+    #[n(11)]
+    pub(crate) set: Option<SetPart>,
+}
+
+/// The part of one image in the commit of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct SetPart {
+    /// Number of the set's first image: the same in all its parts.
+    #[n(0)]
+    pub(crate) token: u32,
+    /// Its place in the order of the commit, from 0.
+    #[n(1)]
+    pub(crate) place: u32,
+    /// How many there are.
+    #[n(2)]
+    pub(crate) count: u32,
 }
 
 /// A staging that has its base's content and may be resumed.

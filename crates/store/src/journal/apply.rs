@@ -68,6 +68,7 @@ impl Store {
             spool_sum: Some(spool.sum().into()),
             journal: Some(sum.into()),
             keep_replaced: None,
+            set: None,
         };
         let write = self.catalog.write()?;
         write.put_prepared(image.id, Some(&prepared))?;

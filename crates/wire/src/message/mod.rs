@@ -6,7 +6,9 @@
 
 mod control;
 mod fields;
+mod pages;
 mod pairing;
+mod set;
 mod statement;
 mod text;
 mod transfer;
@@ -15,14 +17,15 @@ mod walk;
 pub use control::{
     Goodbye, Head, Hello, HelloAck, Inventory, InventoryEntry, VERSION_MAX, VERSION_MIN,
 };
+pub use pages::{Encoding, Pack};
 pub use pairing::{Join, JoinAccepted, JoinRefused, Role};
+pub use set::SetMember;
 pub use statement::{
     FEATURE_STATEMENTS, Holding, Member, Promotion, Proof, Resume, Roster, Said, Statement, What,
 };
 pub use text::Text;
 pub use transfer::{
-    Abort, Accept, Encoding, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, Pack, PartsEnd,
-    Receipt, Refuse, Want,
+    Abort, Accept, FEATURE_DELETIONS, Failed, Filled, Lane, Offer, PartsEnd, Receipt, Refuse, Want,
 };
 pub use walk::{Values, WalkStart};
 

@@ -8,6 +8,7 @@ use blockferry_delta::{
 use super::Body;
 use super::control::code_and_text;
 use super::fields as field;
+use super::set::{self, SetMember};
 use super::text::Text;
 use super::walk::WalkStart;
 use crate::cbor::{Reader, Writer};
@@ -85,6 +86,9 @@ pub struct Offer {
     /// First bytes of the roots of generations that it descends from and that are no bases, newest
     /// first. `None`: the sender can't compare with a content that is none of the bases.
     pub older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
+    /// The images that are to become current together with it, itself among them, in the order in
+    /// which they need each other; none: it belongs to no set.
+    pub set: Vec<SetMember>,
 }
 
 /// Feature bit of a hello: deletions are understood.
@@ -131,7 +135,7 @@ impl Offer {
         if self.older.as_ref().is_some_and(|older| older.len() > max::OLDER_MAX) {
             return Err(manifest("too many older generations"));
         }
-        Ok(())
+        set::check(&self.set, &self.image, &self.root)
     }
 }
 
@@ -153,6 +157,7 @@ struct OfferFields {
     data_bytes: Option<u64>,
     allocated_zero: Vec<PageExtent>,
     older: Option<Vec<[u8; max::OLDER_ROOT_BYTES]>>,
+    set: Vec<SetMember>,
 }
 
 impl OfferFields {
@@ -192,6 +197,7 @@ impl OfferFields {
                 }
                 self.older = Some(roots.to_vec());
             }
+            20 => self.set = set::read(reader)?,
             _ => reader.skip()?,
         }
         Ok(())
@@ -222,6 +228,7 @@ impl Body for Offer {
             data_bytes: reader.need(fields.data_bytes, "data bytes missing")?,
             allocated_zero: fields.allocated_zero,
             older: fields.older,
+            set: fields.set,
         };
         offer.check()?;
         Ok(offer)
@@ -230,7 +237,8 @@ impl Body for Offer {
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         self.check()?;
         let zeros = !self.allocated_zero.is_empty();
-        let optional = [self.dirty_bytes.is_some(), zeros, self.older.is_some()];
+        let (older, in_set) = (self.older.is_some(), !self.set.is_empty());
+        let optional = [self.dirty_bytes.is_some(), zeros, older, in_set];
         writer.map(13 + optional.iter().filter(|there| **there).count());
         writer.uint(0u8).bytes(self.store.as_bytes()).uint(1u8).text(self.image.as_str());
         writer.uint(2u8).uint(self.number).uint(3u8).bytes(self.root.as_bytes());
@@ -257,6 +265,10 @@ impl Body for Offer {
         }
         if let Some(older) = &self.older {
             writer.uint(15u8).bytes(older.as_flattened());
+        }
+        if in_set {
+            writer.uint(20u8);
+            set::write(&self.set, writer);
         }
         Ok(())
     }
@@ -554,42 +566,3 @@ code_and_text!(
     /// It came to nothing at the sender.
     Abort
 );
-
-/// How a pack's bytes are encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// As they are.
-    Stored,
-    /// One zstd frame.
-    Zstd,
-}
-
-/// Pages that were wanted.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pack {
-    /// The part they belong to.
-    pub part: u32,
-    /// Which pages.
-    pub extents: Vec<PageExtent>,
-    /// How `bytes` are encoded.
-    pub encoding: Encoding,
-    /// Pages of the agreed base that are the zstd frame's prefix; as a rule none.
-    pub dictionary: Vec<PageExtent>,
-    /// Bytes of the pages.
-    pub raw_bytes: u32,
-    /// The encoded bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl std::fmt::Debug for Pack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pack")
-            .field("part", &self.part)
-            .field("extents", &self.extents)
-            .field("encoding", &self.encoding)
-            .field("dictionary", &self.dictionary)
-            .field("raw_bytes", &self.raw_bytes)
-            .field("encoded_bytes", &self.bytes.len())
-            .finish()
-    }
-}

@@ -8,8 +8,8 @@ use blockferry_delta::{
 use blockferry_wire::{
     Abort, Accept, Compression, Dictionary, Encoding, Failed, Filled, Goodbye, Head, Hello,
     HelloAck, Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Kind, Lane, Message,
-    Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Resume, Role, Statement, Values,
-    WalkStart, Want,
+    Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Resume, Role, SetMember, Statement,
+    Values, WalkStart, Want,
 };
 use blockferry_wire::{Holding, Member, Promotion, Proof, Roster, Said, Text, What};
 
@@ -78,7 +78,13 @@ pub(crate) fn offer() -> Offer {
             PageExtent { first: 4096, count: 1 },
         ],
         older: Some(vec![[0x1d; 8], [0x2d; 8]]),
+        set: Vec::new(),
     }
+}
+
+fn offer_of_a_set() -> Offer {
+    let member = |name, n| SetMember { image: image(name), root: root(n) };
+    Offer { set: vec![member("win11.pvp", 0xdd), member("win11.vhdx", 0xaa)], ..offer() }
 }
 
 pub(crate) fn walk_start() -> WalkStart {
@@ -182,6 +188,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
         ("", offer().into()),
+        ("-set", offer_of_a_set().into()),
         ("", Accept { base: Some(root(0xbb)), dictionaries: true, walk: None }.into()),
         ("-no-base", Accept { base: None, dictionaries: false, walk: None }.into()),
         ("-walk", Accept { base: None, dictionaries: false, walk: Some(walk_start()) }.into()),

@@ -84,6 +84,8 @@ impl RecvSide {
         generation: Generation,
         forked: Option<&Generation>,
     ) -> Result<()> {
+        // What waits for its set holds the image: it will be offered again, and judged anew.
+        self.waiting.clear(&self.store, &offer.image);
         if let Some(ours) = forked.filter(|ours| ours.lineage != offer.lineage) {
             self.restamp(ours, offer)?;
         }

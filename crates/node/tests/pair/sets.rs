@@ -1,0 +1,193 @@
+//! Sets on whole nodes: chains travel, what is broken waits and says why, and goes on by itself
+//! when it is mended.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use blockferry_node::api::{
+    BacklogReport, ImageRow, ImageState, ImagesReport, Request, Role, WaitReason,
+};
+
+use crate::disks::{Qcow2, Vhd, VhdKind, Vhdx};
+use crate::running::{Running, equal, node, until};
+
+fn row(node: &Running, image: &str) -> Option<ImageRow> {
+    let report: ImagesReport = node.ask(&Request::ImageLs { store: None });
+    report.images.into_iter().find(|row| row.name == image)
+}
+
+fn publish(image: &str) -> Request {
+    Request::Publish { image: format!("vdisks/{image}"), changed: None, since: None }
+}
+
+fn has_event(node: &Running, code: &str, image: &str) -> bool {
+    node.events().iter().any(|e| e.code == code && e.image.as_deref() == Some(image))
+}
+
+/// A chain of VHDX with sidecars, as Citrix Provisioning leaves it.
+fn put_chain(images: &Path) {
+    let base = Vhdx::new(1);
+    let child = Vhdx::child(2, &base, "win.vhdx");
+    std::fs::write(images.join("win.1.avhdx"), child.bytes()).expect("written");
+    std::fs::write(images.join("win.vhdx"), base.bytes()).expect("written");
+    for sidecar in ["win.pvp", "win.1.pvp", "win.xml"] {
+        std::fs::write(images.join(sidecar), format!("<{sidecar}/>")).expect("written");
+    }
+}
+
+#[test]
+fn a_chain_with_its_sidecars_travels_as_a_set() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    put_chain(&a_images);
+    let members = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
+    until("the set arrives", || members.iter().all(|m| equal(&a_images, &b_images, m)));
+    for (node, member) in [&a, &b].into_iter().flat_map(|n| members.map(|m| (n, m))) {
+        until("the set is known", || {
+            let set = row(node, member).and_then(|row| row.set);
+            set.as_deref() == Some("win.vhdx")
+        });
+    }
+    assert!(a.events().iter().all(|e| e.code != "PARENT_MISMATCH"));
+}
+
+#[test]
+fn a_child_without_its_parent_waits_and_goes_on_when_it_comes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    let base = Vhdx::new(1);
+    let child = Vhdx::child(2, &base, "base.vhdx");
+    std::fs::write(a_images.join("child.avhdx"), child.bytes()).expect("written");
+    until("it is told", || has_event(&a, "SET_INCOMPLETE", "child.avhdx"));
+    assert_eq!(a.refused(&publish("child.avhdx")), "SET_INCOMPLETE");
+    assert_eq!(row(&a, "child.avhdx").expect("a row").state, ImageState::SetIncomplete);
+    let backlog: BacklogReport = a.ask(&Request::Backlog { peer: None });
+    let item = backlog.items.iter().find(|item| item.image == "child.avhdx").expect("it waits");
+    assert_eq!((item.reason, item.bytes), (WaitReason::SetIncomplete, 0));
+    assert!(!b_images.join("child.avhdx").exists());
+
+    // Another disk under the parent's name doesn't help.
+    std::fs::write(a_images.join("base.vhdx"), Vhdx::new(9).bytes()).expect("written");
+    until("it is told", || has_event(&a, "PARENT_MISMATCH", "child.avhdx"));
+    assert_eq!(row(&a, "child.avhdx").expect("a row").state, ImageState::ParentMismatch);
+    assert_eq!(a.refused(&publish("child.avhdx")), "PARENT_MISMATCH");
+
+    std::fs::write(a_images.join("base.vhdx"), base.bytes()).expect("written");
+    until("both arrive", || {
+        ["base.vhdx", "child.avhdx"].iter().all(|m| equal(&a_images, &b_images, m))
+    });
+    until("it is a set", || row(&a, "child.avhdx").is_some_and(|r| r.set.is_some()));
+}
+
+#[test]
+fn every_kind_of_broken_link_of_a_vhd_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let a = node(dir.path(), "a");
+    let images = a.add_store();
+    let base = Vhd::new(VhdKind::Dynamic, 1);
+    let path = images.join("base.vhd");
+    std::fs::write(&path, base.bytes()).expect("written");
+    let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    std::fs::File::open(&path).and_then(|file| file.set_modified(made)).expect("dated");
+    let good = Vhd::child(2, &base, "base.vhd", 1_700_000_000 - 946_684_800);
+    let put = |name: &str, child: &Vhd| {
+        std::fs::write(images.join(name), child.bytes()).expect("written");
+    };
+    a.publish("base.vhd");
+    let mut wrong = vec![
+        ("time.vhd", Vhd { parent_time: good.parent_time - 60, ..good.clone() }, "PARENT_MISMATCH"),
+        ("id.vhd", Vhd { parent_id: [7; 16], ..good.clone() }, "PARENT_MISMATCH"),
+        ("size.vhd", Vhd { size_bytes: 2 << 20, ..good.clone() }, "PARENT_MISMATCH"),
+    ];
+    let gone = Vhd::child(2, &base, "gone.vhd", good.parent_time);
+    wrong.push(("gone-child.vhd", gone, "SET_INCOMPLETE"));
+    for (name, child, code) in &wrong {
+        put(name, child);
+        assert_eq!(a.refused(&publish(name)), *code, "{name}");
+    }
+    let mut bytes = good.bytes();
+    bytes[512 + 40] ^= 1;
+    std::fs::write(images.join("sum.vhd"), bytes).expect("written");
+    assert_eq!(a.refused(&publish("sum.vhd")), "SET_INCOMPLETE");
+    put("good.vhd", &good);
+    assert!(a.publish("good.vhd").recorded);
+}
+
+#[test]
+fn disks_that_were_not_closed_well_wait_and_strays_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let a = node(dir.path(), "a");
+    let images = a.add_store();
+    let open = Vhdx { log_id: [5; 16], ..Vhdx::new(1) };
+    std::fs::write(images.join("open.vhdx"), open.bytes()).expect("written");
+    let dirty = Qcow2 { version_3: true, size_bytes: 1 << 20, features: 1, ..Qcow2::default() };
+    std::fs::write(images.join("dirty.qcow2"), dirty.bytes()).expect("written");
+    for name in ["open.vhdx", "dirty.qcow2"] {
+        assert_eq!(a.refused(&publish(name)), "UNCLEAN", "{name}");
+    }
+    std::fs::write(images.join("open.vhdx"), Vhdx::new(1).bytes()).expect("written");
+    assert!(a.publish("open.vhdx").recorded, "closed by now");
+
+    std::fs::write(images.join("base.raw"), vec![1; 8192]).expect("written");
+    let backing = Some(("/mnt/elsewhere/base.raw".to_owned(), "raw".to_owned()));
+    let stray = Qcow2 { backing, features: 0, ..dirty };
+    std::fs::write(images.join("stray.qcow2"), stray.bytes()).expect("written");
+    a.publish("base.raw");
+    assert!(a.publish("stray.qcow2").recorded, "a stray path is told and no fault");
+    until("it is told", || has_event(&a, "PARENT_PATH", "stray.qcow2"));
+
+    // The parent moves on under its child.
+    std::fs::write(images.join("base.raw"), vec![2; 8192]).expect("written");
+    assert!(a.publish("base.raw").recorded);
+    until("it is told", || has_event(&a, "PARENT_CHANGED", "base.raw"));
+}
+
+/// Reads the members at one node as somebody does who opens one after the other, children first:
+/// what he found of a child must be there of everything below it when he comes to that.
+fn order_holds(images: &Path, members: &[&str], news: &[Vec<u8>]) -> bool {
+    let shown: Vec<bool> = (0..members.len())
+        .rev()
+        .map(|at| std::fs::read(images.join(members[at])).is_ok_and(|bytes| bytes == news[at]))
+        .collect();
+    // From the last child down to what comes first: once new, all that follows is new.
+    shown.windows(2).all(|pair| pair[1] || !pair[0])
+}
+
+#[test]
+fn a_set_becomes_current_as_one_and_no_child_comes_before_its_parent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    put_chain(&a_images);
+    // In the order of need; `a_chain_with_its_sidecars_travels_as_a_set` proves that order.
+    let members = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
+    until("the set arrives", || members.iter().all(|m| equal(&a_images, &b_images, m)));
+
+    // All of it changes at once: the base's data, and with it the linkage of the child.
+    let base = Vhdx { size_bytes: 128 << 20, ..Vhdx::new(7) };
+    let child = Vhdx::child(8, &base, "win.vhdx");
+    let sidecar = |name: &str| format!("<{name} version=\"2\"/>").into_bytes();
+    let news =
+        [sidecar("win.pvp"), base.bytes(), sidecar("win.1.pvp"), child.bytes(), sidecar("win.xml")];
+    for (name, bytes) in members.iter().zip(&news).rev() {
+        std::fs::write(a_images.join(name), bytes).expect("written");
+    }
+    until("the new set arrives", || {
+        assert!(order_holds(&b_images, &members, &news), "a child before its parent");
+        members.iter().all(|m| equal(&a_images, &b_images, m))
+    });
+    for member in members {
+        assert!(a.wait(member).ready, "{member}");
+    }
+    // They became current within one commit: nothing was committed in between.
+    let committed: Vec<String> =
+        b.events().into_iter().filter(|e| e.code == "COMMITTED").filter_map(|e| e.image).collect();
+    let last: std::collections::BTreeSet<&str> =
+        committed.iter().rev().take(members.len()).map(String::as_str).collect();
+    assert_eq!(last.len(), members.len(), "{committed:?}");
+}
