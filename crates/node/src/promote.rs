@@ -37,13 +37,13 @@ pub(crate) async fn promote(
     require: Option<Require>,
     client: &mut Client,
 ) -> Result<Answer> {
-    let require = require.unwrap_or_else(|| core.config.promote.require.clone());
+    let require = require.unwrap_or_else(|| core.live().promote.require.clone());
     let by = client.who();
     let (to, asker) = (core.clone(), by.clone());
     // Detached from the client: once it is begun it goes on whoever goes away.
     let job = tokio::task::spawn_blocking(move || promote_here(&to, &spec, &require, &asker));
     let (report, occasion) = job.await.unwrap_or(Err(Error::Broken { what: "a promotion" }))?;
-    let (Some(occasion), Some(program)) = (occasion, core.config.promote.hook_after.clone()) else {
+    let (Some(occasion), Some(program)) = (occasion, core.live().promote.hook_after.clone()) else {
         return done(&report);
     };
     let to = core.clone();
@@ -209,8 +209,9 @@ fn record(
 ) -> Result<Vec<String>> {
     let holds = |node: &&NodeId| survey.standing(node, wanted).is_ready();
     let receipts: Vec<NodeId> = survey.members.keys().filter(holds).copied().collect();
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         receipts.iter().map(|node| survey.members[node].name.clone()).collect();
+    names.sort();
     let promotion = Promotion {
         image: spec.image.clone(),
         number: wanted.number,
@@ -267,13 +268,15 @@ pub(crate) fn rows(
     let all = lock(&core.witness.book).promotions(&id, image);
     all.into_iter()
         .map(|(node, unix_ms, promotion)| {
+            let mut receipts: Vec<String> = promotion.receipts.iter().map(name).collect();
+            receipts.sort();
             let row = PromotedRow {
                 generation: promotion.number,
                 root: promotion.root.to_string(),
                 node: name(&node),
                 by: promotion.by.as_str().to_owned(),
                 at: rfc3339(unix_ms),
-                receipts: promotion.receipts.iter().map(name).collect(),
+                receipts,
             };
             let Promotion { number, root, lineage, .. } = promotion;
             (Version { number, root, lineage }, row)
