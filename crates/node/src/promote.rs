@@ -37,13 +37,13 @@ pub(crate) async fn promote(
     require: Option<Require>,
     client: &mut Client,
 ) -> Result<Answer> {
-    let require = require.unwrap_or_else(|| core.config.promote.require.clone());
+    let require = require.unwrap_or_else(|| core.live().promote.require.clone());
     let by = client.who();
     let (to, asker) = (core.clone(), by.clone());
     // Detached from the client: once it is begun it goes on whoever goes away.
     let job = tokio::task::spawn_blocking(move || promote_here(&to, &spec, &require, &asker));
     let (report, occasion) = job.await.unwrap_or(Err(Error::Broken { what: "a promotion" }))?;
-    let (Some(occasion), Some(program)) = (occasion, core.config.promote.hook_after.clone()) else {
+    let (Some(occasion), Some(program)) = (occasion, core.live().promote.hook_after.clone()) else {
         return done(&report);
     };
     let to = core.clone();

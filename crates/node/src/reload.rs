@@ -106,6 +106,8 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
         ("limits.send", old.send_limit_bits_per_second != new.send_limit_bits_per_second),
         ("limits.schedule", old.send_schedule != new.send_schedule),
         ("limits.compression", old.compression != new.compression),
+        ("promote.require", old.promote.require != new.promote.require),
+        ("promote.hook_after", old.promote.hook_after != new.promote.hook_after),
     ];
     let mut keys = changed(String::new(), &keys);
     let names: BTreeSet<&String> = old.schedules.keys().chain(new.schedules.keys()).collect();
@@ -166,6 +168,8 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("hold_base", start.hold_base != new.hold_base),
         ("warm", start.warm != new.warm),
         ("keep_generations", start.keep_generations != new.keep_generations),
+        ("keep_days", start.keep_days != new.keep_days),
+        ("prefer", start.prefer != new.prefer),
         ("in_use", snapshot(start) != snapshot(new)),
         ("sets", start.sets != new.sets),
     ];

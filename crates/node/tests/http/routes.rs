@@ -111,22 +111,49 @@ fn images(pair: &mut Pair) {
     let pushed = pair.ask("post", &format!("{path}/push"), "", Some(json!({ "wait": true })));
     let pushed: PushDone = serde_json::from_str(&pushed.body).expect("a report");
     assert!(pushed.in_sync && pushed.peers.len() == 1, "{pushed:?}");
-    let ready: ReadyReport = pair.get(&format!("{path}/ready"), "?generation=1&require=branch");
-    assert!(ready.ready, "{ready:?}");
+    // The branch reads it back first, at its leisure.
+    until("it is verified there", || {
+        let one = "?generation=1&require=branch";
+        pair.get::<ReadyReport>(&format!("{path}/ready"), one).ready
+    });
     let ready: ReadyReport = pair.get(&format!("{path}/ready"), "?require=2");
     assert!(!ready.ready, "there are not two");
     let history: Value = pair.get(&format!("{path}/history"), "");
     assert_eq!(history["generations"][0]["root"], published.root);
     let plan: Value = pair.get(&format!("{path}/plan"), "?peer=branch");
-    assert_eq!(plan["send_bytes"], 0);
+    assert_eq!((&plan["send_bytes"], &plan["fits"]), (&json!(0), &Value::Null));
+    let plan: Value = pair.get(&format!("{path}/plan"), "?at=Mon%2022:00&by=Tue%2006:00");
+    assert!(plan["start"].is_string() && plan["by"].is_string(), "{plan}");
     let all: ImagesReport = pair.get("/api/v1/images", "?store=vdisks");
     let one: ImagesReport = pair.get(path, "");
     assert_eq!((all.images.len(), &all.images[0].name), (1, &one.images[0].name));
     let backlog: Value = pair.get("/api/v1/backlog", "?peer=branch");
     assert_eq!(backlog["items"], json!([]));
+    decided(pair, path);
     let order = json!({ "image": "vdisks/disk.img" });
     let verified = pair.ask("post", "/api/v1/verify", "", Some(order)).json();
     assert_eq!((&verified["ok"], &verified["rows"][0]["ok"]), (&json!(true), &json!(true)));
+}
+
+/// A promotion that is refused and one that isn't, conflicts that there aren't, and the way back.
+fn decided(pair: &mut Pair, path: &str) {
+    let promote = format!("{path}/promote");
+    let refused = pair.ask("post", &promote, "", Some(json!({ "require": "2" }))).json();
+    assert_eq!((&refused["promoted"], &refused["code"]), (&json!(false), &json!("NOT_IN_SYNC")));
+    let order = json!({ "generation": 1, "require": "branch" });
+    let promoted = pair.ask("post", &promote, "", Some(order)).json();
+    assert_eq!((&promoted["promoted"], &promoted["receipts"]), (&json!(true), &json!(["branch"])));
+    let one: ImagesReport = pair.get(path, "");
+    let row = one.images[0].promoted.as_ref().expect("it is shown");
+    assert_eq!((row.by.as_str(), row.node.as_str()), ("token admin", "hub"));
+    let conflicts: Value = pair.get("/api/v1/conflicts", "?image=vdisks/disk.img");
+    assert_eq!((&conflicts["open"], &conflicts["conflicts"]), (&json!(0), &json!([])));
+    let acknowledge = json!({ "acknowledge": true });
+    let resolved = pair.ask("post", &format!("{path}/resolve"), "", Some(acknowledge)).json();
+    assert_eq!((&resolved["generation"], &resolved["released"]), (&json!(1), &json!(0)));
+    // What is current is where one is already.
+    let back = pair.ask("post", &format!("{path}/rollback"), "", Some(json!({ "generation": 1 })));
+    assert_eq!(back.json()["recorded"], false);
 }
 
 fn orders(pair: &mut Pair) {
@@ -216,6 +243,17 @@ fn the_admin_socket_speaks_http_too() {
     let paused = said(Ask::new("POST", "/api/v1/pause").say(&json!({})));
     assert_eq!(paused.json()["orders"][0]["order"], "pause", "{paused:?}");
     assert_eq!(said(Ask::get("/livez").host("evil.example")).code(), "HTTP_HOST");
+    // There the kernel says who asks.
+    node.add_store();
+    std::fs::write(node.dir.join("images/disk.img"), noise(1, 1 << 20)).expect("written");
+    let path = "/api/v1/images/vdisks/disk.img";
+    assert_eq!(said(Ask::new("POST", &format!("{path}/publish"))).json()["generation"], 1);
+    let order = json!({ "require": "0" });
+    let promoted = said(Ask::new("POST", &format!("{path}/promote")).say(&order)).json();
+    assert_eq!(promoted["promoted"], true, "{promoted}");
+    let image = said(Ask::get(path)).json();
+    let by = image["images"][0]["promoted"]["by"].as_str().expect("who").to_owned();
+    assert!(by.starts_with("uid "), "{by}");
     // And the command line itself is understood as before.
     assert_eq!(node.status().node.name, "hub");
 }
