@@ -185,12 +185,12 @@ const ROWS: &[CodeRow] = &[
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
     row("NOT_DIVERGED", Exit::Unknown, "list what has: blockferry conflicts"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
+    row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NOT_KEPT",
         Exit::Unknown,
         "see what is kept: blockferry image history IMAGE; or roll back on a node that keeps it",
     ),
-    row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NO_ADDRESS",
         Exit::Failed,
