@@ -396,6 +396,11 @@ impl Backlog {
         said.or_else(|| self.receipt(key).map(|(_, root)| root))
     }
 
+    /// How many transfers to a peer are under way.
+    pub fn sending(&self, peer: NodeId) -> usize {
+        self.peers.get(&peer).map_or(0, |known| known.sending.len())
+    }
+
     /// Whose turn it is, as things are now.
     pub fn order(&self) -> Order {
         self.order.clone()

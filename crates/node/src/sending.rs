@@ -245,7 +245,10 @@ fn hand_over(
 impl Drive {
     fn run(mut self, mut side: SendSide) -> Result<(SendOutcome, u64)> {
         let (mut told, mut last) = (Instant::now(), 0);
-        lock(&self.core.measured).link(self.key.peer).handle_begin();
+        // Beside others that run the look goes on.
+        if lock(&self.core.backlog).sending(self.key.peer) < 2 {
+            lock(&self.core.measured).link(self.key.peer).handle_begin();
+        }
         loop {
             match side.step()? {
                 Step::Transmit(message) => {

@@ -15,7 +15,7 @@ use blockferry_delta::{ImageName, Lineage, NodeId, Root, StoreName};
 use blockferry_node::backlog::{Backlog, Head, Key, Setback};
 use blockferry_node::budget;
 use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
-use blockferry_node::config::Allowance;
+use blockferry_node::config::{Allowance, Lane};
 use blockferry_node::forecast::{Finish, Queue, Waiting, forecast};
 use blockferry_node::judge::Version;
 use blockferry_node::measured::{Delta, Measured};
@@ -150,6 +150,8 @@ struct Transfer {
     id: u64,
     key: Key,
     left: u64,
+    /// What there was of it when it began.
+    whole: u64,
     asked: u64,
     /// It may ask again from then on; `None`: it waits for the pacer.
     ready_ms: Option<i64>,
@@ -184,6 +186,8 @@ struct Night {
 impl Night {
     fn new(seed: u64) -> Night {
         let mut rng = Rng(seed.wrapping_mul(0x1234_5678_9abc_def1) ^ 77);
+        // Of its own, so that the nights are those of the time before weights and lanes.
+        let mut turns = Rng(seed ^ 0x7475_726e);
         let (mut rates, mut backlog) = (Rates::default(), Backlog::default());
         for n in 0..1 + rng.below(3) {
             rates.calendars.insert(format!("c{n}"), Arc::new(calendar(&mut rng)));
@@ -199,11 +203,19 @@ impl Night {
             .map(|n| StoreName::new(&format!("s{n}")).expect("a name"))
             .collect();
         for store in &stores {
-            rates.stores.insert(store.clone(), allowance(&mut rng, 20.0));
+            let lane = match turns.below(6) {
+                0 => Lane::Urgent,
+                1 => Lane::Bulk,
+                _ => Lane::Normal,
+            };
+            let allowance = Allowance { lane, ..allowance(&mut rng, 20.0) };
+            rates.stores.insert(store.clone(), allowance);
         }
         let (peers, mut links) = (1 + rng.below(6), BTreeMap::new());
         for n in 1..=peers {
-            rates.peers.insert(node(n), allowance(&mut rng, 10.0));
+            let weight = if turns.one_in(2) { 1 } else { 1 + turns.below(8) as u32 };
+            let allowance = Allowance { weight, ..allowance(&mut rng, 10.0) };
+            rates.peers.insert(node(n), allowance);
             links.insert(node(n), Link::new(&mut rng));
             backlog.handle_peer(node(n), stores.iter().cloned().collect::<BTreeSet<_>>());
             backlog.handle_peer_up(node(n));
@@ -379,6 +391,7 @@ impl Night {
                 id,
                 key,
                 left,
+                whole: left,
                 asked: 0,
                 ready_ms,
                 held_since,
@@ -458,10 +471,20 @@ impl Night {
     }
 
     fn send(&mut self, transfer: &mut Transfer) {
-        let Night { links, rng, now_ms, .. } = self;
+        let now = self.instant();
+        let Night { links, rng, now_ms, backlog, pacer, .. } = self;
         let link = links.get_mut(&transfer.key.peer).expect("each has one");
         link.send(transfer.asked, *now_ms, rng);
         transfer.left -= transfer.asked;
+        let (store, image) = (&transfer.key.store, &transfer.key.image);
+        let total = backlog.head(store, image).expect("a head").size_bytes;
+        let left = total as f64 * transfer.left as f64 / transfer.whole as f64;
+        backlog.handle_progress(&transfer.key, total - left as u64, total);
+        if transfer.left == 0 {
+            // All that is there is told at once.
+            pacer.rest(transfer.id, &transfer.key.peer, now);
+            self.look = true;
+        }
         let through = link.free_ms.ceil() as i64;
         // The last one waits for its receipt, the others for room behind the gate.
         let ready = if transfer.left == 0 { through } else { through - BEHIND_GATE_MS };

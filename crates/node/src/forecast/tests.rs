@@ -118,10 +118,8 @@ fn images_of_a_peer_take_turns_in_their_order() {
     images.push(waiting(1, "c", 100 * MBIT));
     let all = forecast(&rates, vec![queue(1, Some(10), images.clone())], Turns::default(), MONDAY);
     let of = |all: &Forecast, image: &str| seconds(all.finish(&key(1, image)).expect("asked"));
-    // Two at a time: b is through when a has as much, then c takes its place.
-    assert_eq!(of(&all, "b"), Finish::At(20));
-    assert_eq!(of(&all, "c"), Finish::At(40));
-    assert_eq!(of(&all, "a"), Finish::At(50));
+    // Each is more than the link carries in a moment: one at a time.
+    assert_eq!(["a", "b", "c"].map(|image| of(&all, image)), [30, 40, 50].map(Finish::At));
     assert_eq!(all.last(|k| k.peer == node(1)).map(seconds), Some(Finish::At(50)));
     assert_eq!(all.last(|k| k.peer == node(2)), None);
     // The last one is not to begin before the 30th second, and goes first then.
@@ -130,7 +128,7 @@ fn images_of_a_peer_take_turns_in_their_order() {
     images.push(waiting(1, "e", 100 * MBIT));
     let all = forecast(&rates, vec![queue(1, Some(10), images)], Turns::default(), MONDAY);
     let finishes: Vec<Finish> = ["a", "b", "c", "d", "e"].map(|image| of(&all, image)).to_vec();
-    assert_eq!(finishes, [60, 20, 60, 40, 70].map(Finish::At));
+    assert_eq!(finishes, [30, 50, 40, 60, 70].map(Finish::At));
 }
 
 #[test]
@@ -153,6 +151,28 @@ fn the_node_s_limit_is_shared_and_what_one_cannot_take_the_others_get() {
     assert_eq!(all(&rates), [30, 10, 2].map(Finish::At));
     rates.stores.insert(StoreName::new("vdisks").expect("a name"), limited(4));
     assert_eq!(all(&rates), [45; 3].map(Finish::At), "a third of 4 each");
+}
+
+#[test]
+fn small_images_go_together_lanes_come_first_and_weights_share() {
+    let mut rates = Rates { node: limited(30), ..Rates::default() };
+    let small: Vec<Waiting> = ["a", "b", "c"].map(|name| waiting(1, name, 10 * MBIT)).into();
+    let all = forecast(&rates, vec![queue(1, Some(10), small)], Turns::default(), MONDAY);
+    let ends: Vec<Finish> = all.items().map(|(_, finish)| seconds(finish)).collect();
+    assert_eq!(ends, [3; 3].map(Finish::At), "less than 4 MiB is on its way");
+    let image = |peer: u8| waiting(peer, "a", 60 * MBIT);
+    let all = |rates: &Rates| {
+        let queues = vec![queue(1, Some(100), vec![image(1)]), queue(2, Some(100), vec![image(2)])];
+        let all = forecast(rates, queues, Turns::default(), MONDAY);
+        [1, 2].map(|peer| all.finish(&key(peer, "a")).and_then(Finish::unix_ms).expect("an end"))
+    };
+    assert_eq!(all(&rates).map(|at| at - MONDAY), [4000; 2]);
+    rates.peers.insert(node(1), Allowance { weight: 3, ..Allowance::default() });
+    // 22.5 and 7.5 Mbit/s; the whole is the same.
+    assert_eq!(all(&rates).map(|at| at - MONDAY), [2667, 4000]);
+    rates.pushed.insert(key(2, "a"), blockferry_wire::Lane::Urgent);
+    // Twenty of 21 parts, whatever the weight.
+    assert_eq!(all(&rates).map(|at| at - MONDAY), [4000, 2100]);
 }
 
 #[test]
