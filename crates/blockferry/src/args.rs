@@ -93,6 +93,9 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Print this node's id (works without the service)
     Id,
+    /// Tokens for HTTP (works without the service)
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Directories that are replicated
     #[command(subcommand)]
     Store(StoreCommand),
@@ -192,6 +195,30 @@ pub(crate) struct DemoArgs {
     /// Leave the directory with both nodes in place
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// `token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token: prints it once, and the lines for the configuration, which keep only its hash
+    New {
+        /// Whose it is, for the log
+        name: String,
+        /// What it may do; each includes the one before
+        #[arg(long, value_enum, value_name = "SCOPE")]
+        scope: TokenScope,
+    },
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenScope {
+    /// Look: status, images, events, metrics
+    Read,
+    /// Also publish, push, verify, pause and limit
+    Operate,
+    /// Also change stores and peers
+    Admin,
 }
 
 /// `serve`

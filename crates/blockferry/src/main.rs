@@ -42,6 +42,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Init(args) => commands::init::run(app, &args),
         Command::Serve(args) => commands::serve::run(app, &args),
         Command::Id => commands::id::run(app),
+        Command::Token(command) => commands::token::run(app, command),
         Command::Store(command) => commands::store::run(app, command),
         Command::Invite(args) => commands::pairing::invite(app, args),
         Command::Join(args) => commands::pairing::join(app, args),

@@ -99,8 +99,8 @@ fn status_is_one_screen() {
     assert_eq!((status, stderr.as_str()), (0, ""));
     let expected = format!(
         "hub-01  version 0.1.0  up 3 h 5 min\nid {ID}\n\n\
-         STORE   ROLE    COMMIT  IMAGES  SYNC         PEERS  PATH\n\
-         vdisks  writer  clone   12      not in sync         /srv/vdisks\n\n\
+         STORE   ROLE    COMMIT  IMAGES  SYNC         PEERS  KEPT  PATH\n\
+         vdisks  writer  clone   12      not in sync         -     /srv/vdisks\n\n\
          PEER       ID        STATE  RTT      LIMIT     BACKLOG\n\
          branch-07  AAAAAAAA  up     40.2 ms  5 Mbit/s  2 images, 3.0 MiB\n"
     );

@@ -231,6 +231,8 @@ fn a_limit_changed_in_mid_transfer_bites_and_the_transfer_goes_on() {
     std::fs::write(images.join("x.img"), noise(1, 10_000_000)).unwrap();
     a.publish("x.img");
     until("it travels", || relay.total() > 1_000_000);
+    // The first dial may have come before the other side had written down who we are.
+    let ended = a.events("PEER_DOWN").len();
     a.reload(&limited("4 Mbit/s"));
     std::thread::sleep(Duration::from_millis(500));
     let rate = relay.measure(Duration::from_secs(1));
@@ -265,7 +267,7 @@ fn a_limit_changed_in_mid_transfer_bites_and_the_transfer_goes_on() {
     let total = relay.total();
     assert!(total < 10_000_000 * 107 / 100 + 100_000, "{total} bytes for 10 MB: sent twice?");
     let names = a.events("PEER_DOWN");
-    assert!(names.is_empty(), "no connection ended: {names:?}");
+    assert_eq!(names.len(), ended, "no connection ended: {names:?}");
     let event = a.told("CONFIG_RELOADED", 3);
     for key in ["limits.schedule", "schedules.never", "peers.none"] {
         assert!(event.message.contains(key), "{key}: {}", event.message);

@@ -1,4 +1,5 @@
-//! Admin: JSON lines on a unix socket, one request after the other.
+//! Admin: JSON lines on a unix socket, one request after the other. A client that begins with a
+//! capital letter speaks HTTP, and is served by `http` on the same socket.
 //!
 //! The socket has mode 0660; lines, clients and waits are bounded. A client that goes away detaches
 //! from its job and doesn't cancel it. What a request means is in `requests`, what is answered is
@@ -8,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +20,7 @@ use crate::api::{AdminError, Answer, LineBuffer, REQUEST_BYTES_MAX, encode_line,
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::http::Local;
 use crate::requests;
 
 /// Makes the socket. We hold the state's lock, so a socket that is there is a dead one.
@@ -42,6 +45,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
 /// Serves clients until the node stops.
 pub(crate) async fn run(core: Arc<Core>, listener: UnixListener) {
     let clients = Arc::new(Semaphore::new(budget::ADMIN_CLIENTS_MAX));
+    let local = Arc::new(Local::new(core.clone()));
     loop {
         let accepted = tokio::select! {
             () = core.stopped() => return,
@@ -57,7 +61,7 @@ pub(crate) async fn run(core: Arc<Core>, listener: UnixListener) {
         };
         match clients.clone().try_acquire_owned() {
             Ok(place) => {
-                tokio::spawn(serve(core.clone(), stream, place));
+                tokio::spawn(serve(core.clone(), local.clone(), stream, place));
             }
             Err(_) => {
                 tokio::spawn(refuse(stream));
@@ -70,14 +74,30 @@ async fn refuse(stream: UnixStream) {
     let (_, write) = stream.into_split();
     let busy = AdminError::new("CONTROL_BUSY", "too many clients at once");
     // A client that is gone needs no refusal.
-    let _gone = Client { write, uid: None }.say(&Answer::Error(busy)).await;
+    let _gone = Client::socket(write, String::new()).say(&Answer::Error(busy)).await;
 }
 
-async fn serve(core: Arc<Core>, stream: UnixStream, _place: OwnedSemaphorePermit) {
+async fn serve(
+    core: Arc<Core>,
+    local: Arc<Local>,
+    stream: UnixStream,
+    _place: OwnedSemaphorePermit,
+) {
     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+    let who = uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("uid {uid}"));
     let (mut read, write) = stream.into_split();
-    let mut client = Client { write, uid };
+    let mut first = [0; 4096];
+    let got = tokio::select! {
+        () = core.stopped() => return,
+        got = read.read(&mut first) => got.unwrap_or(0),
+    };
+    if first.first().is_some_and(u8::is_ascii_uppercase) {
+        let read = std::io::Cursor::new(first).take(got as u64).chain(read);
+        return local.talk(tokio::io::join(read, write), who).await;
+    }
+    let mut client = Client::socket(write, who);
     let mut lines = LineBuffer::new(REQUEST_BYTES_MAX);
+    lines.push(&first[..got]);
     loop {
         let next = tokio::select! {
             () = core.stopped() => return,
@@ -149,24 +169,59 @@ async fn next_line(
 
 /// The one who asked.
 pub(crate) struct Client {
-    write: OwnedWriteHalf,
-    /// The user, as the kernel says.
-    uid: Option<u32>,
+    ear: Ear,
+    who: String,
+}
+
+enum Ear {
+    /// Hears every line as it is said.
+    Socket(OwnedWriteHalf),
+    /// Hears the items, all at once at the end.
+    Items(Vec<Value>),
 }
 
 impl Client {
-    /// Who it is, for people.
+    fn socket(write: OwnedWriteHalf, who: String) -> Self {
+        Self { ear: Ear::Socket(write), who }
+    }
+
+    /// One who wants no lines: of what is said before the end it keeps the items, up to
+    /// [`budget::HTTP_ITEMS_MAX`].
+    pub(crate) fn gathering(who: String) -> Self {
+        Self { ear: Ear::Items(Vec::new()), who }
+    }
+
+    /// The items that were kept.
+    pub(crate) fn into_items(self) -> Vec<Value> {
+        match self.ear {
+            Ear::Socket(_) => Vec::new(),
+            Ear::Items(items) => items,
+        }
+    }
+
+    /// Who it is, for people: the user of a socket, as the kernel says, or the name of a token.
     pub(crate) fn who(&self) -> String {
-        self.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("uid {uid}"))
+        self.who.clone()
     }
 
     /// Writes one line.
     pub(crate) async fn say(&mut self, answer: &Answer) -> Result<()> {
+        let write = match &mut self.ear {
+            Ear::Socket(write) => write,
+            Ear::Items(items) => {
+                if let Answer::Item(item) = answer
+                    && items.len() < budget::HTTP_ITEMS_MAX
+                {
+                    items.push(item.clone());
+                }
+                return Ok(());
+            }
+        };
         let line = match encode_line(answer) {
             Ok(line) => line,
             Err(error) => return Err(Error::Control { what: error.to_string() }),
         };
-        let writing = self.write.write_all(&line);
+        let writing = write.write_all(&line);
         match tokio::time::timeout(budget::ADMIN_REQUEST_DEADLINE, writing).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Error::ClientGone),

@@ -17,6 +17,10 @@ use crate::judge::Version;
 use crate::overrides::Scope;
 use crate::rates::{Hold, InForce};
 
+mod pairs;
+
+pub use pairs::Pair;
+
 /// Wait after a lost connection, unless the peer is back sooner.
 const LOST_WAIT: Duration = Duration::from_secs(1);
 
@@ -206,7 +210,12 @@ impl Backlog {
         // What it says itself counts for more than what it once gave a receipt for: it was restored
         // from a backup, or is a mirror that was edited.
         let ours = self.head(&key.store, &key.image).map(|head| &head.version);
-        if ours.is_some_and(|ours| ours.lineage.compare(&held.lineage) == Order::Newer) {
+        let lost = |ours: &Version| match ours.lineage.compare(&held.lineage) {
+            Order::Newer => true,
+            Order::Concurrent => ours.root != held.root,
+            Order::Older | Order::Equal => false,
+        };
+        if ours.is_some_and(lost) {
             self.receipts.remove(&key);
         }
         self.review(key, changed);

@@ -245,6 +245,48 @@ pub const ADMIN_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// Progress lines are at least this far apart.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
+// ---- HTTP ----
+
+/// Connections at the same time; one more is hung up on.
+pub const HTTP_CONNECTIONS_MAX: usize = 128;
+/// Of these, clients that follow events. The rest is for questions.
+pub const HTTP_FOLLOWERS_MAX: usize = 64;
+/// Tokens of a node.
+pub const HTTP_TOKENS_MAX: usize = 64;
+/// The head of a request, in bytes; it is what one connection may make us hold.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Header lines of a request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// The head of a request must be there within this time, also the first byte of a next one.
+pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(15);
+/// The body of a request, in bytes: as much as a request line of the admin socket.
+pub const HTTP_BODY_BYTES_MAX: usize = crate::api::REQUEST_BYTES_MAX;
+/// The body of a request must be there within this time.
+pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(15);
+/// A client must take something of an answer within this time.
+pub const HTTP_WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// What only looks is answered within this time.
+pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// Whether the node is ready is answered within this time.
+pub const HTTP_READY_DEADLINE: Duration = Duration::from_secs(5);
+/// Answers under way when the node stops are waited for this long.
+pub const HTTP_STOP_WAIT: Duration = Duration::from_secs(2);
+/// Rows that one answer gathers: images of a verification.
+pub const HTTP_ITEMS_MAX: usize = 1000;
+/// Events that wait for one client.
+pub const HTTP_EVENTS_QUEUED: usize = 16;
+/// A client that follows events hears a sign of life this often.
+pub const HTTP_EVENTS_SIGN_EVERY: Duration = Duration::from_secs(15);
+/// Pairs of image and peer that the metrics show.
+pub const METRICS_PAIRS_MAX: usize = 5000;
+
+const _: () = assert!(HTTP_FOLLOWERS_MAX < HTTP_CONNECTIONS_MAX);
+const _: () = assert!(HTTP_EVENTS_SIGN_EVERY.as_secs() < HTTP_WRITE_DEADLINE.as_secs());
+// What all connections together may make us hold counts among the program's own memory.
+const _: () = assert!(
+    ((HTTP_HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX) * HTTP_CONNECTIONS_MAX) as u64 <= BASE_BYTES / 2
+);
+
 // ---- time ----
 
 /// What waits is forecast at most this often without being asked.

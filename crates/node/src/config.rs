@@ -16,6 +16,7 @@ use crate::api::{Require, Role};
 use crate::budget;
 use crate::calendar::{Calendar, Clock, Rate};
 use crate::error::{Error, Result};
+use crate::http::HttpConfig;
 use crate::identity::Identity;
 pub use crate::level::Setting;
 pub use crate::rates::Allowance;
@@ -169,6 +170,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The admin socket; `None`: there is none.
     pub admin_socket: Option<PathBuf>,
+    /// HTTP; `None`: there is none.
+    pub http: Option<HttpConfig>,
     /// Stores of the configuration file.
     pub stores: Vec<StoreConfig>,
     /// Peers of the configuration file.
@@ -207,6 +210,7 @@ impl Config {
             advertise: Vec::new(),
             admin_socket: Some(state_dir.join("admin.sock")),
             state_dir,
+            http: None,
             stores: Vec::new(),
             peers: Vec::new(),
             send_limit_bits_per_second: None,
@@ -228,6 +232,9 @@ impl Config {
         let wrong = |what: String| Err(Error::Config { what });
         if self.send_limit_bits_per_second == Some(0) {
             return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if let Some(http) = &self.http {
+            http.check()?;
         }
         if self.promote.hook_after.as_ref().is_some_and(|hook| !hook.is_absolute()) {
             return wrong("promote.hook_after is not an absolute path".into());

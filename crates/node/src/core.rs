@@ -17,6 +17,7 @@ use crate::api::Role;
 use crate::backlog::{Backlog, Head, Key};
 use crate::budget;
 use crate::config::{Config, PeerConfig, Setting};
+use crate::counts::Counts;
 use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) limit: Arc<Limit>,
     pub(crate) workers: Workers,
     pub(crate) encoded: Arc<Encoded>,
+    pub(crate) counts: Arc<Counts>,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,

@@ -3,7 +3,8 @@
 //! Noting an event never waits and never fails: it is queued (bounded; what doesn't fit is counted
 //! and said later) and one task writes the queue in batches. Followers get what was written.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::api::{Event, Severity};
 use crate::budget;
+use crate::core::lock;
 use crate::ledger::{Happening, Ledger};
 
 /// Events that a slow follower may lag behind before it misses some.
@@ -25,6 +27,8 @@ pub(crate) struct Events {
     queue: mpsc::Sender<Happening>,
     live: broadcast::Sender<Event>,
     dropped: Arc<AtomicU64>,
+    /// Warnings and errors so far, by code.
+    errors: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 /// The end of [`Events`] that writes them.
@@ -86,7 +90,7 @@ impl Events {
         let (live, _) = broadcast::channel(FOLLOWER_LAG_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = EventWriter { queue, live: live.clone(), dropped: dropped.clone(), ledger };
-        (Self { queue: sender, live, dropped }, writer)
+        (Self { queue: sender, live, dropped, errors: Arc::default() }, writer)
     }
 
     /// Notes and logs an event.
@@ -97,9 +101,17 @@ impl Events {
             Severity::Warning => warn!(code = h.code, store, image, peer, "{}", h.message),
             Severity::Error => error!(code = h.code, store, image, peer, "{}", h.message),
         }
+        if h.severity >= Severity::Warning {
+            *lock(&self.errors).entry(h.code).or_default() += 1;
+        }
         if self.queue.try_send(h).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Warnings and errors since the start, by code.
+    pub(crate) fn errors(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.errors).clone()
     }
 
     /// Events from now on.

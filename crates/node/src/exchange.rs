@@ -9,6 +9,7 @@ mod dictionary;
 mod kept;
 mod receive;
 mod send;
+mod travelled;
 mod waiting;
 
 use blockferry_wire::Message;
@@ -18,6 +19,7 @@ pub(crate) use receive::version_of;
 pub use receive::{RecvOutcome, RecvSide};
 pub(crate) use send::dirty_extents;
 pub use send::{PackJob, Packed, SendOutcome, SendSide};
+pub use travelled::Travelled;
 pub use waiting::Waiting;
 pub(crate) use waiting::to_come;
 

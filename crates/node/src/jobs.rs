@@ -225,6 +225,7 @@ pub(crate) async fn verify(
                 summary.images += 1;
                 summary.bad_images += 1;
                 summary.ok = false;
+                core.counts.note_verify_failure();
                 let text = format!("{}: {} bytes are not as recorded", row.image, row.bad_bytes);
                 let note = crate::events::Note::error("VERIFY_FAILED", text);
                 core.events.note(note.store(&store.config.name).image(&image));

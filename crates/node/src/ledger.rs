@@ -295,12 +295,26 @@ impl Ledger {
         })
     }
 
+    /// Numbers of the oldest and the newest event that are kept; 0: there is none.
+    pub fn events_kept(&self) -> Result<(u64, u64)> {
+        self.read(|transaction| {
+            let table = transaction.open_table(EVENTS)?;
+            let first = table.first()?.map_or(0, |(number, _)| number.value());
+            Ok((first, table.last()?.map_or(0, |(number, _)| number.value())))
+        })
+    }
+
     /// Kept events from `since_unix_ms` on, oldest first.
     pub fn events(&self, since_unix_ms: i64) -> Result<Vec<Event>> {
+        self.events_after(0, since_unix_ms)
+    }
+
+    /// The same, of those with a higher number than `after`.
+    pub fn events_after(&self, after: u64, since_unix_ms: i64) -> Result<Vec<Event>> {
         self.read(|transaction| {
             let table = transaction.open_table(EVENTS)?;
             let mut events = Vec::new();
-            for row in table.iter()? {
+            for row in table.range(after.saturating_add(1)..)? {
                 let (number, value) = row?;
                 let record: Result<EventRecord, _> = minicbor::decode(value.value());
                 if let Ok(record) = record

@@ -29,6 +29,7 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
 use crate::foresight;
+use crate::http;
 use crate::ledger::Ledger;
 use crate::limit::{self, Limit};
 use crate::members::Members;
@@ -50,6 +51,7 @@ pub struct Node {
     core: Arc<Core>,
     tasks: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
+    http_address: Option<SocketAddr>,
 }
 
 impl Node {
@@ -82,6 +84,7 @@ impl Node {
             limit: Arc::new(Limit::new(rates, config.hold)),
             workers: Workers::start()?,
             encoded: Encoded::new(budget::ENCODED_BYTES),
+            counts: Arc::default(),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -101,7 +104,8 @@ impl Node {
             instance: crate::session::new_instance()?,
             config,
         });
-        let mut node = Self { core, tasks: Vec::new(), writer: tokio::spawn(writer.run()) };
+        let (tasks, writer) = (Vec::new(), tokio::spawn(writer.run()));
+        let mut node = Self { core, tasks, writer, http_address: None };
         node.populate().await?;
         Ok(node)
     }
@@ -114,6 +118,11 @@ impl Node {
     /// The UDP addresses that are listened on, with the ports the system chose.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.core.transport.local_addresses()
+    }
+
+    /// Where HTTP is served, with the port that the system chose.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
     }
 
     /// Packs that were read and compressed, and packs that served one more peer after that.
@@ -213,6 +222,11 @@ impl Node {
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
+        }
+        if let Some(config) = &core.config.http {
+            let listener = http::bind(config).await?;
+            self.http_address = listener.address();
+            self.tasks.push(tokio::spawn(http::run(core.clone(), listener)));
         }
         let listen: Vec<_> = self.local_addresses().iter().map(ToString::to_string).collect();
         info!(node = %core.config.name, id = %self.id(), ?listen, "started");

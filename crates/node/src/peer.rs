@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     pub(crate) configured: AtomicBool,
     config: RwLock<PeerConfig>,
     active: Mutex<Option<Active>>,
+    /// What connections that are gone have carried.
+    past: Mutex<Carried>,
     state: Mutex<PeerState>,
     /// The connection has ended.
     pub(crate) dial_wake: Notify,
@@ -57,6 +59,27 @@ pub(crate) struct Active {
     pub(crate) outbox: Arc<Outbox>,
     /// Feature bits both have.
     features: Arc<AtomicU64>,
+}
+
+/// What connections to a peer have carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// UDP payload.
+    pub(crate) sent_bytes: u64,
+    /// UDP payload.
+    pub(crate) received_bytes: u64,
+    pub(crate) lost_packets: u64,
+}
+
+impl Carried {
+    fn and(self, link: &Link) -> Self {
+        let stats = link.connection.stats();
+        Self {
+            sent_bytes: self.sent_bytes.saturating_add(stats.udp_tx.bytes),
+            received_bytes: self.received_bytes.saturating_add(stats.udp_rx.bytes),
+            lost_packets: self.lost_packets.saturating_add(stats.path.lost_packets),
+        }
+    }
 }
 
 /// What is to be said on the control stream.
@@ -109,6 +132,7 @@ impl Peer {
             configured: AtomicBool::new(configured),
             config: RwLock::new(config),
             active: Mutex::new(None),
+            past: Mutex::default(),
             state: Mutex::new(PeerState::Down),
             dial_wake: Notify::new(),
             redial: Notify::new(),
@@ -175,12 +199,15 @@ impl Peer {
                 return Adoption::Doubtful(old.clone());
             }
         }
+        self.count(&active);
         Adoption::Adopted(replace(&mut active, link, now))
     }
 
     /// Takes a new connection whatever was there.
     pub(crate) fn adopt_anyway(&self, link: Link, now: Instant) -> Active {
-        replace(&mut lock(&self.active), link, now)
+        let mut active = lock(&self.active);
+        self.count(&active);
+        replace(&mut active, link, now)
     }
 
     /// Forgets a connection that has ended; says whether it was the current one.
@@ -188,11 +215,27 @@ impl Peer {
         let mut active = lock(&self.active);
         let current = active.as_ref().is_some_and(|a| same(&a.link, link));
         if current {
+            self.count(&active);
             *active = None;
             self.set_state(PeerState::Down);
             self.dial_wake.notify_one();
         }
         current
+    }
+
+    /// What it was sent and has sent since the start, over all connections.
+    pub(crate) fn carried(&self) -> Carried {
+        let active = lock(&self.active);
+        let past = *lock(&self.past);
+        active.as_ref().map_or(past, |active| past.and(&active.link))
+    }
+
+    /// Keeps what a connection that goes has carried.
+    fn count(&self, going: &Option<Active>) {
+        if let Some(going) = going {
+            let mut past = lock(&self.past);
+            *past = past.and(&going.link);
+        }
     }
 
     /// Has the current generation of an image told to the peer.

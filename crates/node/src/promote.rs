@@ -209,8 +209,9 @@ fn record(
 ) -> Result<Vec<String>> {
     let holds = |node: &&NodeId| survey.standing(node, wanted).is_ready();
     let receipts: Vec<NodeId> = survey.members.keys().filter(holds).copied().collect();
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         receipts.iter().map(|node| survey.members[node].name.clone()).collect();
+    names.sort();
     let promotion = Promotion {
         image: spec.image.clone(),
         number: wanted.number,
@@ -267,13 +268,15 @@ pub(crate) fn rows(
     let all = lock(&core.witness.book).promotions(&id, image);
     all.into_iter()
         .map(|(node, unix_ms, promotion)| {
+            let mut receipts: Vec<String> = promotion.receipts.iter().map(name).collect();
+            receipts.sort();
             let row = PromotedRow {
                 generation: promotion.number,
                 root: promotion.root.to_string(),
                 node: name(&node),
                 by: promotion.by.as_str().to_owned(),
                 at: rfc3339(unix_ms),
-                receipts: promotion.receipts.iter().map(name).collect(),
+                receipts,
             };
             let Promotion { number, root, lineage, .. } = promotion;
             (Version { number, root, lineage }, row)

@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::budget;
 use crate::conflict;
 use crate::core::{Core, blocking, head_of, key, lock};
+use crate::counts::Counts;
 use crate::diverged;
 use crate::error::{Error, Result};
 use crate::events::Note;
@@ -77,7 +78,8 @@ async fn try_receive(
     // What isn't taken here won't come.
     offer.set.retain(|member| admitted.store.takes(member.image.as_str()));
     let role = peer.role(&admitted.store.config.name);
-    let drive = Drive { name: name.clone(), inputs, outbox };
+    let counts = core.counts.clone();
+    let drive = Drive { name: name.clone(), inputs, outbox, counts };
     let (at, to, image) = (core.clone(), admitted.store.clone(), offer.image.clone());
     let from = peer.id;
     let result = blocking("receiving", move || {
@@ -270,6 +272,7 @@ struct Drive {
     name: String,
     inputs: mpsc::UnboundedReceiver<Input>,
     outbox: mpsc::Sender<Vec<u8>>,
+    counts: Arc<Counts>,
 }
 
 impl Drive {
@@ -292,7 +295,14 @@ impl Drive {
                     _ => return Err(self.lost()),
                 },
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
-                Step::Done(outcome) => return Ok((outcome, side)),
+                Step::Done(outcome) => {
+                    if let RecvOutcome::Committed(generation)
+                    | RecvOutcome::Kept { generation, .. } = &outcome
+                    {
+                        self.counts.note_received(generation, side.travelled());
+                    }
+                    return Ok((outcome, side));
+                }
             }
         }
     }

@@ -91,6 +91,7 @@ fn fixed(start: &Config, new: &Config) -> Vec<String> {
         ("node.listen", start.listen != new.listen),
         ("node.state_dir", start.state_dir != new.state_dir),
         ("admin.socket", start.admin_socket != new.admin_socket),
+        ("admin.http", start.http != new.http),
         ("limits.store_free_min", start.store_free_min != new.store_free_min),
     ];
     changed(String::new(), &keys)

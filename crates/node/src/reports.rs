@@ -232,7 +232,9 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
 
 /// `backlog`. Blocking.
 pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
-    let (items, ahead) = (lock(&core.backlog).items(), foresight::now(core));
+    // Two statements: the forecast takes the backlog's lock itself.
+    let items = lock(&core.backlog).items();
+    let ahead = foresight::now(core);
     let wanted = items.into_iter().filter(|item| peer.is_none_or(|id| item.key.peer == id));
     let items = wanted.map(|item| BacklogItem {
         store: item.key.store.to_string(),

@@ -51,6 +51,50 @@ pub(crate) async fn handle(
             let to = core.clone();
             done(&blocking("a report", move || reports::status(&to)).await?)
         }
+        request @ (Request::StoreAdd { .. }
+        | Request::StoreLs {}
+        | Request::StoreShow { .. }
+        | Request::StoreRm { .. }
+        | Request::Invite { .. }
+        | Request::Join { .. }
+        | Request::PeerLs {}
+        | Request::PeerShow { .. }
+        | Request::PeerRm { .. }
+        | Request::PeerSet { .. }) => membership(core, request).await,
+        request @ (Request::ImageLs { .. }
+        | Request::ImageShow { .. }
+        | Request::ImageHistory { .. }
+        | Request::Publish { .. }
+        | Request::Plan { .. }
+        | Request::Push { .. }
+        | Request::Ready { .. }
+        | Request::Wait { .. }
+        | Request::Promote { .. }
+        | Request::Rollback { .. }
+        | Request::Verify { .. }
+        | Request::Conflicts { .. }
+        | Request::Resolve { .. }) => images(core, request, client).await,
+        request @ (Request::Pause(_)
+        | Request::Resume(_)
+        | Request::Boost(_)
+        | Request::LimitSet { .. }
+        | Request::LimitClear { .. }
+        | Request::Orders {}) => order(core, request).await,
+        Request::Backlog { peer } => backlog(core, peer).await,
+        Request::Events { follow, since_seconds } => {
+            events(core, follow, since_seconds, client).await
+        }
+    }
+}
+
+/// A request that [`handle`] gave to the wrong function.
+fn misdirected() -> Error {
+    Error::Broken { what: "a request of another kind" }
+}
+
+/// Stores and peers.
+async fn membership(core: &Arc<Core>, request: Request) -> Result<Answer> {
+    match request {
         Request::StoreAdd { name, path, role } => store_add(core, &name, path, role).await,
         Request::StoreLs {} => stores(core, core.all_stores()).await,
         Request::StoreShow { name } => stores(core, vec![core.store(&name)?]).await,
@@ -71,6 +115,13 @@ pub(crate) async fn handle(
         Request::PeerSet { peer, key, value } => {
             done(&peers(core, &[node::set_peer(core, &peer, &key, &value).await?]))
         }
+        _ => Err(misdirected()),
+    }
+}
+
+/// Images and what becomes of them.
+async fn images(core: &Arc<Core>, request: Request, client: &mut Client) -> Result<Answer> {
+    match request {
         Request::ImageLs { store } => image_ls(core, store).await,
         Request::ImageShow { image } => image_show(core, &image).await,
         Request::ImageHistory { image } => history(core, &image).await,
@@ -83,7 +134,6 @@ pub(crate) async fn handle(
         Request::Push { image, peers, wait, .. } => {
             jobs::push(core, &spec(core, &image)?, &peers, wait, client).await
         }
-        Request::Backlog { peer } => backlog(core, peer).await,
         Request::Ready { image, require } => {
             let spec = Arc::new(spec(core, &image)?);
             done(&readiness::ready(core, &spec, None, &require).await?.1)
@@ -101,6 +151,13 @@ pub(crate) async fn handle(
         Request::Resolve { image, keep, acknowledge } => {
             diverged::answer(core, &image, keep, acknowledge).await
         }
+        _ => Err(misdirected()),
+    }
+}
+
+/// Orders and limits.
+async fn order(core: &Arc<Core>, request: Request) -> Result<Answer> {
+    match request {
         Request::Pause(what) => orders::give(core, Order::Pause, &what).await,
         Request::Resume(what) => orders::give(core, Order::Resume, &what).await,
         Request::Boost(what) => orders::give(core, Order::Boost, &what).await,
@@ -113,9 +170,7 @@ pub(crate) async fn handle(
         }
         Request::LimitClear { peer } => orders::clear_limit(core, peer).await,
         Request::Orders {} => orders::report(core),
-        Request::Events { follow, since_seconds } => {
-            events(core, follow, since_seconds, client).await
-        }
+        _ => Err(misdirected()),
     }
 }
 

@@ -72,6 +72,7 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             if let Some(delta) = delta.filter(|delta| delta.root == receipt.root) {
                 lock(&core.measured).handle_transfer(delta, wire_bytes, changed_bytes);
             }
+            core.counts.note_sent(head.size_bytes);
             lock(&core.backlog).handle_receipt(key.clone(), receipt.number, receipt.root);
             let text = format!("{image}@{} is at {peer}: {wire_bytes} bytes sent", receipt.number);
             info!(%image, %peer, wire_bytes, ?took, "receipt");

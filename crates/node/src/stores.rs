@@ -517,6 +517,7 @@ pub(crate) async fn record(
 }
 
 fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    core.counts.note_recorded(generation);
     rewound::refresh(core, store)?;
     let head = head_of(store, generation)?;
     core.note_head(store, generation, head);

@@ -23,6 +23,7 @@ pub(crate) mod schedule;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod store;
+pub(crate) mod token;
 pub(crate) mod verify;
 
 use crate::args::Global;

@@ -183,6 +183,7 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.listen.clone_from(&settings.listen);
     config.advertise.clone_from(&settings.advertise);
     config.admin_socket = Some(settings.socket.clone());
+    config.http.clone_from(&settings.http);
     config.stores = settings.stores.iter().map(store).collect();
     config.peers = settings.peers.iter().map(peer).collect();
     config.compression = settings.compression.0;

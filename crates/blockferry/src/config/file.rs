@@ -23,7 +23,7 @@ pub(crate) struct ConfigFile {
     pub(crate) version: Option<u32>,
     /// This node.
     pub(crate) node: NodeSection,
-    /// The admin socket.
+    /// The admin socket, and HTTP beside it.
     pub(crate) admin: AdminSection,
     /// Replicated directories by name; the name is the same on every member.
     pub(crate) stores: BTreeMap<String, StoreSection>,
@@ -59,12 +59,43 @@ pub(crate) struct NodeSection {
     pub(crate) settle: Option<Period>,
 }
 
-/// The admin socket.
+/// The admin socket, and HTTP beside it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AdminSection {
     /// Path of the unix socket. Default: /run/blockferry/admin.sock.
     pub(crate) socket: Option<PathBuf>,
+    /// Where REST, metrics and events are served (HTTP, TCP). Beyond loopback admin.tls and
+    /// admin.tokens are needed. Default: nowhere.
+    pub(crate) http: Option<SocketAddr>,
+    /// Names by which HTTP is reached, besides addresses and localhost, without a port. A request for
+    /// another name is refused. Default: none.
+    pub(crate) hosts: Option<Vec<String>>,
+    /// The certificate of HTTP.
+    pub(crate) tls: TlsSection,
+    /// Who may do what over HTTP, by name. Without any everybody who reaches it may read.
+    pub(crate) tokens: BTreeMap<String, TokenSection>,
+}
+
+/// The certificate of HTTP.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsSection {
+    /// The certificate and those that lead to a root (PEM). Default: none, plain HTTP.
+    pub(crate) cert: Option<PathBuf>,
+    /// Its key (PEM); the world may not read it. Default: none.
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// A token, as `blockferry token new` makes it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TokenSection {
+    /// The hash of the token, which itself is kept nowhere. Required.
+    pub(crate) hash: Option<String>,
+    /// read: look. operate: also publish, push, verify, pause and limit. admin: also change stores and
+    /// peers. Required.
+    pub(crate) scope: Option<ScopeChoice>,
 }
 
 /// A replicated directory.
@@ -251,6 +282,8 @@ choices! {
     HoldBaseChoice { Auto = "auto", Always = "always", Never = "never" }
     /// What a store holds.
     ProfileChoice { Pvs = "pvs", HyperV = "hyper-v", Libvirt = "libvirt" }
+    /// What a token may do; each includes the one before.
+    ScopeChoice { Read = "read", Operate = "operate", Admin = "admin" }
     /// How the log is written.
     LogFormat { Auto = "auto", Text = "text", Json = "json", Journald = "journald" }
 }

@@ -15,8 +15,6 @@ pub(crate) const ENVIRONMENT_PREFIX: &str = "BLOCKFERRY_";
 
 /// Keys that are documented but come with later versions (`*` stands for a name).
 const LATER_KEYS: &[(&str, &str)] = &[
-    ("admin.http", "the web page and REST API"),
-    ("admin.tls", "the web page and REST API"),
     ("limits.disk_read", "disk rate limits"),
     ("limits.memory", "the configurable memory budget"),
     ("peers.*.weight", "weights"),
@@ -176,6 +174,10 @@ pub(crate) fn environment_key(name: &str, shape: &Shape) -> Variable {
     for (section, inner) in sections {
         let Shape::Table(keys) = inner else { continue };
         for (key, shape) in keys {
+            // A table within a section is for files.
+            if !matches!(shape, Shape::Value { .. }) {
+                continue;
+            }
             let variable = format!("{}_{}", section.to_uppercase(), key.to_uppercase());
             if variable == rest {
                 let list = matches!(shape, Shape::Value { list: true });

@@ -9,6 +9,7 @@
 
 mod file;
 mod host;
+mod http;
 mod known;
 mod layers;
 mod profiles;

@@ -14,6 +14,7 @@ use super::{Compression, Finding, LogFormat, Period, Place, Reserve, SetsChoice}
 use blockferry_delta::{NodeId, StoreName};
 use blockferry_node::calendar::{Calendar, Clock};
 use blockferry_node::config::{Allowance, PromoteConfig};
+use blockferry_node::http::HttpConfig;
 use globset::Glob;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     pub(crate) identity: PathBuf,
     pub(crate) socket: PathBuf,
+    /// HTTP; `None`: there is none.
+    pub(crate) http: Option<HttpConfig>,
     pub(crate) stores: Vec<StoreSettings>,
     pub(crate) peers: Vec<PeerSettings>,
     pub(crate) compression: Compression,
@@ -167,8 +170,9 @@ impl Reader<'_> {
         let advertise = self.host_ports(&["node", "advertise"], raw.node.advertise);
         let rescan = self.period(&["node", "rescan"], raw.node.rescan, DEFAULT_RESCAN)?;
         let settle = self.period(&["node", "settle"], raw.node.settle, DEFAULT_SETTLE)?;
-        let socket = self.path(&["admin", "socket"], raw.admin.socket, DEFAULT_SOCKET);
+        let socket = self.path(&["admin", "socket"], raw.admin.socket.clone(), DEFAULT_SOCKET);
         self.socket_length(&socket);
+        let http = self.http(raw.admin);
         let compression = raw.limits.compression.unwrap_or_default();
         self.show(&["limits", "compression"], compression.to_toml());
         let deadlines = self.deadlines(&raw.schedules);
@@ -197,6 +201,7 @@ impl Reader<'_> {
             state_dir,
             identity,
             socket,
+            http,
             stores,
             peers,
             compression,
@@ -239,7 +244,7 @@ impl Reader<'_> {
         listen
     }
 
-    fn path(&mut self, parts: &[&str], path: Option<PathBuf>, default: &str) -> PathBuf {
+    pub(super) fn path(&mut self, parts: &[&str], path: Option<PathBuf>, default: &str) -> PathBuf {
         let path = beside(self.file, &path.unwrap_or_else(|| PathBuf::from(default)));
         self.text(parts, path.display().to_string());
         path
@@ -460,7 +465,7 @@ impl Reader<'_> {
         value
     }
 
-    fn list(&mut self, parts: &[&str], values: impl Iterator<Item = String>) {
+    pub(super) fn list(&mut self, parts: &[&str], values: impl Iterator<Item = String>) {
         self.show(parts, toml::Value::Array(values.map(toml::Value::String).collect()));
     }
 

@@ -320,7 +320,6 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 #[test]
 fn later_keys_and_values_are_refused_by_name() {
     for text in [
-        "[admin]\nhttp = \"127.0.0.1:7780\"\n",
         "[limits]\nmemory = \"1 GiB\"\n",
         "[admin]\ntls = \"x\"\n",
     ] {

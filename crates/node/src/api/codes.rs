@@ -149,6 +149,14 @@ const ROWS: &[CodeRow] = &[
         Exit::Diverged,
         "something was restored or cloned; nothing was overwritten: blockferry conflicts",
     ),
+    row("HTTP_HOST", Exit::Refused, "add the name to [admin] hosts, or use the node's address"),
+    row("HTTP_METHOD", Exit::Usage, "see /openapi.json for what each address takes"),
+    row("HTTP_ORIGIN", Exit::Refused, "ask from the node's own page, or without an Origin"),
+    row("HTTP_ROUTE", Exit::Unknown, "see /openapi.json for all addresses"),
+    row("HTTP_SCOPE", Exit::Refused, "use a token whose scope includes this: read, operate, admin"),
+    row("HTTP_SLOW", Exit::TimedOut, "send the whole request at once"),
+    row("HTTP_TOKEN", Exit::Refused, "make one: blockferry token new NAME --scope SCOPE"),
+    row("HTTP_TYPE", Exit::Usage, "send Content-Type: application/json"),
     row(
         "IDENTITY_DUPLICATE",
         Exit::Refused,
@@ -185,12 +193,12 @@ const ROWS: &[CodeRow] = &[
     row("MIRROR", Exit::Failed, "change the image on a node whose role in the store is writer"),
     row("NOT_DIVERGED", Exit::Unknown, "list what has: blockferry conflicts"),
     row("NOT_FOUND", Exit::Unknown, "list what is there: blockferry image ls"),
+    row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NOT_KEPT",
         Exit::Unknown,
         "see what is kept: blockferry image history IMAGE; or roll back on a node that keeps it",
     ),
-    row("NOT_IN_SYNC", Exit::Partly, "see what is missing: blockferry backlog"),
     row(
         "NO_ADDRESS",
         Exit::Failed,

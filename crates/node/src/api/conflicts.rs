@@ -2,9 +2,10 @@
 
 use super::objects::Schema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How a content that diverged stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictState {
     /// It is the image's current generation here.
@@ -20,7 +21,7 @@ pub enum ConflictState {
 }
 
 /// `conflicts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConflictsReport {
     /// `v1`.
     pub schema: Schema,
@@ -31,7 +32,7 @@ pub struct ConflictsReport {
 }
 
 /// One image with the contents that diverged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConflictRow {
     /// Its store.
     pub store: String,
@@ -44,7 +45,7 @@ pub struct ConflictRow {
 }
 
 /// One content of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConflictContent {
     /// How it stands.
     pub state: ConflictState,
@@ -65,7 +66,7 @@ pub struct ConflictContent {
 }
 
 /// `resolve`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResolveReport {
     /// `v1`.
     pub schema: Schema,

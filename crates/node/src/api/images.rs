@@ -4,9 +4,10 @@
 
 use super::objects::Schema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How an image stands on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageState {
     /// The file is the current generation.
@@ -34,7 +35,7 @@ pub enum ImageState {
 }
 
 /// How an image stands on a peer, as far as its receipts tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairState {
     /// It holds the current generation, verified.
@@ -52,7 +53,7 @@ pub enum PairState {
 }
 
 /// Why something waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
     /// The calendar.
@@ -105,7 +106,7 @@ impl WaitReason {
 }
 
 /// `image ls`, `image show`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagesReport {
     /// `v1`.
     pub schema: Schema,
@@ -114,7 +115,7 @@ pub struct ImagesReport {
 }
 
 /// One image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageRow {
     /// Its store.
     pub store: String,
@@ -138,7 +139,7 @@ pub struct ImageRow {
 }
 
 /// One image on one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImagePeer {
     /// Name of the peer.
     pub peer: String,
@@ -151,7 +152,7 @@ pub struct ImagePeer {
 }
 
 /// `image history`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryReport {
     /// `v1`.
     pub schema: Schema,
@@ -163,7 +164,7 @@ pub struct HistoryReport {
 }
 
 /// One generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GenerationRow {
     /// Its number.
     pub generation: u64,
@@ -197,7 +198,7 @@ pub struct GenerationRow {
 }
 
 /// `rollback`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RollbackReport {
     /// `v1`.
     pub schema: Schema,
@@ -218,7 +219,7 @@ pub struct RollbackReport {
 }
 
 /// `publish`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PublishReport {
     /// `v1`.
     pub schema: Schema,
@@ -244,7 +245,7 @@ pub struct PublishReport {
 }
 
 /// `plan`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanReport {
     /// `v1`.
     pub schema: Schema,
@@ -285,7 +286,7 @@ pub struct PlanReport {
 }
 
 /// One peer of a `push`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushPeer {
     /// Name of the peer.
     pub peer: String,
@@ -299,7 +300,7 @@ pub struct PushPeer {
 }
 
 /// `push`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PushDone {
     /// `v1`.
     pub schema: Schema,
@@ -317,7 +318,7 @@ pub struct PushDone {
 }
 
 /// `backlog`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogReport {
     /// `v1`.
     pub schema: Schema,
@@ -326,7 +327,7 @@ pub struct BacklogReport {
 }
 
 /// One image that one peer lacks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BacklogItem {
     /// Its store.
     pub store: String,
@@ -348,7 +349,7 @@ pub struct BacklogItem {
 }
 
 /// `ready`, `wait`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReadyReport {
     /// `v1`.
     pub schema: Schema,
@@ -363,7 +364,7 @@ pub struct ReadyReport {
 }
 
 /// One peer of `ready`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerReady {
     /// Name of the peer.
     pub peer: String,
@@ -380,7 +381,7 @@ pub struct PeerReady {
 }
 
 /// `promote`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromoteReport {
     /// `v1`.
     pub schema: Schema,
@@ -407,7 +408,7 @@ pub struct PromoteReport {
 }
 
 /// What came of a hook.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HookReport {
     /// Its path.
     pub program: String,
@@ -420,7 +421,7 @@ pub struct HookReport {
 }
 
 /// A promotion.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromotedRow {
     /// Number of the generation on the node where it was done.
     pub generation: u64,
@@ -437,7 +438,7 @@ pub struct PromotedRow {
 }
 
 /// One image of `verify`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedImage {
     /// `STORE/NAME`.
     pub image: String,
@@ -457,7 +458,7 @@ pub struct VerifiedImage {
 }
 
 /// `verify`: the summary.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyDone {
     /// `v1`.
     pub schema: Schema,
@@ -476,7 +477,7 @@ pub struct VerifyDone {
 }
 
 /// `events`: the summary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventsDone {
     /// `v1`.
     pub schema: Schema,

@@ -16,6 +16,7 @@ mod codes;
 mod conflicts;
 mod images;
 mod objects;
+mod openapi;
 mod orders;
 mod request;
 

@@ -7,6 +7,7 @@
 
 use super::request::Role;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// The `"schema": "v1"` of every object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,7 +35,7 @@ impl<'de> Deserialize<'de> for Schema {
 }
 
 /// How a peer is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
     /// Connected and talking.
@@ -52,7 +53,7 @@ pub enum PeerState {
 }
 
 /// `status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusReport {
     /// `v1`.
     pub schema: Schema,
@@ -65,7 +66,7 @@ pub struct StatusReport {
 }
 
 /// The node that answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeRow {
     /// Base32 node id.
     pub id: String,
@@ -81,7 +82,7 @@ pub struct NodeRow {
 }
 
 /// One peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerRow {
     /// Base32 node id.
     pub id: String,
@@ -124,7 +125,7 @@ pub struct PeerRow {
 }
 
 /// `peer ls`, `peer show`, `peer set`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeersReport {
     /// `v1`.
     pub schema: Schema,
@@ -133,7 +134,7 @@ pub struct PeersReport {
 }
 
 /// One store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoreRow {
     /// Its name on every member.
     pub name: String,
@@ -166,7 +167,7 @@ pub struct StoreRow {
 }
 
 /// `store ls`, `store show`, `store add`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoresReport {
     /// `v1`.
     pub schema: Schema,
@@ -175,7 +176,7 @@ pub struct StoresReport {
 }
 
 /// `store rm`, `peer rm`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
     /// `v1`.
     pub schema: Schema,
@@ -184,7 +185,7 @@ pub struct Removed {
 }
 
 /// `invite`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Invitation {
     /// `v1`.
     pub schema: Schema,
@@ -199,7 +200,7 @@ pub struct Invitation {
 }
 
 /// `join`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Joined {
     /// `v1`.
     pub schema: Schema,

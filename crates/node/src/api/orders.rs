@@ -2,9 +2,10 @@
 
 use super::objects::Schema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What an order does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderKind {
     /// Nothing is offered or sent.
@@ -22,7 +23,7 @@ pub enum OrderKind {
 }
 
 /// `pause`, `resume`, `boost`, `limit`: all orders and what is in force now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrdersReport {
     /// `v1`.
     pub schema: Schema,
@@ -33,7 +34,7 @@ pub struct OrdersReport {
 }
 
 /// One order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderRow {
     /// What it does.
     pub order: OrderKind,
@@ -52,7 +53,7 @@ pub struct OrderRow {
 }
 
 /// What is in force towards a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RateRow {
     /// Its name.
     pub peer: String,

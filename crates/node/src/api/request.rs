@@ -6,9 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use utoipa::ToSchema;
 
 /// What a member may do in a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Its changes travel to the others.
@@ -19,7 +20,7 @@ pub enum Role {
 }
 
 /// Which transfers go first. This version has one lane; more come with the calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// In the order of the backlog.
@@ -41,7 +42,7 @@ pub enum Require {
 }
 
 /// What an order is about: what belongs to all that is named; nothing named: everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Affected {
     /// Only what goes to this peer.
@@ -54,6 +55,7 @@ pub struct Affected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// It ends by itself after so many seconds; absent: another order ends it.
+    #[schema(minimum = 1, maximum = 316224000)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<u64>,
 }

@@ -156,6 +156,9 @@ fn a_peer_that_says_it_holds_less_than_its_receipt_gets_it_again() {
     backlog.handle_peer_head(node(2), store(), image("a"), head(1).version);
     assert_eq!(offers(&mut backlog, now), [key(2, "a")], "it was restored from a backup");
     backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
+    backlog.handle_peer_head(node(2), store(), image("a"), version(2, &[(1, 1), (2, 1)]));
+    assert_eq!(offers(&mut backlog, now), [key(2, "a")], "and went its own way since");
+    backlog.handle_receipt(key(2, "a"), 2, head(2).version.root);
     backlog.handle_inventory(node(2), &store());
     assert!(backlog.in_sync(&key(2, "a")));
     backlog.handle_peer_down(node(2));

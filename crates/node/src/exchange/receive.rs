@@ -20,6 +20,7 @@ use tracing::warn;
 use super::Step;
 use super::dictionary::{Unpacked, unpacked};
 use super::kept;
+use super::travelled::Travelled;
 use super::waiting::Waiting;
 use crate::api::Role;
 use crate::error::Result;
@@ -121,6 +122,7 @@ pub struct RecvSide {
     wire_bytes: u64,
     found_bytes: u64,
     kept_bytes: u64,
+    travelled: Travelled,
     /// Measures the transfer; decides nothing.
     started: Instant,
     outcome: Option<RecvOutcome>,
@@ -155,6 +157,7 @@ impl RecvSide {
             wire_bytes: 0,
             found_bytes: 0,
             kept_bytes: 0,
+            travelled: Travelled::default(),
             started: Instant::now(),
             outcome: None,
         }
@@ -172,6 +175,11 @@ impl RecvSide {
     /// The generations that became current together with it.
     pub fn take_others(&mut self) -> Vec<Generation> {
         std::mem::take(&mut self.others)
+    }
+
+    /// How it came, for monitors.
+    pub fn travelled(&self) -> &Travelled {
+        &self.travelled
     }
 
     /// Whether another message may be handed in now.
@@ -233,6 +241,7 @@ impl RecvSide {
                 let planned = staging.plan(&part)?;
                 self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
                 self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
+                self.travelled.note_planned(&planned);
                 Ok(self.receiver.handle_planned(part.number, planned.wants)?)
             }
             ReceiverEvent::NeedValues(piece) => {
@@ -240,7 +249,10 @@ impl RecvSide {
                 let bytes = walk.answer(&piece)?;
                 Ok(self.receiver.handle_values(bytes)?)
             }
-            ReceiverEvent::Pack(pack) => self.fill(&pack),
+            ReceiverEvent::Pack(pack) => {
+                self.travelled.note_pack(&pack);
+                self.fill(&pack)
+            }
             ReceiverEvent::Complete => self.commit(),
             ReceiverEvent::Cancelled(abort) => {
                 let image = self.image();
@@ -414,13 +426,18 @@ impl RecvSide {
     fn commit(&mut self) -> Result<()> {
         let Some(staging) = self.staging.take() else { return Ok(()) };
         self.walk = None;
+        let ended = Instant::now();
         let sealed = staging.seal()?;
         if let Some(fork) = self.beside {
             // It becomes no current content here: the others of its set don't wait for it, nor it
             // for them.
-            return self.commit_beside(sealed, self.stats(), fork);
+            let kept = self.commit_beside(sealed, self.stats(), fork);
+            self.travelled.commit = ended.elapsed();
+            return kept;
         }
-        self.commit_or_wait(sealed)
+        self.commit_or_wait(sealed)?;
+        self.travelled.commit = ended.elapsed();
+        Ok(())
     }
 
     fn already_here(&mut self, offer: &Offer) -> Result<()> {

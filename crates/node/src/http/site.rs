@@ -1,0 +1,114 @@
+//! The site: what all handlers share, and the one way in which they ask the node.
+//!
+//! A handler makes a [`Request`] of the admin protocol and has it answered by the very function that
+//! answers the admin socket; HTTP adds who may ask and how it is written down, nothing else.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use super::access::Access;
+use super::openapi;
+use super::problem::Problem;
+use crate::admin::Client;
+use crate::api::{AdminError, Answer, Request};
+use crate::budget;
+use crate::core::Core;
+use crate::error::{Error, Result as NodeResult};
+use crate::requests;
+
+/// What a handler answers.
+pub(crate) type Reply = Result<Response, Problem>;
+
+/// What all handlers share.
+pub(crate) struct Site {
+    pub(crate) core: Arc<Core>,
+    pub(crate) access: Access,
+    /// Places for those who follow events.
+    pub(crate) followers: Arc<Semaphore>,
+    /// One scrape at a time: each looks at all there is.
+    pub(crate) scrapes: Semaphore,
+    /// The description of all routes, as it is served.
+    pub(crate) openapi: Bytes,
+}
+
+/// Who asks, for people: the user at the other end of the admin socket, or whose token it was. The
+/// connection or the gate says it, never the request.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker(pub(crate) Arc<str>);
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self("somebody over HTTP".into())
+    }
+}
+
+/// A site that handlers can have.
+pub(crate) type Shared = Arc<Site>;
+
+impl Site {
+    pub(crate) fn new(core: Arc<Core>, access: Access) -> Self {
+        Self {
+            core,
+            access,
+            followers: Arc::new(Semaphore::new(budget::HTTP_FOLLOWERS_MAX)),
+            scrapes: Semaphore::new(1),
+            openapi: openapi::document().to_string().into(),
+        }
+    }
+
+    /// Asks something that is answered from what the node knows.
+    pub(crate) async fn look(&self, request: Request) -> Reply {
+        let deadline = budget::HTTP_ANSWER_DEADLINE;
+        match tokio::time::timeout(deadline, self.act(request)).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                let what = format!("no answer after {} s: a disk doesn't", deadline.as_secs());
+                Err(Problem::new("DEADLINE", what))
+            }
+        }
+    }
+
+    /// Asks something that may take as long as it takes. Who goes away lets go of it.
+    pub(crate) async fn act(&self, request: Request) -> Reply {
+        self.act_for(&Asker::default(), request).await
+    }
+
+    /// The same where it is kept who asked.
+    pub(crate) async fn act_for(&self, asker: &Asker, request: Request) -> Reply {
+        let (done, _) = self.ask(asker, request).await?;
+        Ok(json(&done))
+    }
+
+    /// The last object of an answer, and those before it.
+    pub(crate) async fn ask(
+        &self,
+        asker: &Asker,
+        request: Request,
+    ) -> Result<(Value, Vec<Value>), Problem> {
+        let mut client = Client::gathering(asker.0.to_string());
+        let answered: NodeResult<Answer> = tokio::select! {
+            () = self.core.stopped() => Err(Error::Stopping),
+            answered = requests::handle(&self.core, request, &mut client) => answered,
+        };
+        match answered {
+            Ok(Answer::Done(done)) => Ok((done, client.into_items())),
+            Ok(Answer::Error(error)) => Err(error.into()),
+            Ok(_) => Err(AdminError::new("INTERNAL", "an answer without an end").into()),
+            Err(error) => Err((&error).into()),
+        }
+    }
+}
+
+/// An object as an answer.
+pub(crate) fn json<T: Serialize>(object: &T) -> Response {
+    let bytes = serde_json::to_vec(object).unwrap_or_default();
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
