@@ -243,7 +243,6 @@ pub(crate) fn options(keep_spare: bool) -> Options {
     Options {
         commit: Some(CommitMode::Copy),
         scan_threads: 1,
-        keep_generations: Some(2),
         keep_spare,
         ..Options::default()
     }

@@ -21,8 +21,8 @@ use crate::running::{LONG, Running, noise, start};
 
 /// Bytes of headers of UDP and IPv4.
 const HEADERS: u64 = 28;
-/// What may pass during a pause: acknowledgements, pings, probes, statements, and the last packets on their
-/// way on a busy machine.
+/// What may pass during a pause: acknowledgements, pings, probes, statements, and the last packets
+/// on their way on a busy machine.
 const CHATTER_BYTES: u64 = 40_000;
 
 /// A node that records by hand only.
