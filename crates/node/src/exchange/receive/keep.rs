@@ -89,6 +89,11 @@ impl RecvSide {
         if let Some(ours) = forked.filter(|ours| ours.lineage != offer.lineage) {
             self.restamp(ours, offer)?;
         }
+        if offer.is_deletion() {
+            // There is nothing to keep. Whoever deleted it gets ours to keep, and decides.
+            let text = "you deleted it and it was changed here; it stays until you resolve it";
+            return self.refuse(offer, Refuse::new(Refusal::Diverged, text));
+        }
         let known = conflict::all(&self.store, &offer.image)?;
         let same = |kept: &conflict::Conflict| {
             kept.generation.root == offer.root && kept.generation.lineage == offer.lineage

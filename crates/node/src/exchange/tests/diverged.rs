@@ -182,3 +182,41 @@ fn what_a_restored_node_makes_is_told_from_what_it_had_made() {
         assert!(read(&a) == read(&b) && !is_open(&a) && !is_open(&b), "after {changes}");
     }
 }
+
+#[test]
+fn a_deletion_beside_a_change_is_decided_where_it_was_deleted() {
+    for keep_change in [true, false] {
+        let (a, b) = (side(1), side(2));
+        put(&a, 0, &noise(1, 300_000));
+        record(&a);
+        copy(&a, &b);
+        a.disk.remove_file("a.img").expect("removed");
+        a.store.record_deletion(&image(), a.identity.id(), 1).expect("recorded");
+        change(&b, 0, b"b");
+        let of_b = read(&b);
+        let refused = copy(&a, &b);
+        let SendOutcome::Refused(refuse) = &refused.sent else { panic!("{:?}", refused.sent) };
+        assert_eq!(refuse.code, Refusal::Diverged);
+        assert!(!kept_as_fork(&copy(&b, &a)));
+        assert!(read(&b) == of_b && a.store.is_deleted(&image()).expect("read"));
+        assert!(is_open(&a) && kept(&a) == [of_b.clone()]);
+        let open = conflict::open(&a.store, &current(&a)).expect("read");
+        let choice = if keep_change { Choice::Kept(open[0].serial) } else { Choice::Local };
+        conflict::resolve(&a.store, &image(), &choice, a.identity.id(), 1).expect("resolved");
+        let ended = copy(&a, &b);
+        assert!(matches!(ended.sent, SendOutcome::Receipt(_)), "{:?}", ended.sent);
+        assert!(ended.wire_bytes < 2000, "{} bytes for a decision", ended.wire_bytes);
+        for side in [&a, &b] {
+            let there = side.disk.stat("a.img").expect("looked").is_some();
+            assert_eq!((there, is_open(side)), (keep_change, false));
+            assert_eq!(side.store.is_deleted(&image()).expect("read"), !keep_change);
+            assert!(!keep_change || read(side) == of_b);
+            let anywhere = side.store.kept(&image()).expect("read");
+            let root = blake3::hash(&of_b);
+            let held = |k: &blockferry_store::Kept| {
+                k.root().is_some_and(|r| r.as_bytes() == root.as_bytes())
+            };
+            assert!(keep_change || anywhere.iter().any(held), "what lost is kept");
+        }
+    }
+}
