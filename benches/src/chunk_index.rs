@@ -240,12 +240,7 @@ pub(crate) fn real_disk(dir: &Path) -> anyhow::Result<Arc<dyn Disk>> {
 
 /// Copy mode, so that figures of machines with and without reflinks can be compared.
 pub(crate) fn options(keep_spare: bool) -> Options {
-    Options {
-        commit: Some(CommitMode::Copy),
-        scan_threads: 1,
-        keep_spare,
-        ..Options::default()
-    }
+    Options { commit: Some(CommitMode::Copy), scan_threads: 1, keep_spare, ..Options::default() }
 }
 
 /// The store on `disk`, made if there is none.
