@@ -77,7 +77,7 @@ impl Options {
             (false, false) => Selection::Default,
         };
         let (size_bytes, runs) = match selection {
-            Selection::Default => (96 * MIB, 3),
+            Selection::Default => (64 * MIB, 3),
             Selection::Quick => (64 * MIB, 1),
             Selection::Smoke => (32 * MIB, 1),
         };
