@@ -173,7 +173,7 @@ fn a_renamed_image_is_not_deleted_before_its_new_name_is_recorded() {
     assert!(!has(&a, "MASS_DELETION") && !has(&a, "DELETED"));
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.local_addr().expect("an address").port()
 }

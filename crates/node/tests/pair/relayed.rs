@@ -2,14 +2,16 @@
 //! other. It sees them, doesn't call the image ready, and decides for all.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blockferry_node::api::{
     ConflictRow, ConflictState, ConflictsReport, ImageState, ImagesReport, PromoteReport, Request,
     ResolveReport, Role, WaitReason,
 };
 
-use crate::promote::{by_hand, promote, ready};
-use crate::running::{Running, edit, equal, node, noise, until};
+use crate::gone::free_port;
+use crate::promote::{promote, ready};
+use crate::running::{Running, config, edit, equal, noise, start, until};
 
 const IMAGE: &str = "vdisks/disk.img";
 
@@ -30,6 +32,13 @@ fn all_equal(images: &[PathBuf]) -> bool {
     images[1..].iter().all(|other| equal(&images[0], other, "disk.img"))
 }
 
+/// A node that records only what it is told to, and is found again after a restart.
+fn by_hand(dir: &Path, name: &str, port: u16) -> Running {
+    let mut config = config(&dir.join(name), name, port);
+    config.settle = Duration::from_secs(3600);
+    start(config)
+}
+
 /// Nodes of which each joins the one that `hub` says, with one image; then the last one, and the
 /// first one that isn't its neighbour, change it while the last one is away. It comes back.
 fn torn(
@@ -37,8 +46,10 @@ fn torn(
     names: &[&str],
     hub: impl Fn(usize) -> usize,
     author: usize,
-) -> (Vec<Running>, Vec<PathBuf>) {
-    let mut nodes: Vec<Running> = names.iter().map(|name| by_hand(dir, name)).collect();
+) -> (Vec<Running>, Vec<PathBuf>, Vec<u16>) {
+    let ports: Vec<u16> = names.iter().map(|_| free_port()).collect();
+    let begin = |at: usize| by_hand(dir, names[at], ports[at]);
+    let mut nodes: Vec<Running> = (0..names.len()).map(begin).collect();
     let mut images = vec![nodes[0].add_store()];
     for joiner in 1..names.len() {
         images.push(nodes[joiner].join(&nodes[hub(joiner)].invite(Role::Writer)));
@@ -56,10 +67,10 @@ fn torn(
     nodes[author].publish("disk.img");
     until("the others have it", || all_equal(&images[..away]));
     edit(&images[away].join("disk.img"), 1 << 19, b"changed there");
-    let last = by_hand(dir, names[away]);
+    let last = begin(away);
     last.publish("disk.img");
     nodes.push(last);
-    (nodes, images)
+    (nodes, images, ports)
 }
 
 /// Everybody sees it, and nobody says that it is ready.
@@ -71,8 +82,10 @@ fn all_see(nodes: &[Running]) {
             let torn = |reason| reason == Some(WaitReason::Diverged);
             !report.ready && report.peers.iter().any(|peer| torn(peer.reason))
         });
-        let images: ImagesReport = node.ask(&Request::ImageShow { image: IMAGE.into() });
-        assert_eq!(images.images[0].state, ImageState::Diverged);
+        until("it shows as diverged", || {
+            let images: ImagesReport = node.ask(&Request::ImageShow { image: IMAGE.into() });
+            images.images[0].state == ImageState::Diverged
+        });
         let refused: PromoteReport = promote(node, "disk.img", None);
         assert_eq!(refused.code.as_deref(), Some("DIVERGED"), "{refused:?}");
         assert!(node.events().iter().any(|event| event.code == "DIVERGED"));
@@ -90,7 +103,7 @@ fn over(nodes: &[Running], images: &[PathBuf], wanted: &[u8]) {
 #[test]
 fn a_conflict_at_the_other_end_of_a_chain_is_seen_and_ended() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (nodes, images) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
+    let (nodes, images, _) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
     all_see(&nodes);
     let row = open_row(&nodes[0]).expect("open");
     let far = &row.contents[1];
@@ -105,7 +118,7 @@ fn a_conflict_at_the_other_end_of_a_chain_is_seen_and_ended() {
 #[test]
 fn a_decision_for_a_content_that_is_elsewhere_is_carried_out_there() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (nodes, images) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
+    let (nodes, images, _) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
     all_see(&nodes);
     let wanted = read(&images[2]);
     let nobody =
@@ -125,7 +138,7 @@ fn a_decision_for_a_content_that_is_elsewhere_is_carried_out_there() {
 fn a_branch_of_a_hub_of_four_keeps_both() {
     let dir = tempfile::tempdir().expect("a directory");
     let names = ["hub", "north", "east", "west"];
-    let (mut nodes, images) = torn(dir.path(), &names, |_| 0, 2);
+    let (mut nodes, images, _) = torn(dir.path(), &names, |_| 0, 2);
     all_see(&nodes);
     let (wanted, other) = (read(&images[1]), read(&images[3]));
     // North has met nothing of it: east made what it holds, west the other one. Who is asked records
@@ -145,7 +158,7 @@ fn a_branch_of_a_hub_of_four_keeps_both() {
 #[test]
 fn a_decision_waits_for_the_member_that_is_to_carry_it_out() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (mut nodes, images) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
+    let (mut nodes, images, ports) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
     all_see(&nodes);
     let wanted = read(&images[2]);
     let b = nodes.remove(1);
@@ -153,6 +166,6 @@ fn a_decision_waits_for_the_member_that_is_to_carry_it_out() {
     until("it is away", || nodes[0].status().peers.iter().all(|peer| !peer.connected));
     assert_eq!(resolve(&nodes[0], "c").told.as_deref(), Some("b"));
     assert!(open_row(&nodes[0]).is_some(), "nobody has ended it yet");
-    nodes.insert(1, node(dir.path(), "b"));
+    nodes.insert(1, by_hand(dir.path(), "b", ports[1]));
     over(&nodes, &images, &wanted);
 }
