@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use hyper::body::Frame;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use utoipa::IntoParams;
 
+use super::access::{Access, Credential};
 use super::body::Asked;
 use super::problem::Problem;
+use super::settings::Scope;
 use super::site::{Reply, Shared};
 use crate::api::Event;
 use crate::budget;
@@ -53,6 +55,7 @@ pub(crate) struct OfEvents {
 )]
 pub(crate) async fn events(
     State(site): State<Shared>,
+    Extension(credential): Extension<Credential>,
     headers: HeaderMap,
     Asked(of): Asked<OfEvents>,
 ) -> Reply {
@@ -72,11 +75,21 @@ pub(crate) async fn events(
         follow: of.follow.unwrap_or(true),
         sender,
     };
-    tokio::spawn(teller.run());
+    tokio::spawn(teller.run(revoked(site.accesses(), credential)));
     let mut response = Response::new(Body::new(Stream { receiver, _place: place }));
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// Resolves when who has shown this may not look any more.
+async fn revoked(mut access: watch::Receiver<Arc<Access>>, credential: Credential) {
+    while access.borrow_and_update().may(&credential, Scope::Read).is_ok() {
+        if access.changed().await.is_err() {
+            // Nobody is left to change it: the stream ends with its connection.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// The last event that was seen; `None`: the client begins.
@@ -98,10 +111,11 @@ struct Teller {
 }
 
 impl Teller {
-    async fn run(mut self) {
+    async fn run(mut self, revoked: impl Future<Output = ()>) {
         let stopped = self.core.clone();
         tokio::select! {
             () = stopped.stopped() => {}
+            () = revoked => {}
             // Ends when the client is gone.
             _ended = self.tell() => {}
         }

@@ -6,9 +6,11 @@ mod adopt;
 mod disks;
 mod diverged;
 mod gone;
+mod many;
 mod members;
 mod promote;
 #[path = "../running/mod.rs"]
+#[expect(dead_code, reason = "the tests of HTTP use the rest")]
 mod running;
 mod sets;
 mod topologies;
