@@ -354,6 +354,24 @@ fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// Keys of the first reload in mid-transfer.
+const CHANGED: [&str; 8] = [
+    "admin.http",
+    "admin.tokens.page",
+    "admin.tokens.night",
+    "stores.new",
+    "stores.old",
+    "stores.s.include",
+    "stores.s.lane",
+    "peers.c",
+];
+
+/// Weight and manner of peer c, if there is one.
+fn weight(status: &StatusReport) -> Option<(u32, bool)> {
+    let of_c = status.peers.iter().find(|peer| peer.name == "c");
+    of_c.map(|peer| (peer.weight, peer.polite))
+}
+
 #[test]
 fn all_that_may_change_does_in_mid_transfer() {
     let directory = tempfile::tempdir().unwrap();
@@ -395,23 +413,11 @@ fn all_that_may_change_does_in_mid_transfer() {
     };
     a.reload(&after(&peer("weight = 5\n")));
     let told = a.told("CONFIG_RELOADED", 1);
-    for key in [
-        "admin.http",
-        "admin.tokens.page",
-        "admin.tokens.night",
-        "stores.new",
-        "stores.old",
-        "stores.s.include",
-        "stores.s.lane",
-        "peers.c",
-    ] {
+    for key in CHANGED {
         assert!(told.message.contains(key), "{key}: {}", told.message);
     }
     assert!(!told.message.contains("restart"), "{}", told.message);
     let status: StatusReport = a.ask(&Request::Status {});
-    let weight = |status: &StatusReport| {
-        status.peers.iter().find(|peer| peer.name == "c").map(|peer| (peer.weight, peer.polite))
-    };
     assert_eq!(weight(&status), Some((5, false)));
     a.told("STORE_ADDED", 1);
     a.told("STORE_REMOVED", 1);

@@ -104,7 +104,7 @@ impl Service {
     fn ask(&self, program: &Path, dir: &Path, names: &str) {
         let config = dir.join("schemathesis.toml");
         let events = "[[operations]]\ninclude-path = \"/api/v1/events\"\n\
-                      parameters = { follow = false }\n";
+                      parameters = { follow = \"false\" }\n";
         std::fs::write(&config, format!("{names}{events}")).unwrap();
         let mut asking = Command::new(program)
             .arg("--config-file")

@@ -17,7 +17,7 @@ use axum::response::Response;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Access, Credential};
 use super::body::Asked;
@@ -44,14 +44,27 @@ pub(crate) struct OfEvents {
     follow: Option<bool>,
 }
 
+/// One of the stream, as its fields are called there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is described, and written by hand")]
+pub(crate) struct Told {
+    /// Number of the event, with which a client comes back; none: nothing has happened, something is said.
+    id: Option<String>,
+    /// `message`, or `missed`: events that are not kept any more.
+    event: Option<String>,
+    /// An `Event`, as JSON; of `missed` the numbers `from` and `to`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// What happened, as Server-Sent Events
 ///
 /// The id of each is its number. `Last-Event-ID` goes on behind it; `event: missed` says that what lay
-/// between is not kept any more. The data of an `event` is an object as of `blockferry events`.
+/// between is not kept any more. The data of an event is an object as of `blockferry events`.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "node",
     params(OfEvents, ("Last-Event-ID" = Option<u64>, Header, description = "Number of the last event seen")),
-    responses((status = 200, body = Event, content_type = "text/event-stream")),
+    responses((status = 200, body = Told, content_type = "text/event-stream")),
 )]
 pub(crate) async fn events(
     State(site): State<Shared>,
