@@ -12,6 +12,7 @@ use std::time::Duration;
 use blockferry_delta::{NodeId, StoreName};
 pub use blockferry_store::HoldBase;
 pub use blockferry_wire::Lane;
+use blockferry_wire::{FEATURE_DELETIONS, FEATURE_STATEMENTS, VERSION_MAX, VERSION_MIN};
 
 use crate::api::{Require, Role};
 use crate::budget;
@@ -156,6 +157,28 @@ pub struct PromoteConfig {
     pub hook_after: Option<PathBuf>,
 }
 
+/// What a node says that it speaks. Only tests say anything else than what is built in: they are nodes
+/// of other versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Lowest protocol version.
+    pub version_min: u16,
+    /// Highest protocol version.
+    pub version_max: u16,
+    /// Feature bits.
+    pub features: u64,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            features: FEATURE_DELETIONS | FEATURE_STATEMENTS,
+        }
+    }
+}
+
 /// Everything a node is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -199,6 +222,8 @@ pub struct Config {
     pub promote: PromoteConfig,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
+    /// Which versions and features it speaks.
+    pub dialect: Dialect,
 }
 
 impl Config {
@@ -225,6 +250,7 @@ impl Config {
             compression: Setting::Auto,
             promote: PromoteConfig::default(),
             seed: u64::from(std::process::id()),
+            dialect: Dialect::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, NodeId, StoreName};
+use blockferry_delta::{ImageName, NodeId, StoreId, StoreName};
 use blockferry_store::Generation;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -22,6 +22,7 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exchange::version_of;
+use crate::http;
 use crate::ledger::Ledger;
 use crate::limit::Limit;
 use crate::measured::Measured;
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) encoded: Arc<Encoded>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) watching: Arc<Watching>,
+    /// HTTP over TCP.
+    pub(crate) http: http::Serving,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
@@ -72,6 +75,8 @@ pub(crate) struct Core {
     pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
+    /// Turns to look at a store.
+    pub(crate) looks: Semaphore,
     /// Connections that receive something.
     pub(crate) receiving: Arc<Receiving>,
     /// Room for transfers being received, in units of [`budget::RECEIVE_UNIT_BYTES`].
@@ -134,6 +139,12 @@ impl Core {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
         let found = stores.values().find(|s| s.config.name.as_str() == name);
         found.cloned().ok_or_else(|| Error::StoreUnknown { name: name.to_owned() })
+    }
+
+    /// A store by id.
+    pub(crate) fn store_by_id(&self, id: &StoreId) -> Option<Arc<OpenStore>> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.values().find(|s| s.store.identity().id == *id).cloned()
     }
 
     /// All peers.

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::Endpoint;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::api::PeerState;
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::events::{Note, now_unix_ms};
+use crate::events::now_unix_ms;
 use crate::pairing;
 use crate::peer::Peer;
+use crate::refusal;
 use crate::session;
 use crate::tls::Purpose;
 use crate::transport::{self, Link, close};
@@ -59,7 +60,15 @@ async fn welcome(core: Arc<Core>, link: Link) {
     let (standing, peer) = (core.trust.standing(&link.peer), core.peer(&link.peer));
     let knocks = standing == Standing::Member || core.trust.may_knock(&link.peer, now_unix_ms());
     let result = match (link.purpose, standing, peer) {
-        (Purpose::Session, Standing::Member, Some(peer)) => session::run(core, peer, link).await,
+        (Purpose::Session, Standing::Member, Some(peer)) => {
+            let ended = session::run(core.clone(), peer.clone(), link).await;
+            if refusal::is_refusal(&ended)
+                && let Err(error) = &ended
+            {
+                refusal::note(&core, &peer, error);
+            }
+            ended
+        }
         (Purpose::Pairing, _, _) if knocks => pairing::host(core, link).await,
         (_, Standing::Revoked, _) => {
             link.connection.close(close::NOT_A_MEMBER.into(), b"PEER_REVOKED");
@@ -107,7 +116,7 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
                     jitter.spread(wait_after(failures))
                 }
                 Err(error) => {
-                    note_refusal(&core, &peer, &error);
+                    refusal::note(&core, &peer, &error);
                     failures = failures.saturating_add(1);
                     jitter.spread(wait_after(failures))
                 }
@@ -154,6 +163,7 @@ async fn connect(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Duration> {
     match result {
         // A refusal by the peer arrives right after a handshake that seemed to go well.
         Err(error @ Error::PeerClosed { code: "PEER_UNKNOWN" | "PEER_REVOKED", .. }) => Err(error),
+        Err(error) if error.code() == "VERSION_UNSUPPORTED" => Err(error),
         _ => Ok(started.elapsed()),
     }
 }
@@ -176,30 +186,6 @@ async fn dial(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Link> {
         }
     }
     Err(last)
-}
-
-fn note_refusal(core: &Core, peer: &Peer, error: &Error) {
-    let refused = matches!(
-        error.code(),
-        "PEER_UNKNOWN"
-            | "PEER_REVOKED"
-            | "TLS_REFUSED"
-            | "TLS_BAD_SIGNATURE"
-            | "IDENTITY_REFUSED"
-            | "IDENTITY_DUPLICATE"
-    );
-    if refused && peer.active().is_none() {
-        if peer.state() != PeerState::Refused {
-            info!(peer = %peer.name(), code = error.code(), %error, "refused");
-            if error.code() == "IDENTITY_DUPLICATE" {
-                let note = Note::error(error.code(), error.to_string());
-                core.events.note(note.peer(&peer.name()));
-            }
-        }
-        peer.set_state(PeerState::Refused);
-    }
-    debug!(peer = %peer.name(), code = error.code(), %error, "not connected");
-    core.wake();
 }
 
 /// Spreads waits by up to a quarter.

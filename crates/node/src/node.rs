@@ -29,10 +29,10 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
 use crate::foresight;
-use crate::http;
 use crate::ledger::Ledger;
 use crate::limit::{self, Limit};
 use crate::members::Members;
+use crate::opening;
 use crate::overrides::Overrides;
 use crate::peer::Peer;
 use crate::rates;
@@ -52,7 +52,6 @@ pub struct Node {
     core: Arc<Core>,
     tasks: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
-    http_address: Option<SocketAddr>,
 }
 
 impl Node {
@@ -87,6 +86,7 @@ impl Node {
             encoded: Encoded::new(budget::ENCODED_BYTES),
             counts: Arc::default(),
             watching: Arc::default(),
+            http: Default::default(),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -96,6 +96,7 @@ impl Node {
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            looks: Semaphore::new(budget::STORES_LOOKING_MAX),
             receiving: Arc::default(),
             receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
             tries: Mutex::default(),
@@ -107,7 +108,7 @@ impl Node {
             config,
         });
         let (tasks, writer) = (Vec::new(), tokio::spawn(writer.run()));
-        let mut node = Self { core, tasks, writer, http_address: None };
+        let mut node = Self { core, tasks, writer };
         node.populate().await?;
         Ok(node)
     }
@@ -124,7 +125,7 @@ impl Node {
 
     /// Where HTTP is served, with the port that the system chose.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http_address
+        self.core.http.address()
     }
 
     /// Packs that were read and compressed, and packs that served one more peer after that.
@@ -196,14 +197,11 @@ impl Node {
     async fn populate(&mut self) -> Result<()> {
         let core = self.core.clone();
         let members = lock(&core.members).clone();
-        for store in core.config.stores.clone() {
-            self.open_store(store, true).await?;
-        }
-        for store in members.stores.into_values() {
-            if !core.config.stores.iter().any(|s| s.name == store.name) {
-                self.open_store(store, false).await?;
-            }
-        }
+        let of_file = |store: &StoreConfig| core.config.stores.iter().any(|s| s.name == store.name);
+        let added = members.stores.into_values().filter(|store| !of_file(store));
+        let stores = core.config.stores.iter().cloned().map(|store| (store, true));
+        let stores = stores.chain(added.map(|store| (store, false))).collect();
+        self.tasks.extend(opening::all(&core, stores).await?);
         for peer in core.config.peers.clone() {
             self.tasks.push(start_peer(&core, peer, true));
         }
@@ -225,31 +223,12 @@ impl Node {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
         }
-        if let Some(config) = &core.config.http {
-            let listener = http::bind(config).await?;
-            self.http_address = listener.address();
-            self.tasks.push(tokio::spawn(http::run(core.clone(), listener)));
-        }
+        let served = core.http.prepare(core.config.http.as_ref())?;
+        core.http.apply(&core, served, &mut Reloaded::default());
         let listen: Vec<_> = self.local_addresses().iter().map(ToString::to_string).collect();
         info!(node = %core.config.name, id = %self.id(), ?listen, "started");
         core.events.note(Note::info("STARTED", format!("{} started", core.config.name)));
         Ok(())
-    }
-
-    /// A store that is locked means a second process: the node does not start. Anything else may
-    /// pass (a disk that is mounted later), so the store is tried again.
-    async fn open_store(&mut self, store: StoreConfig, configured: bool) -> Result<()> {
-        match serve_store(&self.core, store.clone(), configured, Origin::Ours).await {
-            Err(error) if error.code() == "STORE_LOCKED" => Err(error),
-            Err(error) => {
-                let text = format!("{}: {error}", store.path.display());
-                self.core.events.note(Note::error(error.code(), text).store(&store.name));
-                let core = self.core.clone();
-                self.tasks.push(tokio::spawn(retry_store(core, store, configured)));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
     }
 }
 
@@ -269,7 +248,8 @@ pub(crate) async fn open_store_live(core: Arc<Core>, store: StoreConfig) {
     }
 }
 
-async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
+/// Tries a store again and again until it is in service.
+pub(crate) async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
     loop {
         tokio::select! {
             () = core.stopped() => return,
@@ -289,7 +269,7 @@ async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) 
 }
 
 /// Opens a store and starts its task.
-async fn serve_store(
+pub(crate) async fn serve_store(
     core: &Arc<Core>,
     store: StoreConfig,
     configured: bool,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, NodeId, StoreName};
@@ -33,10 +33,16 @@ pub(crate) struct Peer {
     /// It stands in the configuration file.
     pub(crate) configured: AtomicBool,
     config: RwLock<PeerConfig>,
+    /// The stores among it: asked for each store and each peer.
+    shared: RwLock<BTreeSet<StoreName>>,
+    /// How often what we were told of it has changed.
+    changes: AtomicU64,
     active: Mutex<Option<Active>>,
     /// What connections that are gone have carried.
     past: Mutex<Carried>,
     state: Mutex<PeerState>,
+    /// Why the two don't talk, since they did last.
+    refused: Mutex<Option<&'static str>>,
     /// The connection has ended.
     pub(crate) dial_wake: Notify,
     /// What we know of it has changed: dial now, don't wait.
@@ -59,6 +65,16 @@ pub(crate) struct Active {
     pub(crate) outbox: Arc<Outbox>,
     /// Feature bits both have.
     features: Arc<AtomicU64>,
+    spoken: Arc<OnceLock<Spoken>>,
+}
+
+/// What the hellos came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spoken {
+    /// Protocol version.
+    pub(crate) version: u16,
+    /// Program and version of the peer.
+    pub(crate) agent: String,
 }
 
 /// What connections to a peer have carried.
@@ -130,10 +146,13 @@ impl Peer {
         Self {
             id: config.id,
             configured: AtomicBool::new(configured),
+            shared: RwLock::new(config.stores.iter().cloned().collect()),
+            changes: AtomicU64::new(0),
             config: RwLock::new(config),
             active: Mutex::new(None),
             past: Mutex::default(),
             state: Mutex::new(PeerState::Down),
+            refused: Mutex::default(),
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
@@ -150,7 +169,10 @@ impl Peer {
 
     /// Changes what we were told of it; `redial`: where it is, too.
     pub(crate) fn set_config(&self, config: PeerConfig, redial: bool) {
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) =
+            config.stores.iter().cloned().collect();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        self.changes.fetch_add(1, Ordering::Release);
         if redial {
             self.redial.notify_one();
         }
@@ -163,8 +185,12 @@ impl Peer {
 
     /// Whether it shares a store.
     pub(crate) fn shares(&self, store: &StoreName) -> bool {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        config.stores.contains(store)
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).contains(store)
+    }
+
+    /// How often what we were told of it has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Its role in a store, as far as we know: tickets say who is a mirror.
@@ -180,7 +206,20 @@ impl Peer {
 
     /// Notes how it is reached.
     pub(crate) fn set_state(&self, state: PeerState) {
+        if state == PeerState::Up {
+            *lock(&self.refused) = None;
+        }
         *lock(&self.state) = state;
+    }
+
+    /// Why the two don't talk, by a stable code; `None`: nothing is known against it.
+    pub(crate) fn refused(&self) -> Option<&'static str> {
+        *lock(&self.refused)
+    }
+
+    /// Notes why the two don't talk; whether that is news.
+    pub(crate) fn note_refused(&self, code: &'static str) -> bool {
+        lock(&self.refused).replace(code) != Some(code)
     }
 
     /// The connection.
@@ -289,6 +328,17 @@ impl Active {
         self.features.store(features, Ordering::Relaxed);
     }
 
+    /// Notes what the hellos came to.
+    pub(crate) fn note_spoken(&self, spoken: Spoken) {
+        // There is one hello for each connection.
+        let _first = self.spoken.set(spoken);
+    }
+
+    /// What the hellos came to, once they were exchanged.
+    pub(crate) fn spoken(&self) -> Option<&Spoken> {
+        self.spoken.get()
+    }
+
     /// Can both sides do this?
     pub(crate) fn knows(&self, feature: u64) -> bool {
         self.features.load(Ordering::Relaxed) & feature != 0
@@ -304,7 +354,13 @@ impl Active {
 }
 
 fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
-    let active = Active { link, since: now, outbox: Arc::default(), features: Arc::default() };
+    let active = Active {
+        link,
+        since: now,
+        outbox: Arc::default(),
+        features: Arc::default(),
+        spoken: Arc::default(),
+    };
     if let Some(old) = slot.replace(active.clone()) {
         let code = crate::transport::close::DUPLICATE;
         old.link.connection.close(code.into(), b"DUPLICATE_CONNECTION");

@@ -38,10 +38,12 @@ pub(crate) fn reload(core: &Arc<Core>, new: Config, restart: Vec<String>) -> Res
     new.check()?;
     let (old, new) = (core.live(), Arc::new(new));
     check_beside(core, &old, &new)?;
+    let http = core.http.prepare(new.http.as_ref())?;
     let mut done = Reloaded { changed: Vec::new(), restart };
     done.restart.extend(fixed(&core.config, &new));
     done.changed.extend(of_node(&old, &new));
     *core.live.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+    core.http.apply(core, http, &mut done);
     core.limit.change(|rates| {
         let fresh = new.rates();
         (rates.node, rates.calendars, rates.deadlines) =
@@ -91,7 +93,6 @@ fn fixed(start: &Config, new: &Config) -> Vec<String> {
         ("node.listen", start.listen != new.listen),
         ("node.state_dir", start.state_dir != new.state_dir),
         ("admin.socket", start.admin_socket != new.admin_socket),
-        ("admin.http", start.http != new.http),
         ("limits.store_free_min", start.store_free_min != new.store_free_min),
     ];
     changed(String::new(), &keys)
@@ -189,6 +190,7 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("in_use", old.in_use != next.in_use),
         ("send", old.send.limit != next.send.limit),
         ("schedule", old.send.schedule != next.send.schedule),
+        ("lane", old.send.lane != next.send.lane),
     ];
     let keys = changed(section, &keys);
     if keys.is_empty() {
@@ -235,9 +237,12 @@ fn peers(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
             ("compression", before.compression != peer.compression),
             ("send", before.send.limit != peer.send.limit),
             ("schedule", before.send.schedule != peer.send.schedule),
+            ("weight", before.send.weight != peer.send.weight),
+            ("polite", before.send.polite != peer.send.polite),
         ];
         let mut keys = changed(format!("peers.{}.", peer.name), &keys);
-        if before.name != peer.name {
+        // What has no key of its own here is not left out: all of a peer can change.
+        if before.name != peer.name || (keys.is_empty() && before != *peer) {
             keys.push(format!("peers.{}", peer.name));
         }
         if !keys.is_empty() {

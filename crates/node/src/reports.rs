@@ -9,7 +9,7 @@ use crate::api::{
     BacklogItem, BacklogReport, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImageState,
     NodeRow, PairState, PeerRow, Role, Schema, StatusReport, StoreRow, WaitReason,
 };
-use crate::backlog::{Key, Reason};
+use crate::backlog::{Item, Key, Reason};
 use crate::core::{Core, key, lock};
 use crate::diverged;
 use crate::error::Result;
@@ -58,6 +58,7 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let active = peer.active();
     let lacks = lock(&core.backlog).items_of(peer.id);
     let verdict = core.limit.verdict(&Scope::peer(peer.id));
+    let spoken = active.as_ref().and_then(|active| active.spoken().cloned());
     PeerRow {
         id: peer.id.to_string(),
         name: config.name,
@@ -75,6 +76,9 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),
         finish: last(ahead, |key| key.peer == peer.id),
+        refused: peer.refused().map(str::to_owned),
+        protocol: spoken.as_ref().map(|spoken| spoken.version),
+        agent: spoken.map(|spoken| spoken.agent),
     }
 }
 
@@ -244,6 +248,7 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         eta: ahead.finish(&item.key).and_then(Finish::unix_ms).map(rfc3339),
         reason: wait_reason(item.reason),
         holder: None,
+        refused: refused(core, &item),
     });
     let mut items: Vec<BacklogItem> = items.collect();
     for store in core.all_stores().iter().filter(|s| s.config.role == Role::Writer) {
@@ -255,6 +260,12 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         }
     }
     BacklogReport { schema: Schema, items }
+}
+
+/// Why the peer that something waits for and we don't talk, if that is so.
+fn refused(core: &Core, item: &Item) -> Option<String> {
+    let peer = core.peer(&item.key.peer).filter(|_| item.reason == Reason::PeerDown)?;
+    peer.refused().map(str::to_owned)
 }
 
 /// Adds what waits here for whoever writes it: no generation of it exists that a peer could lack.
@@ -273,6 +284,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
                 eta: None,
                 reason: deferred.reason,
                 holder: deferred.holder.clone(),
+                refused: None,
             }),
         }
     }

@@ -108,14 +108,15 @@ async fn membership(core: &Arc<Core>, request: Request) -> Result<Answer> {
             invite(core, store, role, Duration::from_secs(ttl_seconds)).await
         }
         Request::Join { ticket, path, name } => join(core, &ticket, path, name).await,
-        Request::PeerLs {} => done(&peers(core, &core.all_peers())),
-        Request::PeerShow { peer } => done(&peers(core, &[core.find_peer(&peer)?])),
+        Request::PeerLs {} => peers(core, core.all_peers()).await,
+        Request::PeerShow { peer } => peers(core, vec![core.find_peer(&peer)?]).await,
         Request::PeerRm { peer } => {
             let removed = node::remove_peer(core, &peer).await?;
             done(&Removed { schema: Schema, removed })
         }
         Request::PeerSet { peer, key, value } => {
-            done(&peers(core, &[node::set_peer(core, &peer, &key, &value).await?]))
+            let changed = node::set_peer(core, &peer, &key, &value).await?;
+            peers(core, vec![changed]).await
         }
         _ => Err(misdirected()),
     }
@@ -263,10 +264,14 @@ async fn stores(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer>
     done(&StoresReport { schema: Schema, stores: rows.await? })
 }
 
-fn peers(core: &Core, peers: &[Arc<crate::peer::Peer>]) -> PeersReport {
-    let ahead = foresight::now(core);
-    let rows = peers.iter().map(|p| reports::peer_row(core, p, &ahead));
-    PeersReport { schema: Schema, peers: rows.collect() }
+/// Off the threads that serve: with a long backlog the forecast takes a while.
+async fn peers(core: &Arc<Core>, peers: Vec<Arc<crate::peer::Peer>>) -> Result<Answer> {
+    let to = core.clone();
+    let rows = blocking("a report", move || {
+        let ahead = foresight::now(&to);
+        Ok(peers.iter().map(|p| reports::peer_row(&to, p, &ahead)).collect())
+    });
+    done(&PeersReport { schema: Schema, peers: rows.await? })
 }
 
 async fn image_ls(core: &Arc<Core>, store: Option<String>) -> Result<Answer> {

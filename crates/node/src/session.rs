@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
 use blockferry_wire::{
-    Control, ControlEvent, FEATURE_DELETIONS, FEATURE_STATEMENTS, Head, Hello, Inventory,
-    InventoryEntry, Message,
+    Control, ControlEvent, FEATURE_DELETIONS, Head, Hello, Inventory, InventoryEntry, Message,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
@@ -19,13 +18,15 @@ use tracing::{debug, info};
 
 use crate::api::PeerState;
 use crate::budget;
+use crate::config::Dialect;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::gossip::Gossip;
 use crate::judge::Version;
-use crate::peer::{Active, Adoption, Peer};
+use crate::peer::{Active, Adoption, Peer, Spoken};
 use crate::receiving::receive;
+use crate::refusal;
 use crate::rewound;
 use crate::sending::end_connection_if_due;
 use crate::stores::OpenStore;
@@ -60,7 +61,7 @@ pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<
     if peer.drop_link(&link) {
         lock(&core.backlog).handle_peer_down(peer.id);
         core.wake();
-        if !core.is_stopping() && !peer.is_gone() {
+        if !core.is_stopping() && !peer.is_gone() && !refusal::is_refusal(&result) {
             let why = result.as_ref().err().map_or("closed".into(), ToString::to_string);
             let text = format!("{} is not connected any more: {why}", peer.name());
             core.events.note(Note::info("PEER_DOWN", text).peer(&peer.name()));
@@ -105,9 +106,10 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
+    let Dialect { version_min, version_max, features } = core.config.dialect;
     let instance = Some(core.instance);
-    let hello = Hello { features, instance, ..Hello::new(&core.config.name, agent) };
+    let known = Hello::new(&core.config.name, agent);
+    let hello = Hello { version_min, version_max, features, instance, ..known };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -178,6 +180,7 @@ impl Dialogue<'_> {
         match event {
             Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
                 self.active.note_features(features);
+                self.active.note_spoken(Spoken { version, agent: agent.clone() });
                 self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
                 self.gossip.begin(features);
@@ -304,9 +307,7 @@ impl Dialogue<'_> {
     }
 
     fn shared(&self, id: StoreId) -> Option<Arc<OpenStore>> {
-        let fits =
-            |s: &Arc<OpenStore>| s.store.identity().id == id && self.peer.shares(&s.config.name);
-        self.core.all_stores().into_iter().find(fits)
+        self.core.store_by_id(&id).filter(|s| self.peer.shares(&s.config.name))
     }
 
     /// From now on we offer.

@@ -16,7 +16,7 @@ use blockferry_store::{
     CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
     RecoveryReport, Store, StoreIdentity, Told,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 use tracing::debug;
 
 use crate::api::Role;
@@ -350,13 +350,17 @@ pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
 /// Looks after a store until the node stops or the store is removed.
 pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     let _watch = core.watching.watch(&store.config.path, store.wake.clone());
-    upkeep::after_open(&store).await;
+    {
+        let _turn = turn(&core).await;
+        upkeep::after_open(&store).await;
+    }
     let mut gone = store.gone.subscribe();
     let mut asked = retention::Asked::default();
     loop {
         let pause = match round(&core, &store).await {
             Ok(pause) => {
                 store.no_news("round");
+                let _turn = turn(&core).await;
                 retention::release(&store, &mut asked).await;
                 pause
             }
@@ -377,6 +381,11 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     }
 }
 
+/// Waits for a turn to look at a store: each takes a thread, and many stores want one at the start.
+async fn turn(core: &Core) -> Option<SemaphorePermit<'_>> {
+    tokio::time::timeout(budget::LOOK_TURN_MAX, core.looks.acquire()).await.ok()?.ok()
+}
+
 /// Resolves when the store is out of service.
 async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
     // The sender is part of the store and outlives its task.
@@ -385,6 +394,7 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 
 /// One look, and everything that is due; says how long until the next.
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
+    let turn = turn(core).await;
     let at = Instant::now();
     let (to, looking) = (core.clone(), store.clone());
     let look = move || {
@@ -392,6 +402,7 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
         Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
     };
     let (looks, images, sets) = blocking("a look", look).await?;
+    drop(turn);
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
     take_looks(core, store, &looks, images);
     store.unblock(&mut |name| sets::may_go_on(store, &sets, name));

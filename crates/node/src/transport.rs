@@ -42,6 +42,8 @@ pub mod close {
     pub const PAIRED: u32 = 5;
     /// The two share other stores now: dial again and tell each other what there is.
     pub const MEMBERSHIP: u32 = 6;
+    /// No protocol version is in common; the reason has both ranges.
+    pub const VERSION: u32 = blockferry_wire::VERSION_UNSUPPORTED as u32;
 }
 
 /// A connection whose other side has proved its key.
@@ -195,6 +197,7 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
                 Ok(close::NOT_A_MEMBER) => "PEER_REVOKED",
                 Ok(close::PAIRED) => "PAIRED",
                 Ok(close::MEMBERSHIP) => "MEMBERSHIP_CHANGED",
+                Ok(close::VERSION) => "VERSION_UNSUPPORTED",
                 _ => "PROTOCOL",
             };
             Error::PeerClosed { peer, code, reason }

@@ -127,9 +127,15 @@ impl Witness {
 /// Keeps statements up to date until the node stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut changed = core.changed.subscribe();
+    let mut said_of = None;
     loop {
-        for store in core.all_stores() {
-            refresh_roster(&core, &store);
+        // With hundreds of stores and dozens of peers rosters are not looked at for every receipt.
+        let now = Some(membership(&core));
+        if said_of != now {
+            said_of = now;
+            for store in core.all_stores() {
+                refresh_roster(&core, &store);
+            }
         }
         attest_due(&core).await;
         save(&core).await;
@@ -141,6 +147,13 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
     }
     save(&core).await;
+}
+
+/// What rosters are made of: while this is the same, so are they.
+fn membership(core: &Core) -> (Vec<StoreId>, Vec<(NodeId, u64)>) {
+    let stores = core.all_stores().iter().map(|store| store.store.identity().id).collect();
+    let peers = core.all_peers().iter().map(|peer| (peer.id, peer.changes())).collect();
+    (stores, peers)
 }
 
 async fn save(core: &Arc<Core>) {

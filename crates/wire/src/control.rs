@@ -4,10 +4,9 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Error, PeerIncompatible, PeerMisbehaved, Result, wrong_state};
+use crate::error::{PeerMisbehaved, Result, wrong_state};
 use crate::message::{
-    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement, VERSION_MAX,
-    VERSION_MIN,
+    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement,
 };
 
 /// What the control stream tells its driver.
@@ -145,7 +144,7 @@ impl Control {
     }
 
     fn hello(&mut self, theirs: Hello) -> Result<ControlEvent> {
-        let version = theirs.negotiate()?;
+        let version = self.hello.negotiate(&theirs)?;
         self.transmit.push_back(Message::HelloAck(HelloAck {
             version,
             features: self.hello.features,
@@ -161,14 +160,7 @@ impl Control {
 
     fn hello_ack(&mut self, ack: HelloAck) -> Result<ControlEvent> {
         let HelloAck { version, features, node_name, agent, instance } = ack;
-        if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
-            return Err(Error::from(PeerIncompatible::VersionUnsupported {
-                ours_min: VERSION_MIN,
-                ours_max: VERSION_MAX,
-                theirs_min: version,
-                theirs_max: version,
-            }));
-        }
+        let version = self.hello.take_choice(version)?;
         self.state = State::Ready;
         let features = self.hello.features & features;
         Ok(ControlEvent::Ready { version, features, node_name, agent, instance })

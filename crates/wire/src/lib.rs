@@ -31,7 +31,7 @@ mod wants;
 
 pub use compression::Compression;
 pub use control::{Control, ControlEvent};
-pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result};
+pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result, VERSION_UNSUPPORTED};
 pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};
 pub use message::{
     Abort, Accept, Encoding, FEATURE_DELETIONS, FEATURE_STATEMENTS, Failed, Filled, Goodbye, Head,

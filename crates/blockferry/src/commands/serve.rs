@@ -17,6 +17,7 @@ use blockferry_node::config::{
     Commit, Config, FreeMin, HoldBase, InUse, PeerConfig, SetsBy, StoreConfig,
 };
 use blockferry_node::{Identity, Node};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::future::pending;
 use std::io::Read;
@@ -27,6 +28,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Interval, interval};
 
+/// Steps of tasks between two looks for what has come in.
+const STEPS_AT_ONCE: u32 = 7;
+/// Open files that a node with all the stores and peers it may have needs, and then some.
+const FILES_MAX: u64 = 65_536;
 /// How often systemd's status line is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
@@ -36,7 +41,12 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<Exit, Failure> {
     let identity = identity(&settings.identity)?;
     let config = node_config(&settings, identity);
     config.check()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    grant_files();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // A transfer always has something to do: who asks, and what other threads answer, is looked for
+    // between its steps, not after sixty of them.
+    runtime.enable_all().event_interval(STEPS_AT_ONCE).global_queue_interval(STEPS_AT_ONCE);
+    let runtime = runtime.build();
     let runtime = runtime.map_err(|error| AdminError::new("IO", format!("runtime: {error}")))?;
     let closed = args.until_stdin_closes.then(stdin_closes);
     runtime.block_on(serve(&app.location, &settings, config, closed))
@@ -89,6 +99,18 @@ impl Signals {
             interrupt: open(SignalKind::interrupt())?,
             hangup: open(SignalKind::hangup())?,
         })
+    }
+}
+
+/// Takes as many open files as may be had: each store needs two, and a shell grants 1024.
+fn grant_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|granted| granted >= FILES_MAX) {
+        return;
+    }
+    limit.current = limit.maximum.map_or(Some(FILES_MAX), |most| Some(most.min(FILES_MAX)));
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "no more open files than were granted");
     }
 }
 

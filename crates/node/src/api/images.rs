@@ -369,6 +369,9 @@ pub struct BacklogItem {
     /// can be told.
     #[serde(default)]
     pub holder: Option<String>,
+    /// Why the peer and this node don't talk, a stable code, where that is why it is down.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// `ready`, `wait`.

@@ -66,7 +66,7 @@ pub(crate) async fn readyz(State(site): State<Shared>, headers: HeaderMap) -> Re
         Ok(reasons) => reasons.map_err(|error| Problem::from(&error))?,
         Err(_) => vec![reason("DEADLINE", None, "a file system doesn't answer".to_owned())],
     };
-    if site.access.check_who(&headers, Scope::Read).is_err() {
+    if site.access().check_who(&headers, Scope::Read).is_err() {
         for reason in &mut reasons {
             (reason.store, reason.message) = (None, None);
         }
@@ -124,7 +124,8 @@ pub(crate) fn reasons(core: &Core) -> Vec<Reason> {
 
 /// Stores that should be in service and are not.
 pub(crate) fn out_of_service(core: &Core) -> Vec<String> {
-    let configured = core.config.stores.iter().map(|store| store.name.clone());
+    let live = core.live();
+    let configured = live.stores.iter().map(|store| store.name.clone());
     let mut names: Vec<_> = configured.collect();
     names.extend(lock(&core.members).stores.keys().cloned());
     names.sort();

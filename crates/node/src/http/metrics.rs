@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::reads::Nothing;
 use super::site::{Reply, Shared};
 use crate::api::PeerState;
-use crate::backlog::Item;
+use crate::backlog::{Item, Pairs, Sum};
 use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::counts::Totals;
@@ -67,6 +67,11 @@ pub(crate) struct PeerSample {
     pub(crate) rate_limit_bits_per_second: Option<u64>,
     pub(crate) backlog_bytes: u64,
     pub(crate) backlog_images: u64,
+    /// Of the images that it shares.
+    pub(crate) images_in_sync: u64,
+    pub(crate) images_behind: u64,
+    /// Age of the oldest generation that it lacks.
+    pub(crate) lag_seconds: f64,
     pub(crate) backlog_eta_seconds: Option<f64>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
@@ -105,12 +110,13 @@ pub(crate) async fn metrics(State(site): State<Shared>, _: Asked<Nothing>) -> Re
 fn gather(core: &Core) -> Scrape {
     let names = names(core);
     let name = |id: &NodeId| names.get(id).cloned().unwrap_or_else(|| core.name_of(id));
-    let (items, (pairs, hidden)) = {
+    let (items, pairs) = {
         let backlog = lock(&core.backlog);
         (backlog.items(), backlog.pairs())
     };
+    let Pairs { shown, hidden, sums } = pairs;
     let now = now_unix_ms();
-    let pairs = pairs.into_iter().map(|pair| PairSample {
+    let pairs = shown.into_iter().map(|pair| PairSample {
         image: format!("{}/{}", pair.key.store, pair.key.image),
         peer: name(&pair.key.peer),
         in_sync: pair.in_sync,
@@ -127,7 +133,7 @@ fn gather(core: &Core) -> Scrape {
         uptime_seconds: core.started.elapsed().as_secs_f64(),
         pairs,
         hidden_pairs: hidden as u64,
-        peers: peers(core, &items, &names, (&foresight::now(core), now)),
+        peers: peers(core, (&items, &sums), &names, (&foresight::now(core), now)),
         waiting,
         stores: stores(core),
         totals: core.counts.totals(),
@@ -152,7 +158,7 @@ fn names(core: &Core) -> BTreeMap<NodeId, String> {
 
 fn peers(
     core: &Core,
-    items: &[Item],
+    (items, sums): (&[Item], &BTreeMap<NodeId, Sum>),
     names: &BTreeMap<NodeId, String>,
     (ahead, now_unix_ms): (&Forecast, i64),
 ) -> Vec<PeerSample> {
@@ -168,6 +174,7 @@ fn peers(
         // The last of what can be foreseen says when the peer has all of it.
         let eta = ahead.last(|key| key.peer == *id).and_then(Finish::unix_ms);
         let carried = peer.carried();
+        let sum = sums.get(id).copied().unwrap_or_default();
         Some(PeerSample {
             name: name.clone(),
             up: peer.state() == PeerState::Up,
@@ -179,6 +186,9 @@ fn peers(
                 .bits_per_second(),
             backlog_bytes: bytes,
             backlog_images: images,
+            images_in_sync: sum.in_sync,
+            images_behind: sum.behind,
+            lag_seconds: sum.oldest_unix_ms.map_or(0.0, |oldest| seconds(now_unix_ms - oldest)),
             backlog_eta_seconds: if images == 0 {
                 Some(0.0)
             } else {

@@ -13,6 +13,7 @@ use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
 use super::{events, health, metrics, reads, writes};
+use crate::api::Event;
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -60,7 +61,7 @@ use super::{events, health, metrics, reads, writes};
         writes::peer_set,
         events::events,
     ),
-    components(schemas(ProblemBody))
+    components(schemas(ProblemBody, Event))
 )]
 struct Document;
 

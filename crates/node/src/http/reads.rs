@@ -51,9 +51,16 @@ pub(crate) struct OfImage {
 pub(crate) struct OfPlan {
     /// For which peer; absent: the one that lacks most.
     peer: Option<String>,
-    /// As if it began then, `Mon 22:00`, by the clock of the calendar; absent: now, in its turn.
+    /// As if it began then, `Mon 22:00` or `2026-12-24 18:00`, by the clock of the calendar; absent: now,
+    /// in its turn.
+    #[param(
+        pattern = "^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01][0-9]|2[0-3]):[0-5][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9])?)$"
+    )]
     at: Option<String>,
     /// Would it be there by then? `06:00` is the next one after the beginning.
+    #[param(
+        pattern = "^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01][0-9]|2[0-3]):[0-5][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9])?)$"
+    )]
     by: Option<String>,
 }
 

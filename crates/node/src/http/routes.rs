@@ -107,7 +107,7 @@ pub(crate) fn router(site: &Shared) -> Router {
 
 /// Asks where a request is from before anything else, and says how an answer may be used.
 async fn entrance(State(site): State<Shared>, request: Request, next: Next) -> Response {
-    let mut response = match site.access.check_where(request.headers()) {
+    let mut response = match site.access().check_where(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(denied) => Problem::from(denied).into_response(),
     };
@@ -130,10 +130,14 @@ async fn gate(
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let token = match site.access.check_who(request.headers(), scope) {
-        Ok(token) => token,
+    let access = site.access();
+    let let_in = access.credential(request.headers());
+    let let_in = let_in.and_then(|credential| Ok((access.may(&credential, scope)?, credential)));
+    let (token, credential) = match let_in {
+        Ok(let_in) => let_in,
         Err(denied) => return Problem::from(denied).into_response(),
     };
+    request.extensions_mut().insert(credential);
     if scope > Scope::Read {
         info!(token, %method, path, "asked over HTTP");
     }

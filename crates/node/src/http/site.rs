@@ -10,7 +10,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::access::Access;
 use super::openapi;
@@ -28,7 +28,7 @@ pub(crate) type Reply = Result<Response, Problem>;
 /// What all handlers share.
 pub(crate) struct Site {
     pub(crate) core: Arc<Core>,
-    pub(crate) access: Access,
+    access: watch::Receiver<Arc<Access>>,
     /// Places for those who follow events.
     pub(crate) followers: Arc<Semaphore>,
     /// One scrape at a time: each looks at all there is.
@@ -52,7 +52,7 @@ impl Default for Asker {
 pub(crate) type Shared = Arc<Site>;
 
 impl Site {
-    pub(crate) fn new(core: Arc<Core>, access: Access) -> Self {
+    pub(crate) fn new(core: Arc<Core>, access: watch::Receiver<Arc<Access>>) -> Self {
         Self {
             core,
             access,
@@ -60,6 +60,16 @@ impl Site {
             scrapes: Semaphore::new(1),
             openapi: openapi::document().to_string().into(),
         }
+    }
+
+    /// Who may ask what, as the configuration says it now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        self.access.borrow().clone()
+    }
+
+    /// The same as it changes.
+    pub(crate) fn accesses(&self) -> watch::Receiver<Arc<Access>> {
+        self.access.clone()
     }
 
     /// Asks something that is answered from what the node knows.

@@ -19,7 +19,7 @@ pub(crate) struct Served {
 }
 
 /// A port that is free now.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     listener.local_addr().expect("an address")
 }

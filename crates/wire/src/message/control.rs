@@ -45,22 +45,33 @@ impl Hello {
         }
     }
 
-    /// The highest version both know.
+    /// The highest version that we and `theirs` know.
     ///
     /// # Errors
     /// `VERSION_UNSUPPORTED` with both ranges.
-    pub fn negotiate(&self) -> Result<u16> {
-        let version = self.version_max.min(VERSION_MAX);
-        if self.version_min <= self.version_max && version >= self.version_min.max(VERSION_MIN) {
+    pub fn negotiate(&self, theirs: &Hello) -> Result<u16> {
+        let version = self.version_max.min(theirs.version_max);
+        let in_order = theirs.version_min <= theirs.version_max;
+        if in_order && version >= self.version_min.max(theirs.version_min) {
             return Ok(version);
         }
-        Err(PeerIncompatible::VersionUnsupported {
-            ours_min: VERSION_MIN,
-            ours_max: VERSION_MAX,
-            theirs_min: self.version_min,
-            theirs_max: self.version_max,
+        Err(self.unsupported(theirs.version_min, theirs.version_max))
+    }
+
+    /// Takes the version that the other side chose of those that we offered.
+    ///
+    /// # Errors
+    /// `VERSION_UNSUPPORTED`: it is none of them.
+    pub(crate) fn take_choice(&self, version: u16) -> Result<u16> {
+        if (self.version_min..=self.version_max).contains(&version) {
+            return Ok(version);
         }
-        .into())
+        Err(self.unsupported(version, version))
+    }
+
+    fn unsupported(&self, theirs_min: u16, theirs_max: u16) -> Error {
+        let (ours_min, ours_max) = (self.version_min, self.version_max);
+        PeerIncompatible::VersionUnsupported { ours_min, ours_max, theirs_min, theirs_max }.into()
     }
 }
 

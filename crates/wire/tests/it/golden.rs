@@ -16,7 +16,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |i: usize| u8::from_str_radix(&text[i..i + 2], 16).expect("hexadecimal");
     (0..text.len()).step_by(2).map(digit).collect()
 }
