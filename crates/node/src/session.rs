@@ -21,7 +21,7 @@ use crate::api::PeerState;
 use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
 use crate::gossip::Gossip;
 use crate::judge::Version;
 use crate::peer::{Active, Adoption, Peer};
@@ -58,6 +58,7 @@ pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<
         link.connection.close(close::STOPPING.into(), error.code().as_bytes());
     }
     if peer.drop_link(&link) {
+        peer.known.note_down(result.as_ref().err(), Instant::now());
         lock(&core.backlog).handle_peer_down(peer.id);
         core.wake();
         if !core.is_stopping() && !peer.is_gone() {
@@ -107,7 +108,9 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
     let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
     let instance = Some(core.instance);
-    let hello = Hello { features, instance, ..Hello::new(&core.config.name, agent) };
+    let clock_unix_ms = u64::try_from(now_unix_ms()).ok();
+    let hello = Hello::new(&core.config.name, agent);
+    let hello = Hello { features, instance, clock_unix_ms, ..hello };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -176,10 +179,19 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
+            Some(ControlEvent::Ready {
+                node_name,
+                agent,
+                version,
+                features,
+                instance,
+                clock_unix_ms,
+            }) => {
                 self.active.note_features(features);
                 self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                let rtt = self.active.link.connection.rtt();
+                self.peer.known.note_hello(agent, clock_unix_ms, now_unix_ms(), rtt);
                 self.gossip.begin(features);
                 self.active.outbox.wake.notify_one();
                 self.greet().await

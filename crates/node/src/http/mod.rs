@@ -48,6 +48,7 @@ use access::Access;
 use patient::Patient;
 use site::{Asker, Site};
 
+pub(crate) use health::out_of_service;
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 
 /// A key file that these may read is refused: the world.

@@ -3,6 +3,8 @@
 //! The gate stands before each route that has a scope; what has none tells nothing that a stranger may
 //! not know. Before all of them stands the entrance: which host was meant, which page asks.
 
+use std::time::Instant;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -19,6 +21,7 @@ use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
 use super::{events, health, metrics, openapi, reads, writes};
+use crate::core::lock;
 
 /// What nothing that is served here needs: only the page will allow itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -134,6 +137,7 @@ async fn gate(
         Ok(token) => token,
         Err(denied) => return Problem::from(denied).into_response(),
     };
+    lock(&site.core.tokens_shown).insert(token.to_owned(), Instant::now());
     if scope > Scope::Read {
         info!(token, %method, path, "asked over HTTP");
     }

@@ -74,6 +74,8 @@ impl Scrape {
         to.gauges("backlog", help, Some(Unit::Bytes), rows)?;
         let rows = all.iter().map(|p| (peer(&*p.name), p.backlog_images));
         to.gauges("backlog_images", "Images that the peer lacks", None, rows)?;
+        let rows = all.iter().map(|p| (peer(&*p.name), u64::from(p.backlog_high)));
+        to.gauges("backlog_high", "1: above limits.backlog_high, until below the low", None, rows)?;
         let rows = all.iter().filter_map(|p| Some((peer(&*p.name), p.backlog_eta_seconds?)));
         let help = "Until the peer has what is on its way; absent: not known";
         to.gauges("backlog_eta", help, Some(Unit::Seconds), rows)?;
@@ -96,7 +98,12 @@ impl Scrape {
         let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.degraded)));
         to.gauges("store_degraded", "1: a write failed; nothing more is taken", None, rows)?;
         let rows = all.iter().filter_map(|s| Some((store(&*s.name), s.free_bytes?)));
-        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)
+        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), s.staging_bytes));
+        let help = "Room that was promised to transfers under way";
+        to.gauges("staging", help, Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.staging_high)));
+        to.gauges("staging_high", "1: above limits.staging_high, until below the low", None, rows)
     }
 
     fn totals(&self, to: &mut Families<'_>) -> fmt::Result {
@@ -237,6 +244,8 @@ mod tests {
             in_service: true,
             degraded: false,
             free_bytes: Some(1 << 40),
+            staging_bytes: 0,
+            staging_high: false,
         };
         Scrape {
             version: "0.0.0",
@@ -262,8 +271,8 @@ mod tests {
         let took = started.elapsed();
         let count = series(&text);
         eprintln!("{count} series, {} bytes in {took:?}", text.len());
-        // Two for a pair, nine for a peer, three for a store, the rest is fixed.
-        let most = 2 * budget::METRICS_PAIRS_MAX + 9 * PEERS + 3 * STORES + 100;
+        // Two for a pair, ten for a peer, five for a store, the rest is fixed.
+        let most = 2 * budget::METRICS_PAIRS_MAX + 10 * PEERS + 5 * STORES + 100;
         assert!(count <= most, "{count} series, at most {most}");
         assert!(count > 2 * budget::METRICS_PAIRS_MAX);
         assert!(text.len() < 2 << 20, "{} bytes", text.len());
