@@ -13,3 +13,4 @@ mod running;
 mod sets;
 mod topologies;
 mod travel;
+mod watermarks;
