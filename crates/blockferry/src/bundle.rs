@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use archive::Entry;
 use blockferry_node::api::{
     Answer, BacklogReport, ConflictsReport, Event, ImagesReport, OrdersReport, Request,
-    StatusReport,
+    StatusReport, StoreRow,
 };
 use redact::Redactor;
 use serde::Serialize;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ pub(crate) fn gather(app: &App) -> Result<(Vec<Entry>, u64), Failure> {
         entries.push(Entry::json(name, &redactor.object(&value)));
     };
     add("version.json", version());
-    add("machine.json", machine(app));
+    add("machine.json", machine(&places(app, &status)));
     add("doctor.json", examined(app)?);
     add("status.json", said(&status));
     add("images.json", said(&images));
@@ -126,8 +126,18 @@ fn version() -> Value {
     })
 }
 
+/// The stores with their directories: as the service has them, else as they are configured.
+fn places(app: &App, status: &Result<StatusReport, String>) -> Vec<(String, PathBuf)> {
+    if let Ok(status) = status {
+        let place = |store: &StoreRow| (store.name.clone(), PathBuf::from(&store.path));
+        return status.stores.iter().map(place).collect();
+    }
+    let stores = app.location.check().0.map(|settings| settings.stores).unwrap_or_default();
+    stores.into_iter().map(|store| (store.name.to_string(), store.path)).collect()
+}
+
 /// Processors, memory, limits of the kernel, and what each store's file system is.
-fn machine(app: &App) -> Value {
+fn machine(places: &[(String, PathBuf)]) -> Value {
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory: Vec<&str> = memory.lines().take(3).collect();
     let key = |key: &str| {
@@ -146,20 +156,12 @@ fn machine(app: &App) -> Value {
     .map(key)
     .collect();
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let place = |store: &crate::config::StoreSettings| {
-        json!({ "store": store.name.as_str(), "path": store.path,
-            "file_system": file_system(&mounts, &store.path) })
-    };
-    let stores = app
-        .location
-        .check()
-        .0
-        .map(|settings| settings.stores.iter().map(place).collect::<Vec<Value>>());
+    let place = |(store, path): &(String, PathBuf)| json!({ "store": store, "path": path, "file_system": file_system(&mounts, path) });
     json!({
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
         "memory": memory,
         "kernel_limits": kernel,
-        "places": stores.unwrap_or_default(),
+        "places": places.iter().map(place).collect::<Vec<Value>>(),
     })
 }
 

@@ -255,6 +255,7 @@ fn a_bundle_holds_no_secret() {
         ("README.txt", "Secrets are left out"),
         ("version.json", "\"kernel\""),
         ("machine.json", "net.core.rmem_max"),
+        ("machine.json", "\"store\": \"vdisks\""),
         ("doctor.json", "\"online\": true"),
         ("status.json", "\"name\": \"vdisks\""),
         ("images.json", "a.raw"),

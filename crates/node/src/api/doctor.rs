@@ -3,12 +3,13 @@
 //! The service answers with what it sees itself; the command line adds what it sees beside it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::answer::Severity;
 use super::objects::Schema;
 
 /// Something that somebody may want to mend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// Stable code, `SCREAMING_SNAKE`.
     pub code: String,
@@ -55,7 +56,7 @@ impl Finding {
 }
 
 /// `doctor`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DoctorReport {
     /// `v1`.
     pub schema: Schema,

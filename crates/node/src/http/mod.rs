@@ -7,6 +7,7 @@
 
 mod access;
 mod body;
+mod doctor;
 mod events;
 mod health;
 mod metrics;

@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
-use super::{events, health, metrics, reads, writes};
+use super::{doctor, events, health, metrics, reads, writes};
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -41,6 +41,7 @@ use super::{events, health, metrics, reads, writes};
         reads::conflicts,
         reads::backlog,
         reads::orders,
+        doctor::doctor,
         writes::publish,
         writes::push,
         writes::promote,

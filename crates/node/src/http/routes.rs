@@ -20,7 +20,7 @@ use tracing::info;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{events, health, metrics, openapi, reads, writes};
+use super::{doctor, events, health, metrics, openapi, reads, writes};
 use crate::core::lock;
 
 /// What nothing that is served here needs: only the page will allow itself more.
@@ -80,6 +80,7 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::POST, "/api/v1/images/{store}/{image}/resolve", Operate, post(writes::resolve)),
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
+        row(Method::GET, "/api/v1/doctor", Read, get(doctor::doctor)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
         row(Method::POST, "/api/v1/resume", Operate, post(writes::resume)),
