@@ -353,7 +353,7 @@ pub const HTTP_EVENTS_SIGN_EVERY: Duration = Duration::from_secs(15);
 /// Pairs of image and peer that the metrics show.
 pub const METRICS_PAIRS_MAX: usize = 5000;
 /// Series of the metrics for a pair, for a peer, for a store.
-pub const METRICS_SERIES_EACH: [usize; 3] = [2, 12, 3];
+pub const METRICS_SERIES_EACH: [usize; 3] = [2, 13, 5];
 /// Series of the metrics besides these: by reason, way of finding a change, code.
 pub const METRICS_SERIES_FIXED: usize = 512;
 

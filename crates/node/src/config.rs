@@ -23,6 +23,7 @@ use crate::identity::Identity;
 pub use crate::level::Setting;
 pub use crate::rates::Allowance;
 use crate::rates::Rates;
+pub use crate::watermarks::{Marks, Watermarks};
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -212,6 +213,8 @@ pub struct Config {
     pub rescan: Duration,
     /// Space kept free in each store's file system.
     pub store_free_min: FreeMin,
+    /// When a backlog or a staging is an event.
+    pub watermarks: Watermarks,
     /// Quiet time for stores that are added at run time.
     pub settle: Duration,
     /// A transfer that may not send any more is held open this long.
@@ -245,6 +248,7 @@ impl Config {
             deadlines: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
+            watermarks: Watermarks::default(),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
             compression: Setting::Auto,

@@ -34,6 +34,7 @@ use crate::ticket::Tries;
 use crate::transport::Transport;
 use crate::trust::Trust;
 use crate::watching::Watching;
+use crate::watermarks::Above;
 use crate::windows::Receiving;
 use crate::witness::{Which, Witness};
 use crate::workers::Workers;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) backlog: Mutex<Backlog>,
     /// How fast links are and how much things take.
     pub(crate) measured: Mutex<Measured>,
+    /// Which watermarks are crossed.
+    pub(crate) above: Mutex<Above>,
     /// Which windows will be missed.
     pub(crate) misses: Mutex<Misses>,
     /// Bytes sent in the last transfer of each image to each peer.
@@ -82,6 +85,8 @@ pub(crate) struct Core {
     /// Room for transfers being received, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,
+    /// When each token of HTTP was shown last.
+    pub(crate) tokens_shown: Mutex<BTreeMap<String, Instant>>,
     /// Counts receipts, heads and states, so that those who wait look again.
     pub(crate) changed: watch::Sender<u64>,
     /// True: everything ends.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
 use tracing::debug;
@@ -117,6 +117,9 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
                 }
                 Err(error) => {
                     refusal::note(&core, &peer, &error);
+                    if peer.active().is_none() {
+                        peer.known.note_down(Some(&error), Instant::now());
+                    }
                     failures = failures.saturating_add(1);
                     jitter.spread(wait_after(failures))
                 }
@@ -158,7 +161,7 @@ async fn connect(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Duration> {
             return Err(error);
         }
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let result = session::run(core.clone(), peer.clone(), link).await;
     match result {
         // A refusal by the peer arrives right after a handshake that seemed to go well.

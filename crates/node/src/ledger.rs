@@ -18,7 +18,7 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::api::{Event, Severity};
+use crate::api::{Event, Severity, remedy_for};
 use crate::budget::{EVENTS_KEPT, LEDGER_CACHE_BYTES, TICKETS_KEPT};
 use crate::error::{Error, Result};
 use crate::overrides::{Order, Override, Scope};
@@ -409,7 +409,10 @@ fn event_record(happening: &Happening) -> EventRecord {
 }
 
 fn event_of(number: u64, record: EventRecord) -> Event {
+    // Not kept but looked up: a later version may know better.
+    let remedy = (record.severity > 0).then(|| remedy_for(&record.code).to_owned());
     Event {
+        remedy,
         number,
         time: rfc3339(record.unix_ms),
         code: record.code,
@@ -496,6 +499,17 @@ mod tests {
         assert_eq!(kept.last().map(|e| e.number), Some(12_000));
         assert_eq!(kept[0].time, "1970-01-01T00:00:02.000Z");
         assert_eq!(ledger.events(11_999).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn an_event_that_is_not_as_it_should_be_says_what_to_do() {
+        let (_dir, ledger) = ledger();
+        let missed =
+            Happening { code: "WINDOW_MISSED", severity: Severity::Warning, ..happening(2) };
+        ledger.append(&[happening(1), missed]).expect("appended");
+        let events = ledger.events(0).expect("read");
+        assert_eq!(events[0].remedy, None);
+        assert_eq!(events[1].remedy.as_deref(), Some(remedy_for("WINDOW_MISSED")));
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl Node {
             backlog: Mutex::new(Backlog::default()),
             measured: Mutex::default(),
             misses: Mutex::default(),
+            above: Mutex::default(),
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
@@ -100,6 +101,7 @@ impl Node {
             receiving: Arc::default(),
             receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
             tries: Mutex::default(),
+            tokens_shown: Mutex::default(),
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             started: Instant::now(),
@@ -219,6 +221,7 @@ impl Node {
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
         self.tasks.push(tokio::spawn(witness::run(core.clone())));
+        self.tasks.push(tokio::spawn(crate::watermarks::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));

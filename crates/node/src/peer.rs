@@ -16,6 +16,7 @@ use crate::api::{PeerState, Role};
 use crate::budget;
 use crate::config::PeerConfig;
 use crate::core::lock;
+use crate::known::Known;
 use crate::level::Chooser;
 use crate::transport::Link;
 use crate::twins::Twins;
@@ -53,6 +54,8 @@ pub(crate) struct Peer {
     pub(crate) receives: Arc<Semaphore>,
     /// Whether two places show its key.
     pub(crate) twins: Mutex<Twins>,
+    /// What it said of itself, and why it isn't connected.
+    pub(crate) known: Known,
     /// It is no peer any more: its tasks end.
     gone: tokio::sync::watch::Sender<bool>,
 }
@@ -158,6 +161,7 @@ impl Peer {
             chooser: Mutex::new(Chooser::new(workers)),
             receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS_PER_PEER)),
             twins: Mutex::default(),
+            known: Known::new(Instant::now()),
             gone: tokio::sync::watch::Sender::new(false),
         }
     }

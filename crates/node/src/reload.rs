@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use blockferry_delta::NodeId;
 
-use crate::config::{Config, InUse, PeerConfig, StoreConfig, check_store};
+use crate::config::{Config, FreeMin, InUse, PeerConfig, StoreConfig, Watermarks, check_store};
 use crate::core::{Core, lock};
 use crate::dialing;
 use crate::error::Result;
@@ -107,6 +107,8 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
         ("limits.send", old.send_limit_bits_per_second != new.send_limit_bits_per_second),
         ("limits.schedule", old.send_schedule != new.send_schedule),
         ("limits.compression", old.compression != new.compression),
+        ("limits.backlog_high", old.watermarks.backlog != new.watermarks.backlog),
+        ("limits.staging_high", staging(&old.watermarks) != staging(&new.watermarks)),
         ("promote.require", old.promote.require != new.promote.require),
         ("promote.hook_after", old.promote.hook_after != new.promote.hook_after),
     ];
@@ -120,6 +122,11 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
     };
     keys.extend(names.iter().filter(differs).map(|name| format!("schedules.{name}")));
     keys
+}
+
+/// A low mark changes with its high one.
+fn staging(marks: &Watermarks) -> (FreeMin, FreeMin) {
+    (marks.staging_high, marks.staging_low)
 }
 
 fn changed(section: String, keys: &[(&str, bool)]) -> Vec<String> {

@@ -17,6 +17,7 @@ use crate::api::{
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
 use crate::diverged;
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
 use crate::foresight;
@@ -82,6 +83,7 @@ pub(crate) async fn handle(
         | Request::LimitClear { .. }
         | Request::Orders {}) => order(core, request).await,
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
+        Request::Doctor {} => doctor::examine(core).await,
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await

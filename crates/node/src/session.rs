@@ -21,7 +21,7 @@ use crate::budget;
 use crate::config::Dialect;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
 use crate::gossip::Gossip;
 use crate::judge::Version;
 use crate::peer::{Active, Adoption, Peer, Spoken};
@@ -59,6 +59,7 @@ pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<
         link.connection.close(close::STOPPING.into(), error.code().as_bytes());
     }
     if peer.drop_link(&link) {
+        peer.known.note_down(result.as_ref().err(), Instant::now());
         lock(&core.backlog).handle_peer_down(peer.id);
         core.wake();
         if !core.is_stopping() && !peer.is_gone() && !refusal::is_refusal(&result) {
@@ -109,7 +110,9 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let Dialect { version_min, version_max, features } = core.config.dialect;
     let instance = Some(core.instance);
     let known = Hello::new(&core.config.name, agent);
-    let hello = Hello { version_min, version_max, features, instance, ..known };
+    let clock_unix_ms = u64::try_from(now_unix_ms()).ok();
+    let hello =
+        Hello { version_min, version_max, features, instance, clock_unix_ms, ..known };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -178,11 +181,20 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
+            Some(ControlEvent::Ready {
+                node_name,
+                agent,
+                version,
+                features,
+                instance,
+                clock_unix_ms,
+            }) => {
                 self.active.note_features(features);
                 self.active.note_spoken(Spoken { version, agent: agent.clone() });
                 self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                let rtt = self.active.link.connection.rtt();
+                self.peer.known.note_hello(agent, clock_unix_ms, now_unix_ms(), rtt);
                 self.gossip.begin(features);
                 self.active.outbox.wake.notify_one();
                 self.greet().await

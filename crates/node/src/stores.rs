@@ -290,6 +290,14 @@ impl OpenStore {
         lock(&self.settle).pending(image.as_str()) == Some(None)
     }
 
+    /// Images that changed and are no generation yet: since how long, and why not.
+    pub(crate) fn waiting_to_settle(
+        &self,
+        now: Instant,
+    ) -> Vec<(String, Duration, Option<String>)> {
+        lock(&self.settle).waiting(now)
+    }
+
     /// Why a changed image could not be recorded the last time.
     pub(crate) fn last_code(&self, image: &ImageName) -> Option<String> {
         lock(&self.settle).pending(image.as_str()).flatten().map(str::to_owned)

@@ -24,6 +24,8 @@ pub enum ControlEvent {
         agent: String,
         /// The number that this start of the peer has, if it said one.
         instance: Option<u64>,
+        /// The peer's clock as it said this, in milliseconds since 1970, if it did.
+        clock_unix_ms: Option<u64>,
     },
     /// Current generations of a store at the peer.
     Inventory(Inventory),
@@ -151,19 +153,20 @@ impl Control {
             node_name: self.hello.node_name.clone(),
             agent: self.hello.agent.clone(),
             instance: self.hello.instance,
+            clock_unix_ms: self.hello.clock_unix_ms,
         }));
         self.state = State::Ready;
         let features = self.hello.features & theirs.features;
-        let Hello { node_name, agent, instance, .. } = theirs;
-        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
+        let Hello { node_name, agent, instance, clock_unix_ms, .. } = theirs;
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance, clock_unix_ms })
     }
 
     fn hello_ack(&mut self, ack: HelloAck) -> Result<ControlEvent> {
-        let HelloAck { version, features, node_name, agent, instance } = ack;
+        let HelloAck { version, features, node_name, agent, instance, clock_unix_ms } = ack;
         let version = self.hello.take_choice(version)?;
         self.state = State::Ready;
         let features = self.hello.features & features;
-        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance, clock_unix_ms })
     }
 
     /// Answers a ping. A peer that pings faster than its pongs are taken is flooding.

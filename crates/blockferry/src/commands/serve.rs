@@ -216,6 +216,7 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.promote.clone_from(&settings.promote);
     config.rescan = settings.rescan;
     config.settle = settings.settle;
+    config.watermarks = settings.watermarks;
     config.store_free_min = match settings.store_free_min {
         Reserve::Bytes(bytes) => FreeMin::Bytes(bytes),
         Reserve::Percent(percent) => FreeMin::Percent(percent),

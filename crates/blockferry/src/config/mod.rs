@@ -17,6 +17,7 @@ mod promote;
 mod schedules;
 mod settings;
 mod values;
+mod watermarks;
 
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::{closest, schema};

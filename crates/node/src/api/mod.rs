@@ -14,8 +14,10 @@ mod client;
 mod codec;
 mod codes;
 mod conflicts;
+mod doctor;
 mod images;
 mod netcheck;
+mod notices;
 mod objects;
 mod openapi;
 mod orders;
@@ -26,6 +28,7 @@ pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
+pub use doctor::{DoctorReport, Finding};
 pub use images::{
     BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
     ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,

@@ -206,6 +206,8 @@ pub enum Request {
         /// How often it is asked, at most 10,000 times.
         count: u32,
     },
+    /// What is wrong here, as far as the service sees. Done: `DoctorReport`.
+    Doctor {},
     /// Is a generation verified there? Done: `ReadyReport`, whatever the answer is.
     Ready {
         /// Image or generation.

@@ -72,6 +72,8 @@ pub(crate) struct PeerSample {
     pub(crate) images_behind: u64,
     /// Age of the oldest generation that it lacks.
     pub(crate) lag_seconds: f64,
+    /// It is above its watermark.
+    pub(crate) backlog_high: bool,
     pub(crate) backlog_eta_seconds: Option<f64>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
@@ -85,6 +87,10 @@ pub(crate) struct StoreSample {
     pub(crate) in_service: bool,
     pub(crate) degraded: bool,
     pub(crate) free_bytes: Option<u64>,
+    /// Room promised to transfers under way.
+    pub(crate) staging_bytes: u64,
+    /// It is above its watermark.
+    pub(crate) staging_high: bool,
 }
 
 /// Metrics in OpenMetrics text
@@ -168,6 +174,7 @@ fn peers(
         *bytes = bytes.saturating_add(item.bytes);
         *images += 1;
     }
+    let high = lock(&core.above).backlogs.above().clone();
     let sample = |(id, name): (&NodeId, &String)| {
         let peer = core.peer(id)?;
         let (bytes, images) = lacking.get(id).copied().unwrap_or_default();
@@ -189,6 +196,7 @@ fn peers(
             images_in_sync: sum.in_sync,
             images_behind: sum.behind,
             lag_seconds: sum.oldest_unix_ms.map_or(0.0, |oldest| seconds(now_unix_ms - oldest)),
+            backlog_high: high.contains(&peer.name()),
             backlog_eta_seconds: if images == 0 {
                 Some(0.0)
             } else {
@@ -203,17 +211,22 @@ fn peers(
 }
 
 fn stores(core: &Core) -> Vec<StoreSample> {
+    let high = lock(&core.above).stagings.above().clone();
     let serving = core.all_stores().into_iter().map(|store| StoreSample {
         name: store.config.name.to_string(),
         in_service: true,
         degraded: store.store.is_degraded(),
         free_bytes: health::room(&store.config.path).map(|room| room.free_bytes),
+        staging_bytes: store.store.staging_bytes(),
+        staging_high: high.contains(store.config.name.as_str()),
     });
     let missing = health::out_of_service(core).into_iter().map(|name| StoreSample {
         name,
         in_service: false,
         degraded: false,
         free_bytes: None,
+        staging_bytes: 0,
+        staging_high: false,
     });
     serving.chain(missing).collect()
 }

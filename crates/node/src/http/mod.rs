@@ -7,6 +7,7 @@
 
 mod access;
 mod body;
+mod doctor;
 mod events;
 mod health;
 mod metrics;
@@ -49,6 +50,7 @@ use patient::Patient;
 use site::{Asker, Site};
 
 pub(crate) use service::Serving;
+pub(crate) use health::out_of_service;
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 
 /// A key file that these may read is refused: the world.

@@ -12,8 +12,8 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
-use super::{events, health, metrics, reads, writes};
 use crate::api::Event;
+use super::{doctor, events, health, metrics, reads, writes};
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -42,6 +42,7 @@ use crate::api::Event;
         reads::conflicts,
         reads::backlog,
         reads::orders,
+        doctor::doctor,
         writes::publish,
         writes::push,
         writes::promote,

@@ -3,6 +3,8 @@
 //! The gate stands before each route that has a scope; what has none tells nothing that a stranger may
 //! not know. Before all of them stands the entrance: which host was meant, which page asks.
 
+use std::time::Instant;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -18,7 +20,8 @@ use tracing::info;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{events, health, metrics, openapi, reads, writes};
+use super::{doctor, events, health, metrics, openapi, reads, writes};
+use crate::core::lock;
 
 /// What nothing that is served here needs: only the page will allow itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -77,6 +80,7 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::POST, "/api/v1/images/{store}/{image}/resolve", Operate, post(writes::resolve)),
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
+        row(Method::GET, "/api/v1/doctor", Read, get(doctor::doctor)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
         row(Method::POST, "/api/v1/resume", Operate, post(writes::resume)),
@@ -138,6 +142,7 @@ async fn gate(
         Err(denied) => return Problem::from(denied).into_response(),
     };
     request.extensions_mut().insert(credential);
+    lock(&site.core.tokens_shown).insert(token.to_owned(), Instant::now());
     if scope > Scope::Read {
         info!(token, %method, path, "asked over HTTP");
     }

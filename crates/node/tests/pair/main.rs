@@ -16,3 +16,4 @@ mod running;
 mod sets;
 mod topologies;
 mod travel;
+mod watermarks;

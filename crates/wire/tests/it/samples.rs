@@ -163,7 +163,11 @@ pub(crate) fn dictionary_pack() -> Pack {
 
 /// Every message at least once, with the name of its golden line.
 pub(crate) fn messages() -> Vec<(String, Message)> {
-    let hello = Hello { instance: Some(7), ..Hello::new("hub-01", "blockferry/0.1.0") };
+    let hello = Hello {
+        instance: Some(7),
+        clock_unix_ms: Some(1_767_225_600_000),
+        ..Hello::new("hub-01", "blockferry/0.1.0")
+    };
     let named: Vec<(&str, Message)> = vec![
         ("", hello.into()),
         (
@@ -174,6 +178,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
                 node_name: "b".into(),
                 agent: "x/1".into(),
                 instance: None,
+                clock_unix_ms: None,
             }
             .into(),
         ),

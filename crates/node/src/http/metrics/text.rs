@@ -83,6 +83,8 @@ impl Scrape {
         let rows = all.iter().map(|p| (peer(&*p.name), p.lag_seconds));
         let help = "Age of the oldest generation that the peer lacks; 0 when in sync";
         to.gauges("peer_lag", help, Some(Unit::Seconds), rows)?;
+        let rows = all.iter().map(|p| (peer(&*p.name), u64::from(p.backlog_high)));
+        to.gauges("backlog_high", "1: above limits.backlog_high, until below the low", None, rows)?;
         let rows = all.iter().filter_map(|p| Some((peer(&*p.name), p.backlog_eta_seconds?)));
         let help = "Until the peer has what is on its way; absent: not known";
         to.gauges("backlog_eta", help, Some(Unit::Seconds), rows)?;
@@ -105,7 +107,12 @@ impl Scrape {
         let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.degraded)));
         to.gauges("store_degraded", "1: a write failed; nothing more is taken", None, rows)?;
         let rows = all.iter().filter_map(|s| Some((store(&*s.name), s.free_bytes?)));
-        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)
+        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), s.staging_bytes));
+        let help = "Room that was promised to transfers under way";
+        to.gauges("staging", help, Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.staging_high)));
+        to.gauges("staging_high", "1: above limits.staging_high, until below the low", None, rows)
     }
 
     fn totals(&self, to: &mut Families<'_>) -> fmt::Result {
@@ -248,6 +255,8 @@ mod tests {
             in_service: true,
             degraded: false,
             free_bytes: Some(1 << 40),
+            staging_bytes: 0,
+            staging_high: false,
         };
         Scrape {
             version: "0.0.0",
