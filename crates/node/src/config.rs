@@ -3,6 +3,8 @@
 //! [`Config::check`] checks what concerns several of them (twins, limits, nested directories), so
 //! that a bad configuration is refused before anything is opened.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use crate::identity::Identity;
 pub use crate::level::Setting;
 pub use crate::rates::Allowance;
 use crate::rates::Rates;
+pub use file::ConfigFile;
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -197,6 +200,10 @@ pub struct Config {
     pub compression: Setting,
     /// What a promotion needs, and what follows it.
     pub promote: PromoteConfig,
+    /// The file that all this is from; `None`: it is changed by nobody while the node runs.
+    pub file: Option<Arc<dyn ConfigFile>>,
+    /// Which state of the file it is: the same for the same bytes.
+    pub file_tag: Option<String>,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
 }
@@ -224,6 +231,8 @@ impl Config {
             hold: budget::HOLD_MAX,
             compression: Setting::Auto,
             promote: PromoteConfig::default(),
+            file: None,
+            file_tag: None,
             seed: u64::from(std::process::id()),
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     /// As it was read last: what may change while it runs is asked here.
     pub(crate) live: RwLock<Arc<Config>>,
+    /// One at a time reads or changes the configuration file.
+    pub(crate) rereading: Mutex<()>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,

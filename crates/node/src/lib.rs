@@ -66,6 +66,7 @@ mod retention;
 mod rewound;
 mod rollback;
 pub mod roster;
+mod schedules;
 mod sending;
 mod session;
 mod sets;

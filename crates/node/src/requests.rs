@@ -32,6 +32,7 @@ use crate::promote;
 use crate::readiness;
 use crate::reports;
 use crate::rollback;
+use crate::schedules;
 use crate::stores::{OpenStore, Origin};
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
@@ -83,6 +84,8 @@ pub(crate) async fn handle(
         | Request::Orders {}) => order(core, request).await,
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Backlog { peer } => backlog(core, peer).await,
+        Request::Schedules { name } => schedules::report(core, name.as_deref()).await,
+        Request::ScheduleSet { name, tag, edit } => schedules::set(core, name, tag, edit).await,
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
         }

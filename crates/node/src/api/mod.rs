@@ -14,18 +14,21 @@ mod client;
 mod codec;
 mod codes;
 mod conflicts;
+mod csv;
 mod images;
 mod netcheck;
 mod objects;
 mod openapi;
 mod orders;
 mod request;
+mod schedules;
 
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
+pub use csv::history_csv;
 pub use images::{
     BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
     ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
@@ -39,3 +42,6 @@ pub use objects::{
 };
 pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
 pub use request::{Affected, Lane, Request, Require, Role};
+pub use schedules::{
+    RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState, SchedulesReport,
+};

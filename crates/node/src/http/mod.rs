@@ -15,6 +15,7 @@ mod patient;
 mod problem;
 mod reads;
 mod routes;
+mod schedules;
 mod settings;
 mod site;
 mod writes;

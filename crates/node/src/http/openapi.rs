@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
-use super::{events, health, metrics, reads, writes};
+use super::{events, health, metrics, reads, schedules, writes};
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -41,6 +41,9 @@ use super::{events, health, metrics, reads, writes};
         reads::conflicts,
         reads::backlog,
         reads::orders,
+        schedules::all,
+        schedules::one,
+        schedules::set,
         writes::publish,
         writes::push,
         writes::promote,

@@ -18,7 +18,7 @@ use tracing::info;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{events, health, metrics, openapi, reads, writes};
+use super::{events, health, metrics, openapi, reads, schedules, writes};
 
 /// What nothing that is served here needs: only the page will allow itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -78,6 +78,9 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
+        row(Method::GET, "/api/v1/schedules", Read, get(schedules::all)),
+        row(Method::GET, "/api/v1/schedules/{schedule}", Read, get(schedules::one)),
+        row(Method::PUT, "/api/v1/schedules/{schedule}", Admin, put(schedules::set)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
         row(Method::POST, "/api/v1/resume", Operate, post(writes::resume)),
         row(Method::POST, "/api/v1/boost", Operate, post(writes::boost)),

@@ -10,5 +10,6 @@ mod routes;
 #[path = "../running/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod running;
+mod schedules;
 mod served;
 mod tls;
