@@ -10,6 +10,7 @@ use blockferry_node::{Error, Result};
 use serde_json::json;
 
 use crate::client::{Ask, Reply};
+use crate::running::until;
 use crate::served::{Served, plain, served_by};
 
 /// A file that holds a configuration as it is.
@@ -90,9 +91,10 @@ fn a_change_names_what_it_is_based_on() {
     assert_eq!(put(&served, "night", Some("\"one\""), "unlimited").status, 412);
     let changed = put(&served, "night", Some("*"), "unlimited");
     assert_eq!(changed.header("etag"), Some("\"one++\""));
-    let events = served.ask(Ask::get("/api/v1/events?follow=false"));
-    assert!(events.body.contains("CONFIG_RELOADED"), "{}", events.body);
-    assert!(events.body.contains("schedules.night"), "{}", events.body);
+    until("it is told", || {
+        let events = served.ask(Ask::get("/api/v1/events?follow=false")).body;
+        events.contains("CONFIG_RELOADED") && events.contains("schedules.night")
+    });
     // Nothing but the scope may change it.
     let ask = Ask::new("PUT", "/api/v1/schedules/night").say(&json!({ "default": "pause" }));
     let ask = ask.header("If-Match", "*");
