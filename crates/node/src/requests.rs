@@ -33,6 +33,7 @@ use crate::readiness;
 use crate::reports;
 use crate::rollback;
 use crate::stores::{OpenStore, Origin};
+use crate::trends;
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
 pub(crate) struct Spec {
@@ -83,6 +84,7 @@ pub(crate) async fn handle(
         | Request::Orders {}) => order(core, request).await,
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Backlog { peer } => backlog(core, peer).await,
+        Request::Trends { peer } => done(&trends::report(core, peer.as_deref())?),
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
         }

@@ -20,6 +20,7 @@ mod objects;
 mod openapi;
 mod orders;
 mod request;
+mod trends;
 
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
@@ -27,8 +28,8 @@ pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, pa
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
 pub use images::{
-    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
-    ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
+    BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
+    ImagePeer, ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
     PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
     VerifyDone, WaitReason,
 };
@@ -39,3 +40,4 @@ pub use objects::{
 };
 pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
 pub use request::{Affected, Lane, Request, Require, Role};
+pub use trends::{BacklogPoint, RatePoint, TrendsReport};

@@ -40,6 +40,7 @@ use super::{events, health, metrics, reads, writes};
         reads::ready,
         reads::conflicts,
         reads::backlog,
+        reads::trends,
         reads::orders,
         writes::publish,
         writes::push,
