@@ -196,6 +196,8 @@ pub struct Config {
     pub settle: Duration,
     /// A transfer that may not send any more is held open this long.
     pub hold: Duration,
+    /// How often rates and backlog are noted for the page.
+    pub trend_every: Duration,
     /// How hard what travels is compressed, unless a peer has a setting of its own.
     pub compression: Setting,
     /// What a promotion needs, and what follows it.
@@ -229,6 +231,7 @@ impl Config {
             store_free_min: FreeMin::Percent(0),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
+            trend_every: budget::TRENDS_EVERY,
             compression: Setting::Auto,
             promote: PromoteConfig::default(),
             file: None,

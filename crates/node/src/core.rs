@@ -31,6 +31,7 @@ use crate::peer::Peer;
 use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
+use crate::trends::Trends;
 use crate::trust::Trust;
 use crate::watching::Watching;
 use crate::windows::Receiving;
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) backlog: Mutex<Backlog>,
     /// How fast links are and how much things take.
     pub(crate) measured: Mutex<Measured>,
+    /// The last day and week.
+    pub(crate) trends: Mutex<Trends>,
     /// Which windows will be missed.
     pub(crate) misses: Mutex<Misses>,
     /// Bytes sent in the last transfer of each image to each peer.

@@ -78,6 +78,7 @@ mod stream;
 pub mod ticket;
 pub mod tls;
 pub mod transport;
+pub mod trends;
 pub mod trust;
 pub mod turns;
 pub mod twins;

@@ -40,6 +40,7 @@ use crate::reload::{self, Reloaded};
 use crate::sending;
 use crate::stores::{self, OpenStore, Origin};
 use crate::transport::{Transport, close};
+use crate::trends;
 use crate::trust::Trust;
 use crate::witness::{self, Witness};
 use crate::workers::Workers;
@@ -92,6 +93,7 @@ impl Node {
             peers: RwLock::new(BTreeMap::new()),
             backlog: Mutex::new(Backlog::default()),
             measured: Mutex::default(),
+            trends: Mutex::default(),
             misses: Mutex::default(),
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
@@ -220,6 +222,7 @@ impl Node {
         self.tasks.push(tokio::spawn(limit::run(core.clone())));
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
+        self.tasks.push(tokio::spawn(trends::run(core.clone())));
         self.tasks.push(tokio::spawn(witness::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;

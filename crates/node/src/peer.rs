@@ -5,7 +5,7 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::api::{PeerState, Role};
 use crate::budget;
 use crate::config::PeerConfig;
 use crate::core::lock;
+use crate::events::now_unix_ms;
 use crate::level::Chooser;
 use crate::transport::Link;
 use crate::twins::Twins;
@@ -37,6 +38,8 @@ pub(crate) struct Peer {
     /// What connections that are gone have carried.
     past: Mutex<Carried>,
     state: Mutex<PeerState>,
+    /// When it was connected or lost last, in milliseconds since 1970.
+    since_unix_ms: AtomicI64,
     /// The connection has ended.
     pub(crate) dial_wake: Notify,
     /// What we know of it has changed: dial now, don't wait.
@@ -60,6 +63,9 @@ pub(crate) struct Active {
     /// Feature bits both have.
     features: Arc<AtomicU64>,
 }
+
+/// It has been neither connected nor lost.
+const UNKNOWN: i64 = i64::MIN;
 
 /// What connections to a peer have carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +140,7 @@ impl Peer {
             active: Mutex::new(None),
             past: Mutex::default(),
             state: Mutex::new(PeerState::Down),
+            since_unix_ms: AtomicI64::new(UNKNOWN),
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
@@ -180,7 +187,16 @@ impl Peer {
 
     /// Notes how it is reached.
     pub(crate) fn set_state(&self, state: PeerState) {
-        *lock(&self.state) = state;
+        let before = std::mem::replace(&mut *lock(&self.state), state);
+        if (before == PeerState::Up) != (state == PeerState::Up) {
+            self.since_unix_ms.store(now_unix_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// Since when it is connected, or isn't any more, in milliseconds since 1970; `None`: it has not
+    /// been since the start.
+    pub(crate) fn since_unix_ms(&self) -> Option<i64> {
+        Some(self.since_unix_ms.load(Ordering::Relaxed)).filter(|at| *at != UNKNOWN)
     }
 
     /// The connection.

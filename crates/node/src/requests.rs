@@ -34,6 +34,7 @@ use crate::reports;
 use crate::rollback;
 use crate::schedules;
 use crate::stores::{OpenStore, Origin};
+use crate::trends;
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
 pub(crate) struct Spec {
@@ -86,6 +87,7 @@ pub(crate) async fn handle(
         Request::Backlog { peer } => backlog(core, peer).await,
         Request::Schedules { name } => schedules::report(core, name.as_deref()).await,
         Request::ScheduleSet { name, tag, edit } => schedules::set(core, name, tag, edit).await,
+        Request::Trends { peer } => done(&trends::report(core, peer.as_deref())?),
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
         }

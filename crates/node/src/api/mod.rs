@@ -22,6 +22,7 @@ mod openapi;
 mod orders;
 mod request;
 mod schedules;
+mod trends;
 
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
@@ -30,8 +31,8 @@ pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
 pub use csv::history_csv;
 pub use images::{
-    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
-    ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
+    BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
+    ImagePeer, ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
     PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
     VerifyDone, WaitReason,
 };
@@ -45,3 +46,4 @@ pub use request::{Affected, Lane, Request, Require, Role};
 pub use schedules::{
     RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState, SchedulesReport,
 };
+pub use trends::{BacklogPoint, RatePoint, TrendsReport};

@@ -200,6 +200,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
+    /// What went out in the last day, and what was lacking in the last week. Done: `TrendsReport`.
+    Trends {
+        /// Only with this peer; absent: with all together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
     /// How long a peer takes to answer. Done: `NetcheckReport`.
     Netcheck {
         /// Which peer.

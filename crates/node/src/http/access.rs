@@ -85,12 +85,21 @@ impl Access {
         if !kind.eq_ignore_ascii_case("bearer") {
             return Err(Denied::Token);
         }
-        let hash = TokenHash::of(secret.trim());
+        self.check_token(TokenHash::of(secret.trim()), needs)
+    }
+
+    /// Whether the holder of a token may do what `needs` this scope; the name of the token.
+    pub(crate) fn check_token(&self, hash: TokenHash, needs: Scope) -> Result<&str, Denied> {
         let token = self.tokens.iter().find(|token| token.hash == hash).ok_or(Denied::Token)?;
         if token.scope < needs {
             return Err(Denied::Scope { name: token.name.clone(), needs });
         }
         Ok(&token.name)
+    }
+
+    /// Whether there is anything to log in with.
+    pub(crate) fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
     }
 
     fn is_ours(&self, host: &str) -> bool {

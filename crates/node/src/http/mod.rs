@@ -8,9 +8,10 @@
 mod access;
 mod body;
 mod events;
-mod health;
+pub(crate) mod health;
 mod metrics;
 mod openapi;
+mod page;
 mod patient;
 mod problem;
 mod reads;

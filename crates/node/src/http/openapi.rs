@@ -40,6 +40,7 @@ use super::{events, health, metrics, reads, schedules, writes};
         reads::ready,
         reads::conflicts,
         reads::backlog,
+        reads::trends,
         reads::orders,
         schedules::all,
         schedules::one,

@@ -13,7 +13,8 @@ use super::problem::Problem;
 use super::site::{Asker, Reply, Shared};
 use crate::api::{
     BacklogReport, ConflictsReport, HistoryReport, ImagesReport, OrdersReport, PeersReport,
-    PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport, history_csv,
+    PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport, TrendsReport,
+    history_csv,
 };
 
 /// No query at all: what is said all the same is refused.
@@ -226,6 +227,15 @@ pub(crate) async fn ready(
 )]
 pub(crate) async fn backlog(State(site): State<Shared>, Asked(of): Asked<OfPeer>) -> Reply {
     site.look(Request::Backlog { peer: of.peer }).await
+}
+
+/// What went out in the last day under which limit, and what was lacking in the last week
+#[utoipa::path(
+    get, path = "/api/v1/trends", tag = "node", params(OfPeer),
+    responses((status = 200, body = TrendsReport)),
+)]
+pub(crate) async fn trends(State(site): State<Shared>, Asked(of): Asked<OfPeer>) -> Reply {
+    site.look(Request::Trends { peer: of.peer }).await
 }
 
 /// Contents that diverged

@@ -15,12 +15,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use tracing::info;
 
+use super::page;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
 use super::{events, health, metrics, openapi, reads, schedules, writes};
 
-/// What nothing that is served here needs: only the page will allow itself more.
+/// What nothing that is served here needs: only the page allows itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
 
 /// One route.
@@ -77,6 +78,7 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::POST, "/api/v1/images/{store}/{image}/resolve", Operate, post(writes::resolve)),
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
+        row(Method::GET, "/api/v1/trends", Read, get(reads::trends)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
         row(Method::GET, "/api/v1/schedules", Read, get(schedules::all)),
         row(Method::GET, "/api/v1/schedules/{schedule}", Read, get(schedules::one)),
@@ -101,7 +103,7 @@ pub(crate) fn router(site: &Shared) -> Router {
         };
         router = router.route(path, handler);
     }
-    router
+    page::attach(router, site)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(site.clone(), entrance))
@@ -133,7 +135,13 @@ async fn gate(
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let token = match site.access.check_who(request.headers(), scope) {
+    // A session is sent along by a browser whoever made it ask: by it one may look, not change.
+    let headers = request.headers();
+    let checked = match scope {
+        Scope::Read => site.check_who(headers, scope),
+        _ => site.access.check_who(headers, scope).map(str::to_owned),
+    };
+    let token = match checked {
         Ok(token) => token,
         Err(denied) => return Problem::from(denied).into_response(),
     };

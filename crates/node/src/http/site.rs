@@ -6,15 +6,18 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::response::Response;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::access::Access;
+use super::access::{Access, Denied};
 use super::openapi;
+use super::page::Sessions;
 use super::problem::Problem;
+use super::settings::Scope;
 use crate::admin::Client;
 use crate::api::{AdminError, Answer, Request};
 use crate::budget;
@@ -29,6 +32,8 @@ pub(crate) type Reply = Result<Response, Problem>;
 pub(crate) struct Site {
     pub(crate) core: Arc<Core>,
     pub(crate) access: Access,
+    /// Of browsers.
+    pub(crate) sessions: Sessions,
     /// Places for those who follow events.
     pub(crate) followers: Arc<Semaphore>,
     /// One scrape at a time: each looks at all there is.
@@ -53,12 +58,46 @@ pub(crate) type Shared = Arc<Site>;
 
 impl Site {
     pub(crate) fn new(core: Arc<Core>, access: Access) -> Self {
+        let sessions = Sessions::new(&core.config.identity.id());
         Self {
             core,
             access,
+            sessions,
             followers: Arc::new(Semaphore::new(budget::HTTP_FOLLOWERS_MAX)),
             scrapes: Semaphore::new(1),
             openapi: openapi::document().to_string().into(),
+        }
+    }
+
+    /// Whether who asks may do what `needs` this scope, by a token or by a session that stands for one;
+    /// the name of the token.
+    pub(crate) fn check_who(&self, headers: &HeaderMap, needs: Scope) -> Result<String, Denied> {
+        match self.access.check_who(headers, needs) {
+            Err(Denied::Token) if !headers.contains_key(AUTHORIZATION) => {
+                let token = self.sessions.token(headers).ok_or(Denied::Token)?;
+                self.access.check_token(token, needs).map(str::to_owned)
+            }
+            other => other.map(str::to_owned),
+        }
+    }
+
+    /// The object that a request ends with.
+    pub(crate) async fn answer<T: DeserializeOwned>(
+        &self,
+        asker: &Asker,
+        request: Request,
+    ) -> Result<T, Problem> {
+        let (done, _) = self.ask(asker, request).await?;
+        let odd = |error| Problem::new("INTERNAL", format!("an answer of another kind: {error}"));
+        serde_json::from_value(done).map_err(odd)
+    }
+
+    /// The same of what is answered from what the node knows.
+    pub(crate) async fn told<T: DeserializeOwned>(&self, request: Request) -> Result<T, Problem> {
+        let (deadline, nobody) = (budget::HTTP_ANSWER_DEADLINE, Asker::default());
+        match tokio::time::timeout(deadline, self.answer(&nobody, request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(no_answer()),
         }
     }
 
@@ -67,10 +106,7 @@ impl Site {
         let deadline = budget::HTTP_ANSWER_DEADLINE;
         match tokio::time::timeout(deadline, self.act(request)).await {
             Ok(reply) => reply,
-            Err(_) => {
-                let what = format!("no answer after {} s: a disk doesn't", deadline.as_secs());
-                Err(Problem::new("DEADLINE", what))
-            }
+            Err(_) => Err(no_answer()),
         }
     }
 
@@ -103,6 +139,11 @@ impl Site {
             Err(error) => Err((&error).into()),
         }
     }
+}
+
+fn no_answer() -> Problem {
+    let seconds = budget::HTTP_ANSWER_DEADLINE.as_secs();
+    Problem::new("DEADLINE", format!("no answer after {seconds} s: a disk doesn't"))
 }
 
 /// An object as an answer.

@@ -6,6 +6,7 @@ mod client;
 mod events;
 mod hostile;
 mod openmetrics;
+mod page;
 mod routes;
 #[path = "../running/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]

@@ -143,6 +143,8 @@ fn images(pair: &mut Pair) {
     assert_eq!((all.images.len(), &all.images[0].name), (1, &one.images[0].name));
     let backlog: Value = pair.get("/api/v1/backlog", "?peer=branch");
     assert_eq!(backlog["items"], json!([]));
+    let trends: Value = pair.get("/api/v1/trends", "?peer=branch");
+    assert_eq!(trends["peer"], "branch");
     decided(pair, path);
     let order = json!({ "image": "vdisks/disk.img" });
     let verified = pair.ask("post", "/api/v1/verify", "", Some(order)).json();
