@@ -58,6 +58,7 @@ pub mod queue;
 pub mod rates;
 mod readiness;
 mod receiving;
+mod recent;
 mod recording;
 mod reload;
 mod reports;

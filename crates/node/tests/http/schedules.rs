@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use blockferry_node::api::ScheduleEdit;
-use blockferry_node::calendar::{Calendar, Rate};
+use blockferry_node::api::{RateText, ScheduleEdit};
+use blockferry_node::calendar::{Calendar, Grid, Rate};
 use blockferry_node::config::{Config, ConfigFile};
 use blockferry_node::{Error, Result};
 use serde_json::json;
@@ -33,8 +33,19 @@ impl ConfigFile for Fake {
         let mut config = self.config.lock().expect("held");
         assert_eq!(config.file_tag.as_deref(), Some(tag), "what is in force is what is changed");
         let mut calendar = Calendar::clone(&config.schedules[name]);
-        let default = edit.default.as_ref().expect("a default").0.as_str();
-        calendar.default = if default == "pause" { Rate::Pause } else { Rate::Unlimited };
+        let rate = |text: &RateText| match text.0.as_str() {
+            "pause" => Rate::Pause,
+            "5 Mbit/s" => Rate::Limited(5_000_000),
+            _ => Rate::Unlimited,
+        };
+        calendar.default = edit.default.as_ref().map_or(calendar.default, rate);
+        if let Some(rows) = &edit.grid {
+            let mut grid = Grid::all(None);
+            for (row, cells) in rows.iter().zip(&mut grid.cells) {
+                row.iter().zip(cells).for_each(|(said, cell)| *cell = said.as_ref().map(rate));
+            }
+            calendar.rules = calendar.painted(&grid);
+        }
         config.schedules.insert(name.to_owned(), Arc::new(calendar));
         config.file_tag = Some(format!("{tag}+"));
         Ok(())
@@ -119,4 +130,68 @@ fn where_nobody_may_write_the_file_that_is_told() {
     let seen = Ask::get("/api/v1/schedules").at(at);
     assert_eq!((&seen.json()["tag"], seen.header("etag")), (&json!(null), None));
     assert_eq!(seen.json()["writable"], false);
+}
+
+/// What a browser without JavaScript would send for a screen, with some fields changed.
+fn form(body: &str, changed: &[(&str, &str)]) -> String {
+    let mut fields = Vec::new();
+    let (_, week) = body.split_once("id=\"week\"").expect("a form");
+    let (week, _) = week.split_once("</form>").expect("its end");
+    for input in week.split("<input").skip(1) {
+        let (input, _) = input.split_once('>').expect("its end");
+        let of = |name: &str| {
+            let (_, rest) = input.split_once(&format!(" {name}=\""))?;
+            rest.split('"').next()
+        };
+        let name = of("name").expect("a name");
+        let new = changed.iter().find(|(of, _)| *of == name).map(|(_, value)| *value);
+        let value = new.or_else(|| of("value")).unwrap_or_default();
+        fields.push(format!("{name}={}", value.replace(' ', "+").replace('/', "%2F")));
+    }
+    assert_eq!(fields.len(), 7 * 24 + 9 + 2, "{fields:?}");
+    fields.join("&")
+}
+
+#[test]
+fn a_week_is_painted_by_a_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let served = served_by(dir.path(), with_file);
+    let page = |path: &str| {
+        let reply = served.ask(Ask::get(path));
+        assert_eq!(reply.status, 200, "{path}: {reply:?}");
+        reply.body
+    };
+    let list = page("/schedules");
+    for said in ["href=\"/schedules/night\"", ">UTC</span>", "5 Mbit/s", "aria-current=\"page\">Sched"] {
+        assert!(list.contains(said), "{said}: {list}");
+    }
+    let shown = page("/schedules/night");
+    assert!(shown.contains("In force: <strong>5 Mbit/s</strong> (default), for good"), "{shown}");
+    assert!(shown.contains("aria-label=\"Monday 18:00") && shown.contains("id=\"save\""), "{shown}");
+    // 1 is 5 Mbit/s, 2 pause and 3 unlimited: Tuesdays from 2 to 4 it pauses.
+    let sent = form(&shown, &[("c102", "2"), ("c103", "2")]);
+    let post = |body: &str| {
+        let ask = Ask::new("POST", "/schedules/night").header("Origin", "http://localhost:7780");
+        ask.form(body)
+    };
+    let saved = served.ask(post(&sent));
+    assert_eq!(saved.status, 303, "{saved:?}");
+    assert_eq!(saved.header("location"), Some("/schedules/night?done=scheduled"));
+    assert!(page("/schedules/night?done=scheduled").contains("Saved in the configuration file"));
+    let rules = &served.ask(Ask::get("/api/v1/schedules/night")).json()["schedules"][0]["rules"];
+    let rule = json!({ "days": "Tue", "from": "02:00", "to": "04:00", "rate": "pause" });
+    assert_eq!(rules, &json!([rule]));
+    // The same form again is based on what is no more; others may not send it at all.
+    let again = served.ask(post(&sent));
+    assert!(again.status == 412 && again.body.contains("CONFIG_CHANGED"), "{again:?}");
+    let missing = served.ask(post("tag=one&c000=1"));
+    assert!(missing.status == 400 && missing.body.contains("Monday 00:00"), "{missing:?}");
+    let read = post(&sent).token(Some(&served.operate)).at(served.at);
+    assert_eq!(read.status, 403, "{read:?}");
+    let shown = Ask::get("/schedules/night").token(Some(&served.read)).at(served.at).body;
+    assert!(!shown.contains("id=\"save\"") && shown.contains("data-still"), "{shown}");
+    assert_eq!(served.ask(Ask::get("/schedules/day")).status, 404);
+    // The history of nothing.
+    assert!(page("/history").contains("No generation is recorded yet."));
+    assert_eq!(served.ask(Ask::get("/history/a/b")).status, 404);
 }
