@@ -1,6 +1,6 @@
 // Painting the week of a schedule. Without it the grid is a form of numbers, and works.
 //
-// A rate is chosen by its number; dragging over hours gives it to them. With the keys: arrows go from
+// A rate is chosen by its number; dragging over hours gives it to them, and so does a tap. With the keys: arrows go from
 // hour to hour, a digit gives a rate, the names of days and hours paint all of theirs.
 "use strict";
 
@@ -63,10 +63,21 @@
   };
 
   const table = form.querySelector(".hours");
+  let touched = false;
   table.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || !all.includes(under(event))) return;
+    const cell = under(event);
+    if (event.button !== 0 || !all.includes(cell)) return;
+    // A finger that drags moves the table; one that taps paints, and wants no keyboard over it.
+    touched = event.pointerType === "touch";
+    if (touched) {
+      cell.inputMode = "none";
+      return;
+    }
     painting = true;
-    paint(under(event));
+    paint(cell);
+  });
+  table.addEventListener("click", (event) => {
+    if (touched) paint(event.target);
   });
   table.addEventListener("pointermove", (event) => {
     if (painting) paint(under(event));
