@@ -97,7 +97,9 @@ fn the_matrix_says_how_it_stands_and_the_forms_change_it() {
         assert!(all.contains(said) && history.contains(said), "{said}: {all}");
     }
     let csv = pair.hub.ask(Ask::get("/history/vdisks/disk.img/csv"));
-    assert!(csv.body.starts_with("generation,recorded,") && csv.body.contains(",vdisks/disk.img\r\n"));
+    assert!(
+        csv.body.starts_with("generation,recorded,") && csv.body.contains(",vdisks/disk.img\r\n")
+    );
     let health = pair.page("/health").body;
     for said in ["PROMOTED", "RECEIPT", "PEER_DOWN", "Yes.", "vdisks"] {
         assert!(health.contains(said), "{said}: {health}");

@@ -162,12 +162,17 @@ fn a_week_is_painted_by_a_form() {
         reply.body
     };
     let list = page("/schedules");
-    for said in ["href=\"/schedules/night\"", ">UTC</span>", "5 Mbit/s", "aria-current=\"page\">Sched"] {
+    for said in
+        ["href=\"/schedules/night\"", ">UTC</span>", "5 Mbit/s", "aria-current=\"page\">Sched"]
+    {
         assert!(list.contains(said), "{said}: {list}");
     }
     let shown = page("/schedules/night");
     assert!(shown.contains("In force: <strong>5 Mbit/s</strong> (default), for good"), "{shown}");
-    assert!(shown.contains("aria-label=\"Monday 18:00") && shown.contains("id=\"save\""), "{shown}");
+    assert!(
+        shown.contains("aria-label=\"Monday 18:00") && shown.contains("id=\"save\""),
+        "{shown}"
+    );
     // 1 is 5 Mbit/s, 2 pause and 3 unlimited: Tuesdays from 2 to 4 it pauses.
     let sent = form(&shown, &[("c102", "2"), ("c103", "2")]);
     let post = |body: &str| {

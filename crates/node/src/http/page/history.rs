@@ -126,7 +126,8 @@ fn sum<'a>(rows: impl Iterator<Item = &'a GenerationRow>) -> String {
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
     let whole = seconds.round() as u64;
-    let came = if wire == 0 { String::new() } else { format!(", {} came over the wire", size(wire)) };
+    let came =
+        if wire == 0 { String::new() } else { format!(", {} came over the wire", size(wire)) };
     let (number, changed, took) = (count(number, "generation"), size(changed), duration(whole));
     format!("{number}: {changed} changed{came}, {took} of work")
 }
@@ -175,11 +176,17 @@ mod tests {
         let drawn = plots(&rows, &clock);
         assert_eq!((drawn.len(), drawn[0].lines.len()), (2, 2));
         assert_eq!(drawn[0].top, "1 GiB");
-        assert_eq!(drawn[0].from.as_ref().map(|from| from.full.as_str()), Some("Sun 2026-11-01 00:00:00"));
+        assert_eq!(
+            drawn[0].from.as_ref().map(|from| from.full.as_str()),
+            Some("Sun 2026-11-01 00:00:00")
+        );
         assert!(drawn[0].said.contains("on the wire 512 KiB"), "{}", drawn[0].said);
         assert!(plots(&[], &clock)[0].empty);
         let of = Recorded { store: "v d".into(), image: "a#1.raw".into(), row: row(2, 1, 0) };
         let shown = line(&of, &clock);
-        assert_eq!((shown.image.as_str(), shown.href.as_str()), ("v d/a#1.raw", "/history/v%20d/a%231.raw"));
+        assert_eq!(
+            (shown.image.as_str(), shown.href.as_str()),
+            ("v d/a#1.raw", "/history/v%20d/a%231.raw")
+        );
     }
 }

@@ -169,7 +169,8 @@ pub(crate) async fn one(
     Asked(wanted): Asked<Wanted>,
 ) -> Screen {
     let frame = Frame::new(&site, &viewer, &name, "/schedules");
-    let report: SchedulesReport = site.told(Request::Schedules { name: Some(name.clone()) }).await?;
+    let report: SchedulesReport =
+        site.told(Request::Schedules { name: Some(name.clone()) }).await?;
     let gone = || Failed::from(Problem::new("SCHEDULE_UNKNOWN", format!("no schedule {name}")));
     let row = report.schedules.first().ok_or_else(gone)?;
     let status: StatusReport = site.told(Request::Status {}).await?;
@@ -361,12 +362,7 @@ fn filled(palette: Vec<String>) -> Vec<Rate> {
     (1..=RATES_MAX).zip(all).map(|(number, text)| Rate { number, text }).collect()
 }
 
-fn days(
-    row: &ScheduleRow,
-    palette: &[String],
-    planned: &[usize],
-    here: usize,
-) -> Vec<Day> {
+fn days(row: &ScheduleRow, palette: &[String], planned: &[usize], here: usize) -> Vec<Day> {
     let cell = |day: usize, hour: usize, rate: &Option<RateText>| {
         let text = rate.as_ref().map_or("several", |rate| &rate.0);
         let number = rate.as_ref().and_then(|rate| palette.iter().position(|one| *one == rate.0));
@@ -398,7 +394,8 @@ fn hours_planned(row: &ScheduleRow, waits: &[&BacklogItem], clock: &Clock) -> Ve
     let open = |at: &usize| {
         rate(*at).is_some_and(|rate| rate.as_ref().is_none_or(|rate| rate.0 != "pause"))
     };
-    let hours = (0..=last.min(PLANNED_HOURS - 1)).map(|ahead| (from + ahead) % (DAYS.len() * HOURS));
+    let hours =
+        (0..=last.min(PLANNED_HOURS - 1)).map(|ahead| (from + ahead) % (DAYS.len() * HOURS));
     hours.filter(open).collect()
 }
 

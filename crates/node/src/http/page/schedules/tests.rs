@@ -54,7 +54,8 @@ fn hours_have_numbers_and_say_what_they_are() {
     assert_eq!((cell(0, 17).value.as_str(), cell(0, 18).value.as_str()), ("2", "3"));
     assert_eq!((cell(5, 0).value.as_str(), cell(5, 0).label.as_str()), ("1", "Saturday 00:00"));
     assert_eq!((cell(3, 3).value.as_str(), cell(3, 3).rate.as_str()), ("", "several"));
-    let here: Vec<&Cell> = days.iter().flat_map(|day| &day.cells).filter(|cell| cell.here).collect();
+    let here: Vec<&Cell> =
+        days.iter().flat_map(|day| &day.cells).filter(|cell| cell.here).collect();
     assert_eq!(here.len(), 1);
     assert_eq!(here[0].label, "Friday 19:00");
     let filled = filled(palette);
@@ -72,7 +73,8 @@ fn what_is_planned_stands_in_the_hours_in_which_it_may_go() {
     // Over the pause of the night: nothing goes then.
     let late = item(Some("2026-11-21T06:30:00.000Z"));
     let hours = hours_planned(&row, &[&soon, &late], &clock);
-    let expected: Vec<usize> = (19..24).map(|hour| friday + hour).chain([friday + 24 + 7]).collect();
+    let expected: Vec<usize> =
+        (19..24).map(|hour| friday + hour).chain([friday + 24 + 7]).collect();
     assert_eq!(hours, expected);
     let shown = planned(&late, &clock);
     assert_eq!((shown.href.as_str(), shown.bytes.as_str()), ("/images/vdisks/a%20b.raw", "3 MiB"));
@@ -83,7 +85,8 @@ fn what_is_planned_stands_in_the_hours_in_which_it_may_go() {
 fn what_a_grid_cannot_say_is_said_beside_it() {
     let row = row();
     let rules = beside(&row);
-    let said: Vec<(usize, &str)> = rules.iter().map(|rule| (rule.number, rule.when.as_str())).collect();
+    let said: Vec<(usize, &str)> =
+        rules.iter().map(|rule| (rule.number, rule.when.as_str())).collect();
     assert_eq!(
         said,
         [
