@@ -350,6 +350,14 @@ pub const HTTP_ITEMS_MAX: usize = 1000;
 pub const HTTP_EVENTS_QUEUED: usize = 16;
 /// A client that follows events hears a sign of life this often.
 pub const HTTP_EVENTS_SIGN_EVERY: Duration = Duration::from_secs(15);
+/// Browsers that are logged in; one more ends the oldest session.
+pub const PAGE_SESSIONS_MAX: usize = 256;
+/// A session of the page ends after this time.
+pub const PAGE_SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Images on one screen of the page; for more there is a next one.
+pub const PAGE_ROWS_MAX: usize = 50;
+/// Events on one screen of the page.
+pub const PAGE_EVENTS_MAX: usize = 100;
 /// Pairs of image and peer that the metrics show.
 pub const METRICS_PAIRS_MAX: usize = 5000;
 /// Series of the metrics for a pair, for a peer, for a store.
@@ -369,6 +377,27 @@ const _: () = assert!(HTTP_EVENTS_SIGN_EVERY.as_secs() < HTTP_WRITE_DEADLINE.as_
 const _: () = assert!(
     ((HTTP_HEAD_BYTES_MAX + HTTP_BODY_BYTES_MAX) * HTTP_CONNECTIONS_MAX) as u64 <= BASE_BYTES / 2
 );
+
+// ---- trends ----
+
+/// Generations of which it is kept where their bytes came from.
+pub const CAME_MAX: usize = 4096;
+
+/// Rates and backlog are noted this often.
+pub const TRENDS_EVERY: Duration = Duration::from_secs(60);
+/// Rates that are kept of each peer and of all together: a day.
+pub const TRENDS_RATES: usize = 24 * 60;
+/// At most so many means of them are told.
+pub const TRENDS_POINTS: usize = 288;
+/// Peers whose rates are kept.
+pub const TRENDS_PEERS_MAX: usize = 128;
+/// The backlog is noted at every so many looks.
+pub const TRENDS_BACKLOG_EVERY: usize = 10;
+/// Of that so many are kept: a week.
+pub const TRENDS_BACKLOG: usize = 7 * 24 * 6 + 1;
+
+// A point has 24 bytes.
+const _: () = assert!((24 * TRENDS_RATES * (TRENDS_PEERS_MAX + 1)) as u64 <= BASE_BYTES / 2);
 
 // ---- time ----
 

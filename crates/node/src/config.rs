@@ -3,6 +3,8 @@
 //! [`Config::check`] checks what concerns several of them (twins, limits, nested directories), so
 //! that a bad configuration is refused before anything is opened.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ pub use crate::level::Setting;
 pub use crate::rates::Allowance;
 use crate::rates::Rates;
 pub use crate::watermarks::{Marks, Watermarks};
+pub use file::ConfigFile;
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -219,10 +222,16 @@ pub struct Config {
     pub settle: Duration,
     /// A transfer that may not send any more is held open this long.
     pub hold: Duration,
+    /// How often rates and backlog are noted for the page.
+    pub trend_every: Duration,
     /// How hard what travels is compressed, unless a peer has a setting of its own.
     pub compression: Setting,
     /// What a promotion needs, and what follows it.
     pub promote: PromoteConfig,
+    /// The file that all this is from; `None`: it is changed by nobody while the node runs.
+    pub file: Option<Arc<dyn ConfigFile>>,
+    /// Which state of the file it is: the same for the same bytes.
+    pub file_tag: Option<String>,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
     /// Which versions and features it speaks.
@@ -251,8 +260,11 @@ impl Config {
             watermarks: Watermarks::default(),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
+            trend_every: budget::TRENDS_EVERY,
             compression: Setting::Auto,
             promote: PromoteConfig::default(),
+            file: None,
+            file_tag: None,
             seed: u64::from(std::process::id()),
             dialect: Dialect::default(),
         }

@@ -32,6 +32,7 @@ use crate::peer::Peer;
 use crate::stores::OpenStore;
 use crate::ticket::Tries;
 use crate::transport::Transport;
+use crate::trends::Trends;
 use crate::trust::Trust;
 use crate::watching::Watching;
 use crate::watermarks::Above;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     /// As it was read last: what may change while it runs is asked here.
     pub(crate) live: RwLock<Arc<Config>>,
+    /// One at a time reads or changes the configuration file.
+    pub(crate) rereading: Mutex<()>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
@@ -64,6 +67,8 @@ pub(crate) struct Core {
     pub(crate) measured: Mutex<Measured>,
     /// Which watermarks are crossed.
     pub(crate) above: Mutex<Above>,
+    /// The last day and week.
+    pub(crate) trends: Mutex<Trends>,
     /// Which windows will be missed.
     pub(crate) misses: Mutex<Misses>,
     /// Bytes sent in the last transfer of each image to each peer.

@@ -2,13 +2,16 @@
 //!
 //! Each count is bounded in number: reasons, directions and ways of finding a change are few and fixed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use blockferry_store::Generation;
+use blockferry_delta::Root;
+use blockferry_store::{Discover, Generation};
 
+use crate::api::CameRow;
+use crate::budget;
 use crate::core::lock;
 use crate::exchange::Travelled;
 use crate::reports;
@@ -46,6 +49,8 @@ impl Seconds {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     inner: Mutex<Totals>,
+    /// How the last ones came, by content; the oldest first.
+    came: Mutex<VecDeque<(Root, CameRow)>>,
     verify_failures: AtomicU64,
 }
 
@@ -79,6 +84,7 @@ impl Counts {
 
     /// A generation was received.
     pub(crate) fn note_received(&self, generation: &Generation, how: &Travelled) {
+        self.note_came(generation, how);
         let mut totals = lock(&self.inner);
         let size = generation.size_bytes;
         totals.logical_received_bytes = totals.logical_received_bytes.saturating_add(size);
@@ -95,6 +101,30 @@ impl Counts {
             *sum = sum.saturating_add(bytes);
         }
         totals.commit.note(how.commit);
+    }
+
+    fn note_came(&self, generation: &Generation, how: &Travelled) {
+        let (found_bytes, zero_bytes) = (how.found_bytes, how.zero_bytes);
+        let sent_bytes = how.raw_bytes;
+        let moved = found_bytes.saturating_add(zero_bytes).saturating_add(sent_bytes);
+        let keep_bytes = generation.size_bytes.saturating_sub(moved);
+        let mut came = lock(&self.came);
+        if came.len() >= budget::CAME_MAX {
+            came.pop_front();
+        }
+        came.push_back((
+            generation.root,
+            CameRow { keep_bytes, found_bytes, zero_bytes, sent_bytes },
+        ));
+    }
+
+    /// How a generation came; `None`: it was recorded here, or that isn't known any more.
+    pub(crate) fn came(&self, generation: &Generation) -> Option<CameRow> {
+        if generation.discover != Discover::Received {
+            return None;
+        }
+        let came = lock(&self.came);
+        came.iter().rev().find(|(root, _)| *root == generation.root).map(|(_, row)| *row)
     }
 
     /// A peer gave a receipt for an image of so many bytes.

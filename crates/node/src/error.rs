@@ -183,6 +183,23 @@ pub enum Error {
         /// Which rule it breaks.
         what: String,
     },
+    /// The configuration file has changed since it was read.
+    #[error("{path} is not what was looked at: it has changed since")]
+    ConfigChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The configuration file can't be written by this service.
+    #[error("{path} can't be changed by the service: {what}")]
+    ConfigReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// A change of the configuration that doesn't say what it is based on.
+    #[error("the change doesn't say which configuration it is based on")]
+    ConfigTag,
     /// What only the configuration file may change was asked to be changed at run time.
     #[error("{what} is set in the configuration file; change it there")]
     Configured {
@@ -392,6 +409,9 @@ impl Error {
             Self::NotDiverged { .. } => "NOT_DIVERGED",
             Self::StatementsFull { .. } => "STATEMENTS_FULL",
             Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
+            Self::ConfigChanged { .. } => "CONFIG_CHANGED",
+            Self::ConfigReadOnly { .. } => "CONFIG_READ_ONLY",
+            Self::ConfigTag => "CONFIG_TAG",
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",
             Self::Control { .. } => "CONTROL_BAD_REQUEST",

@@ -40,6 +40,7 @@ use crate::reload::{self, Reloaded};
 use crate::sending;
 use crate::stores::{self, OpenStore, Origin};
 use crate::transport::{Transport, close};
+use crate::trends;
 use crate::trust::Trust;
 use crate::witness::{self, Witness};
 use crate::workers::Workers;
@@ -92,6 +93,7 @@ impl Node {
             peers: RwLock::new(BTreeMap::new()),
             backlog: Mutex::new(Backlog::default()),
             measured: Mutex::default(),
+            trends: Mutex::default(),
             misses: Mutex::default(),
             above: Mutex::default(),
             sent: Mutex::default(),
@@ -106,6 +108,7 @@ impl Node {
             stop: watch::Sender::new(false),
             started: Instant::now(),
             live: RwLock::new(Arc::new(config.clone())),
+            rereading: Mutex::default(),
             instance: crate::session::new_instance()?,
             config,
         });
@@ -153,17 +156,16 @@ impl Node {
     /// # Errors
     /// It can't be meant; nothing has changed, and an event says so (`CONFIG_REJECTED`).
     pub fn reload(&self, config: Config, restart: Vec<String>) -> Result<Reloaded> {
-        let done = reload::reload(&self.core, config, restart);
-        if let Err(error) = &done {
-            self.reject_config(&error.to_string());
-        }
-        done
+        reload::reload_or_reject(&self.core, config, restart)
     }
 
-    /// Notes that a configuration which was read again is bad: the running one stays in force.
-    pub fn reject_config(&self, what: &str) {
-        let text = format!("{what}; the running one stays in force");
-        self.core.events.note(Note::error("CONFIG_REJECTED", text));
+    /// Reads the configuration file again and puts it into force, as [`Node::reload`] does. Blocks for
+    /// as long as that takes.
+    ///
+    /// # Errors
+    /// As [`Node::reload`]; the file can't be used, or the configuration is from no file.
+    pub fn reread(&self) -> Result<Reloaded> {
+        reload::reread(&self.core)
     }
 
     /// Stops: connections are closed, what runs is waited for a while, nothing is lost.
@@ -220,6 +222,7 @@ impl Node {
         self.tasks.push(tokio::spawn(limit::run(core.clone())));
         self.tasks.push(tokio::spawn(sending::run(core.clone())));
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
+        self.tasks.push(tokio::spawn(trends::run(core.clone())));
         self.tasks.push(tokio::spawn(witness::run(core.clone())));
         self.tasks.push(tokio::spawn(crate::watermarks::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {

@@ -5,8 +5,8 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, NodeId, StoreName};
@@ -17,6 +17,7 @@ use crate::budget;
 use crate::config::PeerConfig;
 use crate::core::lock;
 use crate::known::Known;
+use crate::events::now_unix_ms;
 use crate::level::Chooser;
 use crate::transport::Link;
 use crate::twins::Twins;
@@ -44,6 +45,8 @@ pub(crate) struct Peer {
     state: Mutex<PeerState>,
     /// Why the two don't talk, since they did last.
     refused: Mutex<Option<&'static str>>,
+    /// When it was connected or lost last, in milliseconds since 1970.
+    since_unix_ms: AtomicI64,
     /// The connection has ended.
     pub(crate) dial_wake: Notify,
     /// What we know of it has changed: dial now, don't wait.
@@ -79,6 +82,9 @@ pub(crate) struct Spoken {
     /// Program and version of the peer.
     pub(crate) agent: String,
 }
+
+/// It has been neither connected nor lost.
+const UNKNOWN: i64 = i64::MIN;
 
 /// What connections to a peer have carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +162,7 @@ impl Peer {
             past: Mutex::default(),
             state: Mutex::new(PeerState::Down),
             refused: Mutex::default(),
+            since_unix_ms: AtomicI64::new(UNKNOWN),
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
@@ -213,7 +220,16 @@ impl Peer {
         if state == PeerState::Up {
             *lock(&self.refused) = None;
         }
-        *lock(&self.state) = state;
+        let before = std::mem::replace(&mut *lock(&self.state), state);
+        if (before == PeerState::Up) != (state == PeerState::Up) {
+            self.since_unix_ms.store(now_unix_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// Since when it is connected, or isn't any more, in milliseconds since 1970; `None`: it has not
+    /// been since the start.
+    pub(crate) fn since_unix_ms(&self) -> Option<i64> {
+        Some(self.since_unix_ms.load(Ordering::Relaxed)).filter(|at| *at != UNKNOWN)
     }
 
     /// Why the two don't talk, by a stable code; `None`: nothing is known against it.

@@ -210,6 +210,11 @@ impl InForce {
         &self.decisions
     }
 
+    /// The same, to decide for another instant.
+    pub fn shared_rates(&self) -> Arc<Rates> {
+        self.rates.clone()
+    }
+
     /// What it was decided from.
     pub fn rates(&self) -> &Rates {
         &self.rates

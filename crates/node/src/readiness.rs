@@ -4,6 +4,7 @@
 //! store, and what each states it holds. The question is about the newest generation that is known
 //! anywhere, or about the named one. Nothing is changed here; what reads a catalog blocks.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::conflict;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
 use crate::exchange::version_of;
-use crate::forecast::Finish;
+use crate::forecast::{Finish, Forecast};
 use crate::foresight;
 use crate::jobs::tell_progress;
 use crate::judge::Version;
@@ -143,8 +144,10 @@ impl Survey {
         require: &Require,
     ) -> Result<ReadyReport> {
         let rows = self.asked(core, wanted, require)?.into_iter();
+        // One look ahead for all of them, if anybody is behind.
+        let ahead = OnceCell::new();
         let peers: Vec<PeerReady> =
-            rows.map(|asked| self.row(core, spec, wanted, &asked)).collect();
+            rows.map(|asked| self.row(core, spec, wanted, &asked, &ahead)).collect();
         let (schema, image) = (Schema, self.name.clone());
         let ready = is_enough(&peers, require);
         Ok(ReadyReport { schema, image, generation: wanted.number, ready, peers })
@@ -155,7 +158,14 @@ impl Survey {
         self.wanted(None).is_ok_and(|newest| newest.lineage == wanted.lineage)
     }
 
-    fn row(&self, core: &Core, spec: &Spec, wanted: &Version, asked: &Asked) -> PeerReady {
+    fn row(
+        &self,
+        core: &Core,
+        spec: &Spec,
+        wanted: &Version,
+        asked: &Asked,
+        ahead: &OnceCell<Forecast>,
+    ) -> PeerReady {
         let standing = self.standing(&asked.node, wanted);
         let reason = match standing {
             Standing::Verified | Standing::Ahead(true) => None,
@@ -173,8 +183,8 @@ impl Survey {
             ready: standing.is_ready(),
             reason,
             generation: self.held.get(&asked.node).map(|held| held.number),
-            eta: if behind && asked.direct { eta(core, spec, asked) } else { None },
             of: None,
+            eta: if behind && asked.direct { eta(core, spec, asked, ahead) } else { None },
         }
     }
 }
@@ -268,9 +278,10 @@ fn waits(core: &Core, spec: &Spec, asked: &Asked) -> WaitReason {
     }
 }
 
-fn eta(core: &Core, spec: &Spec, asked: &Asked) -> Option<String> {
+fn eta(core: &Core, spec: &Spec, asked: &Asked, ahead: &OnceCell<Forecast>) -> Option<String> {
     let key = key(asked.node, &spec.store.config.name, &spec.image);
-    foresight::now(core).finish(&key).and_then(Finish::unix_ms).map(rfc3339)
+    let ahead = ahead.get_or_init(|| foresight::now(core));
+    ahead.finish(&key).and_then(Finish::unix_ms).map(rfc3339)
 }
 
 /// `ready`.

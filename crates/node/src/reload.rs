@@ -12,10 +12,12 @@ use std::sync::atomic::Ordering;
 
 use blockferry_delta::NodeId;
 
-use crate::config::{Config, FreeMin, InUse, PeerConfig, StoreConfig, Watermarks, check_store};
+use crate::config::{
+    Config, ConfigFile, FreeMin, InUse, PeerConfig, StoreConfig, Watermarks, check_store,
+};
 use crate::core::{Core, lock};
 use crate::dialing;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::node;
 use crate::peer::Peer;
@@ -30,11 +32,58 @@ pub struct Reloaded {
     pub restart: Vec<String>,
 }
 
+/// Reads the configuration file again and puts it into force: what SIGHUP does.
+pub(crate) fn reread(core: &Arc<Core>) -> Result<Reloaded> {
+    change(core, |_| Ok(()))
+}
+
+/// Changes the configuration file and puts it into force, with nobody else at it meanwhile. Blocking.
+///
+/// # Errors
+/// Those of `change`, and of reading it again: then what the file says is not in force.
+pub(crate) fn change(
+    core: &Arc<Core>,
+    change: impl FnOnce(&dyn ConfigFile) -> Result<()>,
+) -> Result<Reloaded> {
+    let nobodys = || Error::ConfigReadOnly {
+        path: "the configuration".into(),
+        what: "this node was not started from a file".to_owned(),
+    };
+    let file = core.config.file.as_ref().ok_or_else(nobodys)?;
+    let _turn = lock(&core.rereading);
+    change(file.as_ref())?;
+    match file.load() {
+        Ok((config, restart)) => reload_or_reject(core, config, restart),
+        Err(what) => {
+            reject(core, &what);
+            Err(Error::Config { what })
+        }
+    }
+}
+
+/// Puts a configuration into force, or says that the running one stays.
+pub(crate) fn reload_or_reject(
+    core: &Arc<Core>,
+    new: Config,
+    restart: Vec<String>,
+) -> Result<Reloaded> {
+    let done = reload(core, new, restart);
+    if let Err(error) = &done {
+        reject(core, &error.to_string());
+    }
+    done
+}
+
+fn reject(core: &Core, what: &str) {
+    let text = format!("{what}; the running one stays in force");
+    core.events.note(Note::error("CONFIG_REJECTED", text));
+}
+
 /// Puts a configuration into force; `restart` are keys that others know to need one.
 ///
 /// # Errors
 /// It can't be meant, or collides with what was added by command; nothing has changed.
-pub(crate) fn reload(core: &Arc<Core>, new: Config, restart: Vec<String>) -> Result<Reloaded> {
+fn reload(core: &Arc<Core>, new: Config, restart: Vec<String>) -> Result<Reloaded> {
     new.check()?;
     let (old, new) = (core.live(), Arc::new(new));
     check_beside(core, &old, &new)?;

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::events::now_unix_ms;
 use crate::forecast::{Finish, Forecast};
 use crate::foresight;
+use crate::http::health::room;
 use crate::ledger::rfc3339;
 use crate::node;
 use crate::overrides::Scope;
@@ -75,11 +76,21 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
         polite: verdict.polite,
         limited_by: verdict.because.to_string(),
         limit_until: verdict.until_unix_ms.map(rfc3339),
+        next_rate_limit_bits_per_second: verdict
+            .until_unix_ms
+            .and_then(|at| next_rate(core, peer, at)),
+        since: peer.since_unix_ms().map(rfc3339),
         finish: last(ahead, |key| key.peer == peer.id),
         refused: peer.refused().map(str::to_owned),
         protocol: spoken.as_ref().map(|spoken| spoken.version),
         agent: spoken.map(|spoken| spoken.agent),
     }
+}
+
+/// The limit towards a peer from an instant on.
+fn next_rate(core: &Core, peer: &Peer, unix_ms: i64) -> Option<u64> {
+    let rates = core.limit.in_force().shared_rates();
+    rates.at(unix_ms).verdict(&Scope::peer(peer.id)).rate.bits_per_second()
 }
 
 /// When the last of these will be there.
@@ -112,6 +123,7 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Res
         id: store.store.identity().id.to_string(),
         peers: sharers.iter().map(|p| p.name()).collect(),
         finish: last(ahead, |key| key.store == store.config.name),
+        free_bytes: room(&store.config.path).map(|room| room.free_bytes),
         kept,
         kept_bytes,
     })
@@ -237,14 +249,20 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
 /// `backlog`. Blocking.
 pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
     // Two statements: the forecast takes the backlog's lock itself.
-    let items = lock(&core.backlog).items();
+    let items: Vec<_> = {
+        let backlog = lock(&core.backlog);
+        let wanted = |item: &Item| peer.is_none_or(|id| item.key.peer == id);
+        let items = backlog.items().into_iter().filter(wanted);
+        let done = |item: &Item| backlog.progress(&item.key).filter(|(_, total)| *total > 0);
+        items.map(|item| (done(&item).map(|(done, _)| done), item)).collect()
+    };
     let ahead = foresight::now(core);
-    let wanted = items.into_iter().filter(|item| peer.is_none_or(|id| item.key.peer == id));
-    let items = wanted.map(|item| BacklogItem {
+    let items = items.into_iter().map(|(done_bytes, item)| BacklogItem {
         store: item.key.store.to_string(),
         image: item.key.image.to_string(),
         peer: core.name_of(&item.key.peer),
         bytes: item.bytes,
+        done_bytes,
         eta: ahead.finish(&item.key).and_then(Finish::unix_ms).map(rfc3339),
         reason: wait_reason(item.reason),
         holder: None,
@@ -281,6 +299,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
                 image: image.clone(),
                 peer: peer.clone(),
                 bytes: 0,
+                done_bytes: None,
                 eta: None,
                 reason: deferred.reason,
                 holder: deferred.holder.clone(),
@@ -320,6 +339,7 @@ pub(crate) fn history(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
                 .map(|(_, row)| row.clone())
                 .collect(),
             kept: here.contains(&g.root),
+            came: core.counts.came(&g),
         }
     });
     let generations = rows.collect();

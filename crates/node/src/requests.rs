@@ -33,7 +33,9 @@ use crate::promote;
 use crate::readiness;
 use crate::reports;
 use crate::rollback;
+use crate::schedules;
 use crate::stores::{OpenStore, Origin};
+use crate::trends;
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
 pub(crate) struct Spec {
@@ -85,6 +87,9 @@ pub(crate) async fn handle(
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Doctor {} => doctor::examine(core).await,
         Request::Backlog { peer } => backlog(core, peer).await,
+        Request::Schedules { name } => schedules::report(core, name.as_deref()).await,
+        Request::ScheduleSet { name, tag, edit } => schedules::set(core, name, tag, edit).await,
+        Request::Trends { peer } => done(&trends::report(core, peer.as_deref())?),
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
         }

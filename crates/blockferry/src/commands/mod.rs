@@ -13,6 +13,7 @@ pub(crate) mod generate;
 pub(crate) mod id;
 pub(crate) mod image;
 pub(crate) mod init;
+mod live;
 pub(crate) mod netcheck;
 pub(crate) mod orders;
 pub(crate) mod pairing;

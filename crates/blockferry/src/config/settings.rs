@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) shown: Vec<Shown>,
     /// Each file that was read.
     pub(crate) files: Vec<PathBuf>,
+    /// Which state of these files it is.
+    pub(crate) tag: String,
 }
 
 /// One store.
@@ -130,6 +132,7 @@ pub(super) fn socket(file: &Path, layers: Layers) -> Result<PathBuf, Vec<Finding
 impl Settings {
     /// The settings, unless something is wrong; and what is.
     pub(super) fn from_layers(file: &Path, layers: Layers) -> (Option<Settings>, Vec<Finding>) {
+        let tag = layers.tag();
         let mut reader =
             Reader { file, leaves: layers.leaves, findings: layers.findings, shown: vec![] };
         let raw = match ConfigFile::deserialize(reader.tree()) {
@@ -140,6 +143,7 @@ impl Settings {
             }
         };
         let settings = reader.settings(raw, layers.files);
+        let settings = settings.map(|settings| Settings { tag, ..settings });
         (reader.findings.is_empty().then_some(settings).flatten(), reader.findings)
     }
 }
@@ -221,6 +225,7 @@ impl Reader<'_> {
             log_format,
             shown: std::mem::take(&mut self.shown),
             files,
+            tag: String::new(),
         })
     }
 

@@ -198,6 +198,22 @@ pub struct GenerationRow {
     /// Its content is here: it is the current one, or can be rolled back to.
     #[serde(default)]
     pub kept: bool,
+    /// Where its bytes came from; `null`: it was recorded here, or received before the last start.
+    #[serde(default)]
+    pub came: Option<CameRow>,
+}
+
+/// Where the bytes of a received generation came from; together its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CameRow {
+    /// As in the base.
+    pub keep_bytes: u64,
+    /// From elsewhere here.
+    pub found_bytes: u64,
+    /// Zeros.
+    pub zero_bytes: u64,
+    /// From the peer, before compression.
+    pub sent_bytes: u64,
 }
 
 /// `rollback`.
@@ -360,6 +376,9 @@ pub struct BacklogItem {
     pub peer: String,
     /// Changed bytes that are not there yet, before any saving.
     pub bytes: u64,
+    /// Of these, so many are there already; `null`: it isn't on its way.
+    #[serde(default)]
+    pub done_bytes: Option<u64>,
     /// When it would be there, RFC 3339; `null` when no rate is known.
     pub eta: Option<String>,
     /// Why it waits. `in_use` with 0 bytes: it changed here and can't be recorded while somebody

@@ -15,6 +15,7 @@ mod codec;
 mod codes;
 mod conflicts;
 mod doctor;
+mod csv;
 mod images;
 mod netcheck;
 mod notices;
@@ -22,6 +23,8 @@ mod objects;
 mod openapi;
 mod orders;
 mod request;
+mod schedules;
+mod trends;
 
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
@@ -29,9 +32,10 @@ pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, pa
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
 pub use doctor::{DoctorReport, Finding};
+pub use csv::history_csv;
 pub use images::{
-    BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
-    ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
+    BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
+    ImagePeer, ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
     PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, RolledBack,
     VerifiedImage, VerifyDone, WaitReason,
 };
@@ -42,3 +46,7 @@ pub use objects::{
 };
 pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
 pub use request::{Affected, Lane, Request, Require, Role};
+pub use schedules::{
+    RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState, SchedulesReport,
+};
+pub use trends::{BacklogPoint, RatePoint, TrendsReport};

@@ -122,6 +122,12 @@ pub struct PeerRow {
     /// Until when it is in force, RFC 3339; `null`: nothing changes it by itself.
     #[serde(default)]
     pub limit_until: Option<String>,
+    /// Limit from `limit_until` on; 0: paused; `null`: none, or nothing changes it by itself.
+    #[serde(default)]
+    pub next_rate_limit_bits_per_second: Option<u64>,
+    /// Since when it is connected, or isn't any more, RFC 3339; `null`: it has not been since the start.
+    #[serde(default)]
+    pub since: Option<String>,
     /// When everything that it lacks will be there, RFC 3339; `null`: nothing waits, or nobody can say.
     #[serde(default)]
     pub finish: Option<String>,
@@ -171,6 +177,9 @@ pub struct StoreRow {
     /// nobody can say.
     #[serde(default)]
     pub finish: Option<String>,
+    /// What its file system has left; `null`: it can't be asked.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
     /// Contents that are kept beside the current ones.
     #[serde(default)]
     pub kept: u64,

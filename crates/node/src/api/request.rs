@@ -4,6 +4,7 @@
 //! `{"cmd":"publish","image":"vdisks/win11.vhdx"}`. Unknown commands and unknown arguments are
 //! refused, so that a newer client never believes that an older service did what it asked.
 
+use super::schedules::ScheduleEdit;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::ToSchema;
@@ -199,6 +200,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
+    /// What went out in the last day, and what was lacking in the last week. Done: `TrendsReport`.
+    Trends {
+        /// Only with this peer; absent: with all together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
     /// How long a peer takes to answer. Done: `NetcheckReport`.
     Netcheck {
         /// Which peer.
@@ -291,6 +298,23 @@ pub enum Request {
     },
     /// The orders in force, and the rate towards each peer. Done: `OrdersReport`.
     Orders {},
+    /// The calendars, or one of them. Done: `SchedulesReport`.
+    Schedules {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Change a calendar in the configuration file, and put that into force. Done: `SchedulesReport`
+    /// with one row.
+    ScheduleSet {
+        /// Which calendar.
+        name: String,
+        /// `tag` of the report that the change is based on; `*`: whatever there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<String>,
+        /// What changes.
+        edit: ScheduleEdit,
+    },
     /// Events, oldest first, one `event` line each; done: `EventsDone` unless followed.
     Events {
         /// Keep the connection and send new events as they happen.

@@ -24,6 +24,18 @@ pub(crate) struct Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credential(Option<TokenHash>);
 
+impl Credential {
+    /// What the holder of a token would show.
+    pub(crate) fn of(token: TokenHash) -> Self {
+        Self(Some(token))
+    }
+
+    /// Whether nothing was shown.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
@@ -110,6 +122,11 @@ impl Access {
             return Err(Denied::Scope { name: token.name.clone(), needs });
         }
         Ok(&token.name)
+    }
+
+    /// Whether there is anything to log in with.
+    pub(crate) fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
     }
 
     fn is_ours(&self, host: &str) -> bool {

@@ -32,10 +32,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Said<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let deadline = budget::HTTP_BODY_DEADLINE;
-        let read = tokio::time::timeout(deadline, bytes_of(body)).await;
-        let slow = format!("the body was not there after {} s", deadline.as_secs());
-        let bytes = read.map_err(|_| Problem::new("HTTP_SLOW", slow))??;
+        let bytes = whole(body).await?;
         if bytes.is_empty() || bytes == b"null" {
             return parse(b"{}");
         }
@@ -78,6 +75,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/json")
+}
+
+/// A whole body, in time.
+pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, Problem> {
+    let deadline = budget::HTTP_BODY_DEADLINE;
+    let read = tokio::time::timeout(deadline, bytes_of(body)).await;
+    let slow = format!("the body was not there after {} s", deadline.as_secs());
+    read.map_err(|_| Problem::new("HTTP_SLOW", slow))?
 }
 
 /// Reads a body; never more than the limit, whatever its length is said to be.

@@ -66,7 +66,7 @@ pub(crate) async fn readyz(State(site): State<Shared>, headers: HeaderMap) -> Re
         Ok(reasons) => reasons.map_err(|error| Problem::from(&error))?,
         Err(_) => vec![reason("DEADLINE", None, "a file system doesn't answer".to_owned())],
     };
-    if site.access().check_who(&headers, Scope::Read).is_err() {
+    if site.check_who(&headers, Scope::Read).is_err() {
         for reason in &mut reasons {
             (reason.store, reason.message) = (None, None);
         }

@@ -12,8 +12,8 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
+use super::{doctor, events, health, metrics, reads, schedules, writes};
 use crate::api::Event;
-use super::{doctor, events, health, metrics, reads, writes};
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -41,8 +41,12 @@ use super::{doctor, events, health, metrics, reads, writes};
         reads::ready,
         reads::conflicts,
         reads::backlog,
+        reads::trends,
         reads::orders,
         doctor::doctor,
+        schedules::all,
+        schedules::one,
+        schedules::set,
         writes::publish,
         writes::push,
         writes::promote,

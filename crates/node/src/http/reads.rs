@@ -1,15 +1,20 @@
 //! Reads: the routes that look and change nothing. Each makes one request of the admin protocol.
 
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body::{Asked, Named};
 use super::problem::Problem;
-use super::site::{Reply, Shared};
+use super::site::{Asker, Reply, Shared};
 use crate::api::{
     BacklogReport, ConflictsReport, HistoryReport, ImagesReport, OrdersReport, PeersReport,
-    PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport,
+    PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport, TrendsReport,
+    history_csv,
 };
 
 /// No query at all: what is said all the same is refused.
@@ -145,18 +150,42 @@ pub(crate) async fn image(
     site.look(Request::ImageShow { image: full(&name) }).await
 }
 
-/// The generations of an image, newest first
+/// The generations of an image, newest first; as CSV for who accepts that and no JSON
 #[utoipa::path(
     get, path = "/api/v1/images/{store}/{image}/history", tag = "images",
     params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
-    responses((status = 200, body = HistoryReport)),
+    responses((status = 200, content((HistoryReport = "application/json"), (String = "text/csv")))),
 )]
 pub(crate) async fn history(
     State(site): State<Shared>,
     Named(name): Named<(String, String)>,
+    headers: HeaderMap,
     _: Asked<Nothing>,
 ) -> Reply {
-    site.look(Request::ImageHistory { image: full(&name) }).await
+    let request = Request::ImageHistory { image: full(&name) };
+    if !wants_csv(&headers) {
+        return site.look(request).await;
+    }
+    let (report, _) = site.ask(&Asker::default(), request).await?;
+    let report = serde_json::from_value(report)
+        .map_err(|error| Problem::new("INTERNAL", format!("a history is none: {error}")))?;
+    Ok(csv(&report))
+}
+
+/// A history for spreadsheets.
+pub(crate) fn csv(report: &HistoryReport) -> Response {
+    let mut response = Response::new(Body::from(history_csv(report)));
+    let kind = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// CSV is named among what is accepted, and JSON isn't.
+fn wants_csv(headers: &HeaderMap) -> bool {
+    let all = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let kinds = || all().flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
+    let named = |name: &str| kinds().any(|kind| kind.trim().eq_ignore_ascii_case(name));
+    named("text/csv") && !named("application/json")
 }
 
 /// What would travel to a peer; sends nothing
@@ -207,6 +236,15 @@ pub(crate) async fn backlog(State(site): State<Shared>, Asked(of): Asked<OfPeer>
     site.look(Request::Backlog { peer: of.peer }).await
 }
 
+/// What went out in the last day under which limit, and what was lacking in the last week
+#[utoipa::path(
+    get, path = "/api/v1/trends", tag = "node", params(OfPeer),
+    responses((status = 200, body = TrendsReport)),
+)]
+pub(crate) async fn trends(State(site): State<Shared>, Asked(of): Asked<OfPeer>) -> Reply {
+    site.look(Request::Trends { peer: of.peer }).await
+}
+
 /// Contents that diverged
 #[utoipa::path(
     get, path = "/api/v1/conflicts", tag = "images", params(OfImage),
@@ -248,6 +286,16 @@ pub(crate) fn require(text: &str) -> Result<Require, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_wants_csv_says_so() {
+        let wants = |accept: &'static str| {
+            wants_csv(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert!(wants("text/csv") && wants("Text/CSV; q=0.9, */*; q=0.1"));
+        assert!(!wants("*/*") && !wants("application/json, text/csv") && !wants("text/html"));
+        assert!(!wants_csv(&HeaderMap::new()));
+    }
 
     #[test]
     fn who_must_hold_it() {

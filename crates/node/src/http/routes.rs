@@ -17,13 +17,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use tracing::info;
 
+use super::page;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{doctor, events, health, metrics, openapi, reads, writes};
+use super::{doctor, events, health, metrics, openapi, reads, schedules, writes};
 use crate::core::lock;
 
-/// What nothing that is served here needs: only the page will allow itself more.
+/// What nothing that is served here needs: only the page allows itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
 
 /// One route.
@@ -81,7 +82,11 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
         row(Method::GET, "/api/v1/doctor", Read, get(doctor::doctor)),
+        row(Method::GET, "/api/v1/trends", Read, get(reads::trends)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
+        row(Method::GET, "/api/v1/schedules", Read, get(schedules::all)),
+        row(Method::GET, "/api/v1/schedules/{schedule}", Read, get(schedules::one)),
+        row(Method::PUT, "/api/v1/schedules/{schedule}", Admin, put(schedules::set)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
         row(Method::POST, "/api/v1/resume", Operate, post(writes::resume)),
         row(Method::POST, "/api/v1/boost", Operate, post(writes::boost)),
@@ -102,7 +107,7 @@ pub(crate) fn router(site: &Shared) -> Router {
         };
         router = router.route(path, handler);
     }
-    router
+    page::attach(router, site)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(site.clone(), entrance))
@@ -134,9 +139,13 @@ async fn gate(
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let access = site.access();
-    let let_in = access.credential(request.headers());
-    let let_in = let_in.and_then(|credential| Ok((access.may(&credential, scope)?, credential)));
+    let (access, headers) = (site.access(), request.headers());
+    // A session is sent along by a browser whoever made it ask: by it one may look, not change.
+    let shown = match scope {
+        Scope::Read => site.credential(headers),
+        _ => access.credential(headers),
+    };
+    let let_in = shown.and_then(|shown| Ok((access.may(&shown, scope)?, shown)));
     let (token, credential) = match let_in {
         Ok(let_in) => let_in,
         Err(denied) => return Problem::from(denied).into_response(),

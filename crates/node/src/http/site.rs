@@ -6,15 +6,18 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::response::Response;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 
-use super::access::Access;
+use super::access::{Access, Credential, Denied};
 use super::openapi;
+use super::page::Sessions;
 use super::problem::Problem;
+use super::settings::Scope;
 use crate::admin::Client;
 use crate::api::{AdminError, Answer, Request};
 use crate::budget;
@@ -29,6 +32,8 @@ pub(crate) type Reply = Result<Response, Problem>;
 pub(crate) struct Site {
     pub(crate) core: Arc<Core>,
     access: watch::Receiver<Arc<Access>>,
+    /// Of browsers.
+    pub(crate) sessions: Sessions,
     /// Places for those who follow events.
     pub(crate) followers: Arc<Semaphore>,
     /// One scrape at a time: each looks at all there is.
@@ -53,9 +58,11 @@ pub(crate) type Shared = Arc<Site>;
 
 impl Site {
     pub(crate) fn new(core: Arc<Core>, access: watch::Receiver<Arc<Access>>) -> Self {
+        let sessions = Sessions::new(&core.config.identity.id());
         Self {
             core,
             access,
+            sessions,
             followers: Arc::new(Semaphore::new(budget::HTTP_FOLLOWERS_MAX)),
             scrapes: Semaphore::new(1),
             openapi: openapi::document().to_string().into(),
@@ -72,15 +79,45 @@ impl Site {
         self.access.clone()
     }
 
+    /// What who asks shows: a token, or a session that stands for one.
+    pub(crate) fn credential(&self, headers: &HeaderMap) -> Result<Credential, Denied> {
+        let shown = self.access().credential(headers)?;
+        let session = shown.is_nothing().then(|| self.sessions.token(headers)).flatten();
+        Ok(session.map_or(shown, Credential::of))
+    }
+
+    /// Whether who asks may do what `needs` this scope; the name of the token.
+    pub(crate) fn check_who(&self, headers: &HeaderMap, needs: Scope) -> Result<String, Denied> {
+        let shown = self.credential(headers)?;
+        self.access().may(&shown, needs).map(str::to_owned)
+    }
+
+    /// The object that a request ends with.
+    pub(crate) async fn answer<T: DeserializeOwned>(
+        &self,
+        asker: &Asker,
+        request: Request,
+    ) -> Result<T, Problem> {
+        let (done, _) = self.ask(asker, request).await?;
+        let odd = |error| Problem::new("INTERNAL", format!("an answer of another kind: {error}"));
+        serde_json::from_value(done).map_err(odd)
+    }
+
+    /// The same of what is answered from what the node knows.
+    pub(crate) async fn told<T: DeserializeOwned>(&self, request: Request) -> Result<T, Problem> {
+        let (deadline, nobody) = (budget::HTTP_ANSWER_DEADLINE, Asker::default());
+        match tokio::time::timeout(deadline, self.answer(&nobody, request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(no_answer()),
+        }
+    }
+
     /// Asks something that is answered from what the node knows.
     pub(crate) async fn look(&self, request: Request) -> Reply {
         let deadline = budget::HTTP_ANSWER_DEADLINE;
         match tokio::time::timeout(deadline, self.act(request)).await {
             Ok(reply) => reply,
-            Err(_) => {
-                let what = format!("no answer after {} s: a disk doesn't", deadline.as_secs());
-                Err(Problem::new("DEADLINE", what))
-            }
+            Err(_) => Err(no_answer()),
         }
     }
 
@@ -113,6 +150,11 @@ impl Site {
             Err(error) => Err((&error).into()),
         }
     }
+}
+
+fn no_answer() -> Problem {
+    let seconds = budget::HTTP_ANSWER_DEADLINE.as_secs();
+    Problem::new("DEADLINE", format!("no answer after {seconds} s: a disk doesn't"))
 }
 
 /// An object as an answer.

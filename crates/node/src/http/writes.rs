@@ -235,7 +235,7 @@ pub(crate) async fn resolve(
     let ResolveOrder { keep, acknowledge } = order;
     if acknowledge {
         // The only thing that is asked for here after which a content may be nowhere any more.
-        site.access.check_who(&headers, Scope::Admin).map_err(Problem::from)?;
+        site.access().check_who(&headers, Scope::Admin).map_err(Problem::from)?;
     }
     site.act(Request::Resolve { image: full(&name), keep, acknowledge }).await
 }

@@ -92,6 +92,11 @@ impl Ask {
         self.header("Content-Type", "application/json")
     }
 
+    pub(crate) fn form(mut self, body: &str) -> Ask {
+        self.body = Some(body.to_owned());
+        self.header("Content-Type", "application/x-www-form-urlencoded")
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut text =
             format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);

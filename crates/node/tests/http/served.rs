@@ -35,8 +35,14 @@ pub(crate) fn plain(dir: &Path, change: impl FnOnce(&mut Config)) -> (Running, S
 
 /// A node with a token for each scope.
 pub(crate) fn served(dir: &Path) -> Served {
+    served_by(dir, |_| {})
+}
+
+/// The same, changed before it starts.
+pub(crate) fn served_by(dir: &Path, change: impl FnOnce(&mut Config)) -> Served {
     let mut secrets = Vec::new();
     let (node, at) = plain(dir, |config| {
+        change(config);
         let http = config.http.as_mut().expect("HTTP");
         for scope in [Scope::Read, Scope::Operate, Scope::Admin] {
             let (secret, hash) = new_token().expect("random");

@@ -1,0 +1,205 @@
+//! Plot: a few series over time as a drawing that needs no script, with the figures beside it for the
+//! script that makes it one to point at. Pure.
+
+use serde_json::json;
+
+use super::words::{Clock, When};
+
+/// Width and height of a drawing in its own units; the style sheet stretches it.
+const WIDTH: f64 = 1000.0;
+const HEIGHT: f64 = 200.0;
+
+/// What the values are, for labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bits per second.
+    Rate,
+    /// Bytes.
+    Size,
+}
+
+impl Unit {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Size => "size",
+        }
+    }
+
+    fn text(self, value: u64) -> String {
+        match self {
+            Self::Rate if value == 0 => "0".to_owned(),
+            Self::Rate => super::words::rate(Some(value)),
+            Self::Size => super::words::size(value),
+        }
+    }
+}
+
+/// One series.
+pub(crate) struct Series {
+    pub(crate) name: &'static str,
+    /// Class of the style sheet.
+    pub(crate) class: &'static str,
+    /// Filled down to 0.
+    pub(crate) filled: bool,
+    /// `None`: there is no value.
+    pub(crate) values: Vec<Option<u64>>,
+}
+
+/// A drawing.
+#[derive(Clone, Debug)]
+pub(crate) struct Plot {
+    pub(crate) title: String,
+    /// Too few points for a line.
+    pub(crate) empty: bool,
+    pub(crate) lines: Vec<Line>,
+    /// What the top of the drawing stands for.
+    pub(crate) top: String,
+    pub(crate) from: Option<When>,
+    pub(crate) to: Option<When>,
+    /// What it shows, in words.
+    pub(crate) said: String,
+    /// The figures, for the script.
+    pub(crate) data: String,
+}
+
+/// One line of a drawing.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) class: &'static str,
+    pub(crate) path: String,
+}
+
+/// Draws series whose values belong to these instants (RFC 3339), which ascend.
+pub(crate) fn plot(
+    title: &str,
+    unit: Unit,
+    times: &[&str],
+    series: &[Series],
+    clock: &Clock,
+) -> Plot {
+    let seconds: Vec<i64> = times
+        .iter()
+        .map(|at| at.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second))
+        .collect();
+    let top = series.iter().flat_map(|one| one.values.iter().flatten()).copied().max().unwrap_or(0);
+    // A little air above the highest value.
+    let ceiling = top.saturating_add(top / 10).max(1);
+    let place = |at: i64, value: u64| place(&seconds, at, value, ceiling);
+    let lines = series.iter().map(|one| Line {
+        name: one.name,
+        class: one.class,
+        path: path(&seconds, one, place),
+    });
+    let named = |one: &Series| {
+        let last = one.values.last().copied().flatten();
+        last.map(|value| format!("{} {}", one.name, unit.text(value)))
+    };
+    let now: Vec<String> = series.iter().filter_map(named).collect();
+    let values: Vec<&Vec<Option<u64>>> = series.iter().map(|one| &one.values).collect();
+    let names: Vec<&str> = series.iter().map(|one| one.name).collect();
+    let (unit_word, zone) = (unit.word(), clock.zone());
+    let data = json!({
+        "unit": unit_word, "zone": zone, "names": names, "times": seconds, "values": values,
+    });
+    Plot {
+        title: title.to_owned(),
+        empty: seconds.len() < 2,
+        lines: lines.collect(),
+        top: unit.text(top),
+        from: times.first().map(|at| clock.when(at)),
+        to: times.last().map(|at| clock.when(at)),
+        said: format!("{title}: now {}; highest {}", now.join(", "), unit.text(top)),
+        data: data.to_string(),
+    }
+}
+
+fn place(seconds: &[i64], at: i64, value: u64, ceiling: u64) -> (i64, i64) {
+    let (first, last) =
+        (seconds.first().copied().unwrap_or(0), seconds.last().copied().unwrap_or(0));
+    #[expect(clippy::cast_precision_loss, reason = "a place in a drawing")]
+    let (x, y) = (
+        (at - first) as f64 / (last - first).max(1) as f64 * WIDTH,
+        HEIGHT - value as f64 / ceiling as f64 * HEIGHT,
+    );
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+    let placed = (x.round() as i64, y.round() as i64);
+    placed
+}
+
+/// A path with a gap wherever there is no value. A filled one has an outline to 0 of each piece.
+fn path(seconds: &[i64], series: &Series, place: impl Fn(i64, u64) -> (i64, i64)) -> String {
+    let mut text = String::new();
+    let mut piece: Vec<(i64, i64)> = Vec::new();
+    let mut end = |piece: &mut Vec<(i64, i64)>| {
+        let (Some(first), Some(last)) = (piece.first().copied(), piece.last().copied()) else {
+            return;
+        };
+        text.push_str(&format!("M{} {}", first.0, first.1));
+        for (x, y) in piece.drain(..).skip(1) {
+            text.push_str(&format!("L{x} {y}"));
+        }
+        if series.filled {
+            #[expect(clippy::cast_possible_truncation, reason = "a small number")]
+            let floor = HEIGHT as i64;
+            text.push_str(&format!("V{floor}H{}Z", first.0));
+        } else if first == last {
+            text.push_str("h1");
+        }
+    };
+    for (at, value) in seconds.iter().zip(&series.values) {
+        match value {
+            Some(value) => {
+                let placed = place(*at, *value);
+                // What lies on a level line needn't be said.
+                let level = |last: &[(i64, i64)]| matches!(last, [.., a, b] if a.1 == b.1 && b.1 == placed.1);
+                if level(&piece) {
+                    piece.pop();
+                }
+                piece.push(placed);
+            }
+            None => end(&mut piece),
+        }
+    }
+    end(&mut piece);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock::at("UTC", 1_793_617_200)
+    }
+
+    fn series(values: &[Option<u64>], filled: bool) -> Series {
+        Series { name: "sent", class: "sent", filled, values: values.to_vec() }
+    }
+
+    #[test]
+    fn lines_have_gaps_and_areas_a_floor() {
+        let times = ["1970-01-01T00:00:00Z", "1970-01-01T00:00:10Z", "1970-01-01T00:00:20Z"];
+        let draw = |values: &[Option<u64>], filled| {
+            let drawn = plot("Rate", Unit::Rate, &times, &[series(values, filled)], &clock());
+            assert!(!drawn.empty);
+            drawn
+        };
+        let line = draw(&[Some(0), Some(1000), Some(0)], false);
+        assert_eq!(line.lines[0].path, "M0 200L500 18L1000 200");
+        assert_eq!(line.top, "1 kbit/s");
+        assert_eq!(draw(&[Some(0), Some(0), Some(0)], false).lines[0].path, "M0 200L1000 200");
+        assert_eq!(draw(&[Some(1), None, Some(1)], false).lines[0].path, "M0 0h1M1000 0h1");
+        assert_eq!(draw(&[Some(0), Some(0), None], true).lines[0].path, "M0 200L500 200V200H0Z");
+        assert_eq!(draw(&[None, None, None], false).lines[0].path, "");
+        assert!(line.data.contains("\"times\":[0,10,20]"), "{}", line.data);
+    }
+
+    #[test]
+    fn nothing_is_no_drawing() {
+        assert!(plot("Rate", Unit::Size, &[], &[series(&[], true)], &clock()).empty);
+        let one = plot("Rate", Unit::Size, &["soon"], &[series(&[Some(5)], true)], &clock());
+        assert!(one.empty && one.said.contains("now sent 5 B"), "{}", one.said);
+    }
+}

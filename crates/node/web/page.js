@@ -1,0 +1,155 @@
+// What makes a screen live where there is JavaScript. Everything works without it.
+//
+// Elements with data-poll are fetched anew that often (milliseconds), those with data-live also soon after an event of
+// the node. Both only while somebody sees the page: a hidden one holds no connection.
+"use strict";
+
+(() => {
+  // Events that come together cause one look.
+  const TOGETHER_MS = 600;
+  // However many come, looks are at least so far apart.
+  const APART_MS = 1500;
+
+  let source = null;
+  let timer = null;
+  let looked = 0;
+  const due = new Map();
+
+  const refresh = (element) => htmx.trigger(element, "refresh");
+
+  const look = () => {
+    timer = null;
+    looked = Date.now();
+    document.querySelectorAll("[data-live]").forEach(refresh);
+  };
+
+  const happened = () => {
+    if (timer !== null) return;
+    timer = setTimeout(look, Math.max(TOGETHER_MS, looked + APART_MS - Date.now()));
+  };
+
+  const follow = () => {
+    if (source !== null || document.hidden || !document.querySelector("[data-live]")) return;
+    source = new EventSource("/api/v1/events?since_seconds=0");
+    source.onmessage = happened;
+    source.onopen = () => document.documentElement.setAttribute("data-following", "");
+  };
+
+  const leave = () => {
+    if (source !== null) source.close();
+    source = null;
+  };
+
+  const tick = () => {
+    if (document.hidden) return;
+    for (const element of document.querySelectorAll("[data-poll]")) {
+      const every = Number(element.dataset.poll);
+      const last = due.get(element.id) ?? Date.now();
+      due.set(element.id, last);
+      if (every > 0 && Date.now() - last >= every) refresh(element);
+    }
+  };
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) return leave();
+    follow();
+    look();
+  });
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", follow);
+  setInterval(tick, 500);
+  follow();
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  const scaled = (value, step, units) => {
+    let unit = 0;
+    while (value >= step && unit < units.length - 1) {
+      value /= step;
+      unit += 1;
+    }
+    return `${value < 10 && value % 1 !== 0 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+  };
+  const written = {
+    rate: (value) => (value === 0 ? "0" : scaled(value, 1000, ["bit/s", "kbit/s", "Mbit/s", "Gbit/s"])),
+    size: (value) => (value === 0 ? "0" : scaled(value, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])),
+  };
+
+  const shades = {
+    sent: { stroke: "--sent", fill: "29" },
+    limit: { stroke: "--drift", dash: [5, 4], stepped: true },
+    backlog: { stroke: "--found", fill: "33" },
+  };
+
+  const draw = (box) => {
+    const told = JSON.parse(box.dataset.plot);
+    const text = written[told.unit];
+    const axis = { stroke: colour("--soft"), font: "11px system-ui", ticks: { show: false }, grid: { stroke: colour("--line"), width: 1 } };
+    const series = told.names.map((name) => {
+      const shade = shades[name];
+      const stroke = colour(shade.stroke);
+      return {
+        label: name,
+        stroke,
+        width: 1.6,
+        dash: shade.dash,
+        fill: shade.fill && stroke + shade.fill,
+        points: { show: false },
+        paths: shade.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
+        value: (_, value) => (value === null ? "none" : text(value)),
+      };
+    });
+    const clock = new Intl.DateTimeFormat("en-GB", { timeZone: told.zone, hour: "2-digit", minute: "2-digit" });
+    const tip = document.createElement("p");
+    tip.className = "max";
+    const options = {
+      width: box.clientWidth,
+      height: 182,
+      // By the node's clock, as everywhere on the page.
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), told.zone),
+      padding: [10, 6, 0, 0],
+      cursor: { y: false, drag: { x: true, y: false } },
+      legend: { show: false },
+      axes: [
+        { ...axis, grid: { show: false }, values: [[86400, "{YYYY}-{MM}-{DD}"], [3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]] },
+        { ...axis, size: 74, values: (_, ticks) => ticks.map(text) },
+      ],
+      scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
+      series: [{}, ...series],
+      hooks: {
+        setCursor: [
+          (plot) => {
+            const at = plot.cursor.idx;
+            tip.hidden = at === null || at === undefined;
+            if (tip.hidden) return;
+            const time = clock.format(new Date(told.times[at] * 1000));
+            const values = told.names.map((name, n) => {
+              const value = told.values[n][at];
+              return `${name} ${value === null ? "none" : text(value)}`;
+            });
+            tip.textContent = `${time}  ${values.join("  ")}`;
+          },
+        ],
+      },
+    };
+    const plot = new uPlot(options, [told.times, ...told.values], box);
+    box.classList.add("drawn");
+    box.querySelector("svg").setAttribute("aria-hidden", "true");
+    plot.root.setAttribute("role", "img");
+    plot.root.setAttribute("aria-label", box.querySelector("svg").getAttribute("aria-label"));
+    plot.over.append(tip);
+    new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: 182 })).observe(box);
+  };
+
+  const prepare = (root) => {
+    if (root.id && root.dataset.poll) due.set(root.id, Date.now());
+    for (const box of root.querySelectorAll(".canvas[data-plot]:not(.drawn)")) {
+      if (typeof uPlot === "function") draw(box);
+    }
+  };
+  htmx.onLoad(prepare);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    const trends = document.querySelector("#trends");
+    if (trends) refresh(trends);
+  });
+})();
