@@ -19,6 +19,7 @@ use crate::overrides::Scope;
 use crate::rates::{Hold, InForce};
 use crate::turns::Order;
 
+mod heads;
 mod pairs;
 
 pub use pairs::Pair;
@@ -69,6 +70,8 @@ pub enum Reason {
     Paused,
     /// Histories that don't descend from one another.
     Diverged,
+    /// The peer adopts the store from another tool and only looks yet.
+    Observing,
     /// It was refused or failed for another reason; it is tried again.
     Failing,
 }
@@ -266,17 +269,6 @@ impl Backlog {
             .collect();
         for peer in sharing {
             self.review(Key { peer, store: store.clone(), image: image.clone() }, changed);
-        }
-    }
-
-    /// A store is out of service.
-    pub fn handle_store_gone(&mut self, store: &StoreName) {
-        self.heads.retain(|(name, _), _| name != store);
-        self.receipts.retain(|key, _| key.store != *store);
-        let gone: Vec<Key> = self.entries.keys().filter(|k| k.store == *store).cloned().collect();
-        for key in gone {
-            self.end_sending(&key);
-            self.entries.remove(&key);
         }
     }
 

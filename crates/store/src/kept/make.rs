@@ -84,12 +84,15 @@ impl Store {
         pinned: bool,
         now_unix_ms: i64,
     ) -> Result<Kept> {
+        let _in_place = self.in_place()?;
         self.check_marker()?;
         self.check_health()?;
         let _claim = self.claim(name)?;
         let stat = regular(self.disk.as_ref(), name)?;
         let image = self.catalog.read()?.image(name)?;
         let generation = self.recorded_as(image.as_ref(), &stat)?;
+        let (why, pinned) =
+            if self.keeps_old(name)? { (Why::OldTool, true) } else { (why, pinned) };
         let keep = Keep { why, pinned, generation, now_unix_ms };
         let file = open_live(self.disk.as_ref(), name)?;
         self.synced(file.sync(), name.as_str())?;
@@ -208,7 +211,7 @@ impl Store {
         let kept = self.kept_by_serial(name, serial)?;
         let kept = kept.ok_or(Error::StoreUnsafe("somebody removes files below .blockferry"))?;
         match kept.why {
-            Why::History | Why::Deleted => {}
+            Why::History | Why::Deleted | Why::OldTool | Why::Shadow => {}
             why => tracing::warn!(code = "SET_ASIDE", image = %name, kept = %kept.path,
                 why = why.word(), "a content was set aside"),
         }
