@@ -162,7 +162,7 @@ impl Scene {
 
 #[test]
 fn adoption_crash_at_every_operation() {
-    across("adoption_crash_at_every_operation", 6, "crash images", |seed| {
+    across("adoption_crash_at_every_operation", 3, "crash images", |seed| {
         let scene = Scene::new(seed);
         let mut rng = Rng::new(seed << 8);
         scene.disk.record();

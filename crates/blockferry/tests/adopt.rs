@@ -42,8 +42,8 @@ impl Service {
     }
 
     fn start(&mut self) {
-        let log = File::options().create(true).append(true);
-        let log = log.open(self.directory.join("log")).unwrap();
+        let log = self.directory.join("log");
+        let log = File::options().create(true).append(true).open(log).unwrap();
         let mut serve = program();
         serve.arg("--config").arg(self.config()).args(["serve", "--until-stdin-closes"]);
         serve.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
