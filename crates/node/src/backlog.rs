@@ -232,8 +232,9 @@ impl Backlog {
         let ours = self.head(&key.store, &key.image).map(|head| &head.version);
         let lost = |ours: &Version| match ours.lineage.compare(&held.lineage) {
             Descent::Newer => true,
-            Descent::Concurrent => ours.root != held.root,
-            Descent::Older | Descent::Equal => false,
+            // Equal, and other bytes: both were found, or somebody was set back.
+            Descent::Concurrent | Descent::Equal => ours.root != held.root,
+            Descent::Older => false,
         };
         if ours.is_some_and(lost) {
             self.receipts.remove(&key);
