@@ -208,7 +208,7 @@ fn adoption_killed_in_each_move_goes_on_or_back() {
         let phase = branch.row()["phase"].as_str().unwrap().to_owned();
         let order = match phase.as_str() {
             "observe" => "next",
-            _ if numbers.below(2) == 0 => "next",
+            _ if numbers.below(4) > 0 => "next",
             _ => "back",
         };
         // From active only back: the end is tried last.
