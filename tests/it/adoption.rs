@@ -187,7 +187,7 @@ fn adoption_crash_at_every_operation() {
         let (snapshots, mut images) = (side.disk.recorded(), 0);
         for (at, snapshot) in snapshots.iter().enumerate().filter(|(_, s)| s.ops > acks[0].0) {
             // Another half of the operations with each seed of a mode.
-            if (at as u64 + seed / 3) % 2 == 0 {
+            if (at as u64 + seed / 3).is_multiple_of(2) {
                 let last = acks.iter().rposition(|(ops, _)| *ops <= snapshot.ops).expect("made");
                 let may: Vec<_> = acks.iter().skip(last).take(2).map(|(_, phase)| *phase).collect();
                 let disk = snapshot.disk.crash(crash_of(&mut rng));
