@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 33] = [
     "demo",
     "init",
     "serve",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 32] = [
     "rollback",
     "conflicts",
     "resolve",
+    "adopt",
     "verify",
     "pause",
     "resume",
@@ -47,7 +48,7 @@ const COMMANDS: [&str; 32] = [
 ];
 
 /// Commands of later versions: absent rather than pretended.
-const LATER: [&str; 3] = ["doctor", "bundle", "adopt"];
+const LATER: [&str; 2] = ["doctor", "bundle"];
 
 struct Place {
     directory: TempDir,
