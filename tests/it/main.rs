@@ -1,5 +1,6 @@
 //! The one integration binary. Each module is a kind of proof; a test reads as a script.
 
+mod adoption;
 mod cache;
 mod calendar;
 mod changed;

@@ -2,14 +2,18 @@
 //!
 //! The text of `help`, the completions and the man pages all come from here.
 
+mod adopt;
+mod choices;
 mod looks;
 mod orders;
 
+pub(crate) use adopt::AdoptCommand;
+pub(crate) use choices::{LaneArg, RoleArg};
 pub(crate) use looks::{BundleArgs, DoctorArgs, StatusArgs};
 pub(crate) use orders::{AffectedArgs, LimitCommand};
 
 use crate::config::{Period, Size};
-use blockferry_node::api::{Lane, Require, Role};
+use blockferry_node::api::Require;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use std::net::SocketAddr;
@@ -165,6 +169,9 @@ pub(crate) enum Command {
     },
     /// Decide which content of an image goes on; the others are kept
     Resolve(ResolveArgs),
+    /// Take a directory over from robocopy, rsync or DFS-R, step by step and back
+    #[command(subcommand)]
+    Adopt(AdoptCommand),
     /// Re-hash local images against the catalog
     Verify {
         /// STORE/NAME or STORE [default: everything]
@@ -493,45 +500,6 @@ pub(crate) enum ConfigCommand {
     },
     /// Print the JSON Schema of the configuration file
     Schema,
-}
-
-/// Role of a node in a store.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum RoleArg {
-    /// Its changes travel
-    Writer,
-    /// Receives only
-    Mirror,
-}
-
-impl From<RoleArg> for Role {
-    fn from(role: RoleArg) -> Role {
-        match role {
-            RoleArg::Writer => Role::Writer,
-            RoleArg::Mirror => Role::Mirror,
-        }
-    }
-}
-
-/// Lane of a push.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LaneArg {
-    /// Before everything else; what runs gives way
-    Urgent,
-    /// In the order of the backlog
-    Normal,
-    /// When nothing else wants the link, and a little beside it
-    Bulk,
-}
-
-impl From<LaneArg> for Lane {
-    fn from(lane: LaneArg) -> Lane {
-        match lane {
-            LaneArg::Urgent => Lane::Urgent,
-            LaneArg::Normal => Lane::Normal,
-            LaneArg::Bulk => Lane::Bulk,
-        }
-    }
 }
 
 pub(crate) fn require(text: &str) -> Result<Require, String> {

@@ -64,6 +64,7 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Rollback { image } => commands::rollback::run(app, image),
         Command::Conflicts { image } => commands::conflicts::list(app, image),
         Command::Resolve(args) => commands::conflicts::resolve(app, args),
+        Command::Adopt(command) => commands::adopt::run(app, command),
         Command::Verify { image } => commands::verify::run(app, image),
         Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
         Command::Resume(args) => commands::orders::give(app, args, Request::Resume),

@@ -19,6 +19,7 @@ use crate::overrides::Scope;
 use crate::rates::{Hold, InForce};
 use crate::turns::Order;
 
+mod heads;
 mod pairs;
 
 pub use pairs::{Pair, Pairs, Sum};
@@ -69,6 +70,8 @@ pub enum Reason {
     Paused,
     /// Histories that don't descend from one another.
     Diverged,
+    /// The peer adopts the store from another tool and only looks yet.
+    Observing,
     /// It was refused or failed for another reason; it is tried again.
     Failing,
 }
@@ -229,8 +232,9 @@ impl Backlog {
         let ours = self.head(&key.store, &key.image).map(|head| &head.version);
         let lost = |ours: &Version| match ours.lineage.compare(&held.lineage) {
             Descent::Newer => true,
-            Descent::Concurrent => ours.root != held.root,
-            Descent::Older | Descent::Equal => false,
+            // Equal, and other bytes: both were found, or somebody was set back.
+            Descent::Concurrent | Descent::Equal => ours.root != held.root,
+            Descent::Older => false,
         };
         if ours.is_some_and(lost) {
             self.receipts.remove(&key);
@@ -266,17 +270,6 @@ impl Backlog {
             .collect();
         for peer in sharing {
             self.review(Key { peer, store: store.clone(), image: image.clone() }, changed);
-        }
-    }
-
-    /// A store is out of service.
-    pub fn handle_store_gone(&mut self, store: &StoreName) {
-        self.heads.retain(|(name, _), _| name != store);
-        self.receipts.retain(|key, _| key.store != *store);
-        let gone: Vec<Key> = self.entries.keys().filter(|k| k.store == *store).cloned().collect();
-        for key in gone {
-            self.end_sending(&key);
-            self.entries.remove(&key);
         }
     }
 

@@ -271,6 +271,10 @@ pub const LOOK_TURN_MAX: Duration = Duration::from_secs(5);
 pub const PEERS_MAX: usize = 1024;
 /// Addresses of a peer.
 pub const ADDRESSES_MAX: usize = 16;
+/// Offers of which sizes and times are remembered while a store is being adopted: peers times images.
+pub const ADOPT_OFFERS_MAX: usize = 1 << 16;
+/// A move of an adoption waits so long for what is being received or recorded to end.
+pub const ADOPT_BUSY_WAIT: Duration = Duration::from_secs(20);
 /// Backlog entries: peers times images. Beyond it new ones wait for a rescan.
 pub const BACKLOG_MAX: usize = 1 << 18;
 /// Events kept in the node's database.

@@ -106,6 +106,8 @@ pub struct StoreConfig {
     pub keep_days: u32,
     /// The node whose content wins when two diverged, by name or id; `None`: an operator decides.
     pub prefer: Option<String>,
+    /// It is taken over from another tool: when it is made, it begins by observing.
+    pub adopt: bool,
     /// How fast it is sent, to all peers together.
     pub send: Allowance,
 }
@@ -128,6 +130,7 @@ impl StoreConfig {
             keep_generations: None,
             keep_days: 7,
             prefer: None,
+            adopt: false,
             send: Allowance::default(),
         }
     }

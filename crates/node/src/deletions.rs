@@ -11,6 +11,7 @@ use blockferry_delta::ImageName;
 use blockferry_store::{Error as StoreError, Generation, LookState};
 use blockferry_wire::{FEATURE_DELETIONS, Refusal};
 
+use crate::adoption;
 use crate::api::{Answer, PublishReport, Role, Schema};
 use crate::core::{Core, blocking, head_of, lock};
 use crate::error::{Error, Result};
@@ -80,6 +81,7 @@ impl Deletions {
 /// Takes what a look saw to be gone at a writer.
 pub(crate) fn take(core: &Core, store: &OpenStore, gone: &[String], images: usize) {
     if store.config.role == Role::Mirror
+        || !adoption::judges_files(store)
         || !lock(&store.deletions).handle_look(gone, images, Instant::now())
     {
         return;
@@ -147,7 +149,7 @@ fn commit(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Generatio
 /// A new image with the content of one whose file is gone: it was renamed. What it was called before
 /// is deleted without waiting: nothing is lost with it. Blocking.
 pub(crate) fn note_renames(core: &Core, store: &OpenStore, new: &Generation) -> Result<()> {
-    if store.config.role == Role::Mirror {
+    if store.config.role == Role::Mirror || !adoption::judges_files(store) {
         return Ok(());
     }
     for gone in store.seen_as(&[LookState::Missing]) {

@@ -10,6 +10,7 @@
 //! that a test can run a pair of nodes in one thread from one seed.
 
 mod admin;
+mod adoption;
 pub mod api;
 pub mod backlog;
 pub mod budget;

@@ -139,6 +139,25 @@ pub(crate) async fn join(
     path: Option<PathBuf>,
     name: Option<String>,
 ) -> Result<Joined> {
+    join_as(core, ticket, (path, name), false).await
+}
+
+/// The same; the store begins by observing what another tool left at `path`.
+pub(crate) async fn join_to_adopt(
+    core: &Arc<Core>,
+    ticket: &str,
+    path: Option<PathBuf>,
+    name: Option<String>,
+) -> Result<Joined> {
+    join_as(core, ticket, (path, name), true).await
+}
+
+async fn join_as(
+    core: &Arc<Core>,
+    ticket: &str,
+    (path, name): (Option<PathBuf>, Option<String>),
+    adopt: bool,
+) -> Result<Joined> {
     let ticket = Ticket::decode(ticket)?;
     if ticket.hub == core.config.identity.id() {
         return Err(Error::TokenWrongHub);
@@ -147,6 +166,7 @@ pub(crate) async fn join(
         path.unwrap_or_else(|| core.config.state_dir.join("stores").join(ticket.store.as_str()));
     let mut store = StoreConfig::new(ticket.store.clone(), path, ticket.role);
     store.settle = core.live().settle;
+    store.adopt = adopt;
     // What would fail afterwards is refused before the ticket is spent.
     let known = core.store(store.name.as_str()).ok();
     if known.is_none() {

@@ -14,6 +14,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::debug;
 
+use crate::adoption;
 use crate::budget;
 use crate::conflict;
 use crate::core::{Core, blocking, head_of, key, lock};
@@ -74,6 +75,7 @@ async fn try_receive(
             return Ok(());
         }
     };
+    adoption::note_offer(&admitted.store, peer.id, &offer);
     upkeep::before_receiving(core, &admitted.store);
     // What isn't taken here won't come.
     offer.set.retain(|member| admitted.store.takes(member.image.as_str()));
@@ -97,6 +99,7 @@ async fn try_receive(
         }
         if let RecvOutcome::Committed(generation) = &outcome {
             match (side.undoes_edit(), side.sets_aside()) {
+                _ if adoption::keeps_old(&admitted.store) => {}
                 (true, true) => mirror::tell_restored(&at, &admitted.store, &name, generation),
                 (_, true) => tell_set_aside(&at, &admitted.store, &name, &generation.image),
                 (_, false) => {}
@@ -205,6 +208,7 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);
             conflict::drop_settled(&store.store, &generation)?;
+            adoption::note_current(store, &generation);
             ended = Ended::Committed;
             if generation.is_deleted() {
                 note_deleted(core, store, peer, &generation);
@@ -235,6 +239,11 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             diverged::note_kept(core, store, peer, &generation, fork)?;
             return Ok(Ended::Unchanged);
         }
+        RecvOutcome::Shadowed(generation) => {
+            adoption::tell_shadow(core, store, peer, &generation);
+            return Ok(Ended::Unchanged);
+        }
+        RecvOutcome::Refused { code: Refusal::Observing, .. } => return Ok(Ended::Unchanged),
         RecvOutcome::Refused { image, code, text } => {
             if code == Refusal::GenerationOld || !store.trouble(&image, code.code()) {
                 return Ok(Ended::Unchanged);
@@ -307,6 +316,7 @@ impl Drive {
                 Step::Pack(_) => return Err(Error::Broken { what: "a receiver that packs" }),
                 Step::Done(outcome) => {
                     if let RecvOutcome::Committed(generation)
+                    | RecvOutcome::Shadowed(generation)
                     | RecvOutcome::Kept { generation, .. } = &outcome
                     {
                         self.counts.note_received(generation, side.travelled());

@@ -242,6 +242,7 @@ pub(crate) fn wait_reason(reason: Reason) -> WaitReason {
         Reason::Schedule => WaitReason::Schedule,
         Reason::Paused => WaitReason::Paused,
         Reason::SetIncomplete => WaitReason::SetIncomplete,
+        Reason::Observing => WaitReason::Observing,
         Reason::Failing => WaitReason::Other,
     }
 }

@@ -10,6 +10,7 @@ use blockferry_delta::{ImageName, StoreName};
 use blockferry_store::Generation;
 
 use crate::admin::Client;
+use crate::adoption;
 use crate::api::{
     AdminError, Affected, Answer, EventsDone, ImagesReport, Invitation, Joined, PeersReport,
     Removed, Request, Role, Schema, StoresReport,
@@ -84,6 +85,11 @@ pub(crate) async fn handle(
         | Request::LimitSet { .. }
         | Request::LimitClear { .. }
         | Request::Orders {}) => order(core, request).await,
+        request @ (Request::AdoptStart { .. }
+        | Request::AdoptNext { .. }
+        | Request::AdoptBack { .. }
+        | Request::AdoptStatus {}
+        | Request::AdoptReport { .. }) => adoption::answer(core, request).await,
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Doctor {} => doctor::examine(core).await,
         Request::Backlog { peer } => backlog(core, peer).await,

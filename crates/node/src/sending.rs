@@ -91,8 +91,8 @@ async fn send(core: Arc<Core>, key: Key, head: Head) {
             let first = lock(&core.backlog).failures(&key) <= 1;
             // What is held back ends by itself and says so as its reason.
             let held = lock(&core.backlog).hold(&key).is_some();
-            // Waiting for the rest of a set is how sets travel.
-            let usual = held || error.code() == "SET_INCOMPLETE";
+            // Waiting for the rest of a set is how sets travel; who adopts a store says so.
+            let usual = held || matches!(error.code(), "SET_INCOMPLETE" | "OBSERVING");
             if !core.is_stopping() && !usual && (first || before != after) {
                 let note = Note::warning(error.code(), error.to_string());
                 core.events.note(note.store(&key.store).image(&key.image).peer(&peer));

@@ -19,6 +19,7 @@ use blockferry_store::{
 use tokio::sync::{Notify, SemaphorePermit};
 use tracing::debug;
 
+use crate::adoption::{self, Offers};
 use crate::api::Role;
 use crate::budget;
 use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
@@ -69,6 +70,8 @@ pub(crate) struct OpenStore {
     pub(crate) preferences: Preferences,
     /// What tells that this store was set back.
     pub(crate) rewound: Rewound,
+    /// What peers offered last, while it is being adopted.
+    pub(crate) offers: Offers,
     /// Look now.
     pub(crate) wake: Arc<Notify>,
     gone: tokio::sync::watch::Sender<bool>,
@@ -138,6 +141,7 @@ pub(crate) fn open(
         told: Mutex::default(),
         preferences: Preferences::default(),
         rewound: Rewound::default(),
+        offers: Offers::default(),
         wake: Arc::new(Notify::new()),
         gone: tokio::sync::watch::Sender::new(false),
     };
@@ -193,6 +197,7 @@ fn options(config: &StoreConfig, free_min: FreeMin, cache_bytes: u64) -> Result<
         keep_generations: config.keep_generations,
         keep_days: config.keep_days,
         mirror: config.role == Role::Mirror,
+        adopt: config.adopt,
         scan_threads: Options::default().scan_threads.min(budget::SCAN_THREADS_MAX),
         ..Options::default()
     })
@@ -543,7 +548,7 @@ fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Res
     rewound::refresh(core, store)?;
     let head = head_of(store, generation)?;
     core.note_head(store, generation, head);
-    if store.config.role == Role::Mirror && generation.number > 1 {
+    if store.config.role == Role::Mirror && generation.number > 1 && adoption::judges_files(store) {
         mirror::tell_edited(core, store, generation);
         return Ok(());
     }

@@ -26,6 +26,7 @@ pub fn refusal_of(error: &StoreError) -> Refusal {
         | StoreError::NoGeneration { .. } => Refusal::SourceMissing,
         StoreError::TooLarge(_) => Refusal::ResourceLimit,
         StoreError::NotRegular(_) => Refusal::LocalChange,
+        StoreError::Observing { .. } => Refusal::Observing,
         StoreError::Cancelled => Refusal::Cancelled,
         StoreError::Io { .. } if error.code() == "DISK_FULL" => Refusal::DiskFull,
         StoreError::Io { .. } | StoreError::Catalog(_) | StoreError::Corrupt { .. } => {
@@ -48,6 +49,7 @@ pub fn setback_of_refusal(refusal: Refusal) -> Setback {
         Refusal::DiskFull => Setback::Retry(Reason::Space),
         Refusal::InUse | Refusal::LocalChange => Setback::Retry(Reason::InUse),
         Refusal::SetIncomplete => Setback::Retry(Reason::SetIncomplete),
+        Refusal::Observing => Setback::Retry(Reason::Observing),
         Refusal::ShuttingDown => Setback::Lost,
         Refusal::Busy | Refusal::Duplicate | Refusal::Superseded | Refusal::ResourceLimit => {
             Setback::Retry(Reason::Transferring)
@@ -177,6 +179,7 @@ mod tests {
             (refused(Refusal::GenerationOld), Setback::Older),
             (refused(Refusal::Duplicate), Setback::Retry(Transferring)),
             (refused(Refusal::SetIncomplete), Setback::Retry(SetIncomplete)),
+            (refused(Refusal::Observing), Setback::Retry(Observing)),
             (refused(Refusal::Forbidden), Setback::Retry(Failing)),
             (refused(Refusal::ShuttingDown), Setback::Lost),
             (Error::Stopping, Setback::Lost),

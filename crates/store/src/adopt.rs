@@ -78,6 +78,7 @@ impl Store {
         }
         if fresh {
             write.put_mark(INCARNATION, (self.options.incarnation)())?;
+            self.begin_adoption(&write)?;
         }
         write.put_mark(ADOPTED, 1)?;
         write.commit()

@@ -75,6 +75,8 @@ impl Store {
     fn commit_steps(&self, sealed: Sealed) -> Result<Generation> {
         let Sealed { claim, image, generation, mut path, built, spool, keep_replaced, .. } = sealed;
         let name = generation.image.clone();
+        let _in_place = self.in_place()?;
+        let keep_replaced = keep_replaced || self.keeps_old(&name)?;
         self.check_health()?;
         self.check_target(&name, image.as_ref())?;
         let file = match built {
@@ -264,7 +266,11 @@ impl Store {
         let current = self.current_of(Some(image))?;
         if !expected || prepared.keep_replaced == Some(true) {
             let current = current.filter(|_| expected);
-            let why = current.as_ref().map_or(Why::Replaced, |current| self.why_replaced(current));
+            let why = match (self.keeps_old(&image.name)?, &current) {
+                (true, _) => Why::OldTool,
+                (false, Some(current)) => self.why_replaced(current),
+                (false, None) => Why::Replaced,
+            };
             self.keep_file(&image.name, old, &Keep::pinned(why, current, 0))?;
             return Ok(None);
         }

@@ -49,6 +49,7 @@ impl Store {
     }
 
     fn commit_set_steps(&self, members: Vec<Sealed>) -> Result<Vec<Generation>> {
+        let _in_place = self.in_place()?;
         self.check_health()?;
         if members.len() > SET_COMMIT_MAX {
             return Err(Error::StoreUnsafe("a set of more images than are committed as one"));
@@ -87,6 +88,7 @@ impl Store {
                 self.convert(image, redo, &generation)?
             }
         };
+        let keep_replaced = keep_replaced || self.keeps_old(name)?;
         Ok((claim, Whole { image, generation, path, file, spool, keep_replaced }))
     }
 

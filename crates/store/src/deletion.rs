@@ -28,6 +28,7 @@ impl Store {
         author: NodeId,
         now_unix_ms: i64,
     ) -> Result<Generation> {
+        let _in_place = self.in_place()?;
         self.check_marker()?;
         self.check_health()?;
         let _claim = self.claim(name)?;
@@ -82,6 +83,7 @@ impl Store {
     /// # Errors
     /// [`Error::LocalChange`] and [`Error::InUse`] as for any other generation.
     pub fn commit_deletion(&self, offered: Generation, now_unix_ms: i64) -> Result<Generation> {
+        let _in_place = self.in_place()?;
         self.check_marker()?;
         self.check_health()?;
         let name = offered.image.clone();
@@ -145,7 +147,10 @@ impl Store {
         now_unix_ms: i64,
     ) -> Result<Option<(u64, String)>> {
         let Some((path, stat)) = going else { return Ok(None) };
-        let keep = Keep::for_retention(Why::Deleted, current, now_unix_ms);
+        let keep = match path == name.as_str() && self.keeps_old(name)? {
+            true => Keep::pinned(Why::OldTool, current, now_unix_ms),
+            false => Keep::for_retention(Why::Deleted, current, now_unix_ms),
+        };
         let serial = self.note_kept(write, name, &path, &stat, &keep)?;
         Ok(Some((serial, path)))
     }

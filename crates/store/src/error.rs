@@ -4,6 +4,8 @@ use std::io;
 
 use blockferry_delta::{ImageName, Root};
 
+use crate::adoption::NotNow;
+
 /// Result of store operations.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -149,6 +151,15 @@ pub enum Error {
     /// The name is that of a map beside an image, not of an image.
     #[error("{0} is a map of changes beside an image, not an image")]
     MapName(ImageName),
+    /// The store is being adopted and the old tool rules: its images are not touched.
+    #[error("the store is being adopted (phase {phase}): its images are left as they are")]
+    Observing {
+        /// The phase, in a word.
+        phase: &'static str,
+    },
+    /// An order about the adoption that can't be done now.
+    #[error("{0}")]
+    Adoption(NotNow),
     /// A cancel was asked for.
     #[error("cancelled")]
     Cancelled,
@@ -189,6 +200,8 @@ impl Error {
             Self::RootMismatch { .. } => "ROOT_MISMATCH",
             Self::BadMap(_) => "BAD_MAP",
             Self::MapName(_) => "BAD_NAME",
+            Self::Observing { .. } => "OBSERVING",
+            Self::Adoption(_) => "ADOPTION_NOT_NOW",
             Self::Cancelled => "CANCELLED",
         }
     }

@@ -49,6 +49,12 @@ pub enum Why {
     /// It was found where something else was expected.
     #[n(4)]
     Replaced,
+    /// It is what another tool had here before this store took its place.
+    #[n(5)]
+    OldTool,
+    /// It was received while another tool had the image.
+    #[n(6)]
+    Shadow,
 }
 
 impl Why {
@@ -60,6 +66,8 @@ impl Why {
             Self::Conflict => "conflict",
             Self::Edit => "edit",
             Self::Replaced => "replaced",
+            Self::OldTool => "old_tool",
+            Self::Shadow => "shadow",
         }
     }
 }

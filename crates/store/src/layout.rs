@@ -23,6 +23,8 @@ pub(crate) const KEPT: &str = ".blockferry/kept";
 pub(crate) const QUARANTINE: &str = ".blockferry/quarantine";
 /// Directory of what recovery found to be of no use; emptied in the quiet after it.
 pub(crate) const TRASH: &str = ".blockferry/trash";
+/// There while the store is being adopted.
+pub(crate) const ADOPTING: &str = ".blockferry/adopting";
 /// The catalog.
 pub(crate) const CATALOG: &str = ".blockferry/catalog.redb";
 /// The marker.

@@ -6,6 +6,7 @@
 //! the [`disk::Disk`] seam, so a simulated disk can lose power at any point of it.
 
 mod adopt;
+mod adoption;
 mod assemble;
 mod bases;
 mod catalog;
@@ -44,6 +45,7 @@ mod walk;
 mod warm;
 mod writer;
 
+pub use adoption::{AdoptOrder, Adoption, Facts, NotNow, Phase, Rule, Step};
 pub use catalog::{Discover, Generation};
 pub use changed::{Changed, MAP_BYTES_MAX, NbdBitmap, Told};
 pub use commit::Received;

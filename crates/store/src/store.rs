@@ -2,16 +2,17 @@
 //! lines has its own file.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use blockferry_delta::{Chunker, ImageName, Keys, NodeId, Root, SegmentMap, segment_count};
 
 use crate::adopt;
+use crate::adoption::Known;
 use crate::catalog::{Catalog, CatalogRead, Checkpoint, Generation, ImageRecord};
 use crate::claim::{Claim, Claims};
-use crate::disk::{Disk, Holder, Lease, Open, probe_clone};
+use crate::disk::{Disk, Guard, Holder, Lease, Open, probe_clone};
 use crate::error::{Error, IoContext, Result};
 use crate::headers::Headers;
 use crate::kept::{Retention, ServiceClock};
@@ -69,6 +70,8 @@ pub struct Options {
     pub warm: bool,
     /// Nothing is made here: a file of which nothing is recorded is adopted.
     pub mirror: bool,
+    /// A store that is made, or whose catalog is, is adopted from another tool: it begins by observing.
+    pub adopt: bool,
     /// A number that no other catalog was given, for the lineage of what this one records; 0: the
     /// author's own id will do.
     pub incarnation: fn() -> u64,
@@ -90,6 +93,7 @@ impl Default for Options {
             snapshot: false,
             warm: false,
             mirror: false,
+            adopt: false,
             incarnation: random,
             monotonic_ms: process_ms,
         }
@@ -141,6 +145,12 @@ pub struct Store {
     pub(crate) headers: Headers,
     /// How long it was in service.
     pub(crate) service: ServiceClock,
+    /// How far it has been adopted, as the catalog has it.
+    pub(crate) adoption: Arc<Known>,
+    /// Held by who moves the adoption.
+    pub(crate) moving: Mutex<()>,
+    /// Held by whoever changes images; alone by who takes that right away.
+    pub(crate) placing: RwLock<()>,
 }
 
 impl Store {
@@ -154,6 +164,8 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<(Self, RecoveryReport)> {
         let identity = layout::read_marker(disk.as_ref())?.ok_or(Error::StoreMissing)?;
         layout::make_private(disk.as_ref())?;
+        let adoption: Arc<Known> = Arc::default();
+        let disk: Arc<dyn Disk> = Arc::new(Guard::new(disk, Arc::clone(&adoption)));
         let (catalog, rebuilt) = adopt::open_catalog(disk.as_ref(), options.cache_bytes)?;
         let mode = match options.commit {
             Some(mode) => mode,
@@ -176,12 +188,17 @@ impl Store {
             walks: AtomicU64::new(0),
             headers: Headers::default(),
             service: ServiceClock::default(),
+            adoption,
+            moving: Mutex::default(),
+            placing: RwLock::default(),
         };
         store.adopt_present()?;
+        store.load_adoption()?;
         store.catalog.defer_index(true);
         let mut report = store.recover()?;
         store.catalog.defer_index(false);
         report.catalog_made_anew = rebuilt;
+        store.take_up_adoption()?;
         Ok((store, report))
     }
 

@@ -30,6 +30,7 @@ impl Store {
         writer: NodeId,
         now_unix_ms: i64,
     ) -> Result<Generation> {
+        let _in_place = self.in_place()?;
         self.check_marker()?;
         self.check_health()?;
         let claim = self.claim(name)?;
@@ -82,6 +83,7 @@ impl Store {
     /// Makes a kept content an image of its own, called `new`: a file that is found there like any
     /// other. `false`: there is something of that name.
     pub fn kept_as_image(&self, name: &ImageName, serial: u64, new: &ImageName) -> Result<bool> {
+        let _in_place = self.in_place()?;
         self.check_marker()?;
         self.check_health()?;
         let _claim = self.claim(name)?;

@@ -91,6 +91,8 @@ refusals! {
     TimedOut = 0x1015, "TIMED_OUT";
     /// More than this node grants a peer.
     ResourceLimit = 0x1016, "RESOURCE_LIMIT";
+    /// The store is being adopted there from another tool, which has the images.
+    Observing = 0x1017, "OBSERVING";
     /// It is staged, and waits for the other images of its set.
     SetIncomplete = 0x101a, "SET_INCOMPLETE";
     /// No ticket has this secret.

@@ -2,6 +2,7 @@
 //!
 //! Everything they share is in `App`: how to speak, where the configuration is, how long to wait.
 
+pub(crate) mod adopt;
 pub(crate) mod backlog;
 pub(crate) mod bundle;
 pub(crate) mod config;

@@ -241,6 +241,7 @@ fn store(settings: &StoreSettings) -> StoreConfig {
     store.keep_generations = settings.keep_generations;
     store.keep_days = settings.keep_days;
     store.prefer.clone_from(&settings.prefer);
+    store.adopt = settings.adopt;
     store.send.clone_from(&settings.send);
     store
 }

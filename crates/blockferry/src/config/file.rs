@@ -150,6 +150,10 @@ pub(crate) struct StoreSection {
     /// name or id. The other content is kept until somebody acknowledges it. Default: nobody's, an
     /// operator decides (blockferry conflicts, resolve).
     pub(crate) prefer: Option<String>,
+    /// The directory is taken over from another tool (robocopy, rsync, DFS-R): when the store is made
+    /// it begins by observing, and nothing there is touched until blockferry adopt next says so.
+    /// Default: false.
+    pub(crate) adopt: Option<bool>,
     /// What of it this node sends, to all peers together. Default: unlimited.
     pub(crate) send: Option<Rate>,
     /// Name of the calendar it is sent by. Default: none.

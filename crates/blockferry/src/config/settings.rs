@@ -94,6 +94,8 @@ pub(crate) struct StoreSettings {
     pub(crate) keep_days: u32,
     /// The node whose content goes on when two diverged.
     pub(crate) prefer: Option<String>,
+    /// It is taken over from another tool.
+    pub(crate) adopt: bool,
     pub(crate) send: Allowance,
 }
 
@@ -328,6 +330,8 @@ impl Reader<'_> {
                 self.complain(place, format!("prefer: no name of a node: {error}"));
             }
         }
+        let adopt = raw.adopt.unwrap_or_default();
+        self.show(&at("adopt"), toml::Value::Boolean(adopt));
         let mut send = self.allowance(&["stores", name], raw.send, raw.schedule, schedules);
         let lane = raw.lane.unwrap_or(LaneChoice::Normal);
         self.text(&at("lane"), lane.as_str().to_owned());
@@ -352,6 +356,7 @@ impl Reader<'_> {
             keep_generations,
             keep_days,
             prefer,
+            adopt,
         })
     }
 

@@ -88,6 +88,11 @@ const VERIFY: &str = "check the disk, then run: blockferry verify IMAGE";
 
 /// All codes of errors in alphabetical order; those of events and findings are in `notices`.
 const ROWS: &[CodeRow] = &[
+    row(
+        "ADOPTION_NOT_NOW",
+        Exit::Partly,
+        "see how it stands: blockferry adopt status; or say that it is meant: adopt next --force",
+    ),
     row("ALREADY_INITIALISED", Exit::Failed, "nothing was changed; choose another directory"),
     row("API_MISUSE", Exit::Failed, "this is a bug in blockferry: please report it with the log"),
     row("BAD_FRAME", Exit::Failed, REPORT),
@@ -214,6 +219,7 @@ const ROWS: &[CodeRow] = &[
         Exit::Failed,
         "correct the address: blockferry peer set PEER address=HOST:PORT",
     ),
+    row("OBSERVING", Exit::Partly, "the store is being adopted there: blockferry adopt status"),
     row(
         "PARENT_CHANGED",
         Exit::Partly,

@@ -72,6 +72,8 @@ pub enum WaitReason {
     Transferring,
     /// Images that belong to it are missing.
     SetIncomplete,
+    /// The peer adopts the store from another tool and only looks yet.
+    Observing,
     /// It is there and is being read back from disk.
     Verifying,
     /// Its file has changed there and nothing newer is recorded yet.
@@ -99,6 +101,7 @@ impl WaitReason {
             WaitReason::Diverged => "diverged",
             WaitReason::Transferring => "transferring",
             WaitReason::SetIncomplete => "set_incomplete",
+            WaitReason::Observing => "observing",
             WaitReason::Verifying => "verifying",
             WaitReason::Changed => "changed",
             WaitReason::Damaged => "damaged",

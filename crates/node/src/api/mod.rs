@@ -9,6 +9,7 @@
 //!
 //! Nothing here knows a runtime: `codec` works on bytes, `client` on a blocking unix socket.
 
+mod adoption;
 mod answer;
 mod client;
 mod codec;
@@ -26,6 +27,9 @@ mod request;
 mod schedules;
 mod trends;
 
+pub use adoption::{
+    AdoptReport, AdoptRow, AdoptStatus, AdoptStoreRow, AdoptionPhase, Compared,
+};
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};

@@ -344,6 +344,7 @@ mod tests {
             "diverged",
             "transferring",
             "set_incomplete",
+            "observing",
         ] {
             assert_eq!(round_trip::<WaitReason>(&json!(reason)), json!(reason));
         }

@@ -273,6 +273,45 @@ pub enum Request {
         #[serde(default)]
         acknowledge: bool,
     },
+    /// Take a directory over from another tool, beginning by observing: a new store at a path, the
+    /// store of a ticket, or one that is in service. Done: `AdoptStatus`.
+    AdoptStart {
+        /// Name of the store; absent: the ticket's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<String>,
+        /// Absolute path of its directory, unless it is in service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<PathBuf>,
+        /// Role of this node; a ticket has its own.
+        #[serde(default)]
+        role: Role,
+        /// The line that `invite` printed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ticket: Option<String>,
+        /// What to call the inviter here; absent: as it calls itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// The next phase of an adoption; after the last one it is over. Done: `AdoptStatus`.
+    AdoptNext {
+        /// Name of the store.
+        store: String,
+        /// Also where images aren't recorded yet, or wait for a decision.
+        #[serde(default)]
+        force: bool,
+    },
+    /// The phase before. Done: `AdoptStatus`.
+    AdoptBack {
+        /// Name of the store.
+        store: String,
+    },
+    /// How far each store has been adopted. Done: `AdoptStatus`.
+    AdoptStatus {},
+    /// Each image beside what each peer has of it. Done: `AdoptReport`.
+    AdoptReport {
+        /// Name of the store.
+        store: String,
+    },
     /// Offer and send nothing of it; what came is kept. Done: `OrdersReport`.
     Pause(Affected),
     /// End pauses and boosts of it, or for a time leave them out of account. Done: `OrdersReport`.

@@ -376,3 +376,27 @@ fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
     backlog.handle_rates(Arc::new(nothing.at(0)));
     assert_eq!(offers(&mut backlog, now), [key(2, "a"), key(3, "a")]);
 }
+
+#[test]
+fn who_has_gone_back_to_what_was_found_is_offered_again() {
+    let mut backlog = Backlog::default();
+    let found = |root: u8| Version {
+        number: 1,
+        root: Root::from_bytes([root; 32]),
+        lineage: Lineage::default(),
+    };
+    let key = Key { peer: node(2), store: store(), image: image("a") };
+    backlog.handle_peer(node(2), BTreeSet::from([store()]));
+    backlog.handle_head(store(), image("a"), Head { version: found(1), ..head(1) });
+    backlog.handle_peer_up(node(2));
+    backlog.handle_receipt(key.clone(), 1, found(1).root);
+    assert!(backlog.in_sync(&key));
+    backlog.handle_peer_head(node(2), store(), image("a"), found(1));
+    assert!(backlog.in_sync(&key));
+    backlog.handle_peer_head(node(2), store(), image("a"), found(9));
+    assert!(!backlog.in_sync(&key), "neither was made by anybody, and they differ");
+    assert_eq!(backlog.peer_heads(node(2), &store()).expect("up")[&image("a")], found(9));
+    assert_eq!(backlog.retain_heads(&store(), &BTreeSet::new()), [image("a")]);
+    assert_eq!(backlog.items(), []);
+    assert!(backlog.retain_heads(&store(), &BTreeSet::new()).is_empty());
+}

@@ -29,6 +29,7 @@ use crate::identity::Identity;
 use crate::judge::{Decision, Held, Offerer, Version, judge};
 use crate::verdict;
 
+mod adoption;
 mod keep;
 mod set;
 
@@ -56,6 +57,8 @@ pub enum RecvOutcome {
         /// Not two who changed it, but one history with two contents.
         fork: bool,
     },
+    /// It is kept beside the image, which another tool has; the peer was told.
+    Shadowed(Box<Generation>),
     /// We refused it.
     Refused {
         /// Which image.
@@ -109,6 +112,8 @@ pub struct RecvSide {
     keeps_loser: bool,
     /// It becomes no current content but is kept beside ours; true: as a fork.
     beside: Option<bool>,
+    /// It is kept beside the image, which another tool has.
+    shadow: bool,
     /// Our generation under a lineage that says what it doesn't descend from.
     restamped: Option<Generation>,
     /// The generation as it will be recorded here.
@@ -149,6 +154,7 @@ impl RecvSide {
             undoes_edit: false,
             keeps_loser: false,
             beside: None,
+            shadow: false,
             restamped: None,
             generation: None,
             waiting: Arc::default(),
@@ -275,7 +281,11 @@ impl RecvSide {
         let from = Offerer { role: self.peer_role, is_author: offer.author == self.peer };
         let mut generation = generation_of(offer);
         let came_by = self.came_by(ours.as_ref(), offer)?;
-        match judge(held.as_ref(), came_by, &offered, from) {
+        let decision = judge(held.as_ref(), came_by, &offered, from);
+        if self.old_tool_rules(offer, ours.as_ref(), &decision)? {
+            return Ok(());
+        }
+        match decision {
             Decision::Accept => self.keeps_loser = self.ends_conflict(ours.as_ref(), offer)?,
             Decision::SetAside => self.set_aside(ours.as_ref()),
             Decision::Merge(lineage) => {
@@ -332,10 +342,12 @@ impl RecvSide {
 
     /// The offered content, made of one that is kept here: nothing has to be sent either.
     fn sealed_of_kept(&self, offer: &Offer, generation: &Generation) -> Result<Option<Sealed>> {
-        match self.sets_aside || self.keeps_loser {
-            true => Ok(None),
-            false => Ok(kept::sealed_of_kept(&self.store, offer, generation)?),
+        let keeps = self.sets_aside || self.keeps_loser;
+        if keeps && !self.takes_shadow() {
+            return Ok(None);
         }
+        let sealed = kept::sealed_of_kept(&self.store, offer, generation)?;
+        Ok(sealed.map(|sealed| sealed.keeping_replaced(keeps)))
     }
 
     fn stats(&self) -> Received {
@@ -428,6 +440,11 @@ impl RecvSide {
         self.walk = None;
         let ended = Instant::now();
         let sealed = staging.seal()?;
+        if self.shadow {
+            let kept = self.commit_shadow(sealed);
+            self.travelled.commit = ended.elapsed();
+            return kept;
+        }
         if let Some(fork) = self.beside {
             // It becomes no current content here: the others of its set don't wait for it, nor it
             // for them.

@@ -45,6 +45,12 @@ impl Waiting {
         }
     }
 
+    /// Drops everything that waits. Blocking.
+    pub(crate) fn clear_all(&self, store: &Store) {
+        let images: Vec<ImageName> = self.lock().keys().cloned().collect();
+        images.iter().for_each(|image| self.clear(store, image));
+    }
+
     /// Adds an image that was just sealed, if any, and takes the whole set if it is complete: each
     /// member is sealed, or here with that content or a newer one. Of `to_come` what was before is
     /// not enough: the peer went back to it. Blocking.

@@ -1,6 +1,7 @@
 //! Whole nodes on loopback, driven through their admin sockets as the command line does.
 
 mod adopt;
+mod adoption;
 #[expect(unreachable_pub, reason = "a module of the tests' harness, taken by its path")]
 #[path = "../../../../tests/src/disks.rs"]
 mod disks;

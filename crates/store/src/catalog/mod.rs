@@ -4,6 +4,7 @@
 //!
 //! There is one writer at a time; a transaction is durable when [`CatalogWrite::commit`] returns.
 
+mod adoption;
 mod filter;
 mod index;
 mod kept;
@@ -55,7 +56,7 @@ const STAGED: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("staged.v1"
 const SPARES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spares.v1");
 const HELD: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("held.v1");
 /// How many there are.
-const TABLES: usize = 14;
+const TABLES: usize = 15;
 /// (image, peer) to (generation, root).
 const RECEIPTS: TableDefinition<'_, (u32, [u8; 32]), (u64, [u8; 32])> =
     TableDefinition::new("receipts.v1");
@@ -411,6 +412,7 @@ impl CatalogWrite {
         self.transaction.open_table(RECEIPTS)?;
         self.transaction.open_table(HELD)?;
         self.transaction.open_table(kept::KEPT)?;
+        self.transaction.open_table(adoption::INVENTORY)?;
         Ok(())
     }
 

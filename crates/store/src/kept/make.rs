@@ -80,7 +80,10 @@ impl Store {
         pinned: bool,
         now_unix_ms: i64,
     ) -> Result<Kept> {
+        let _in_place = self.in_place()?;
         let (_claim, _, generation) = self.present(name)?;
+        let (why, pinned) =
+            if self.keeps_old(name)? { (Why::OldTool, true) } else { (why, pinned) };
         let keep = Keep { why, pinned, generation, now_unix_ms };
         let file = open_live(self.disk.as_ref(), name)?;
         self.synced(file.sync(), name.as_str())?;
@@ -207,7 +210,7 @@ impl Store {
         let kept = self.kept_by_serial(name, serial)?;
         let kept = kept.ok_or(Error::StoreUnsafe("somebody removes files below .blockferry"))?;
         match kept.why {
-            Why::History | Why::Deleted => {}
+            Why::History | Why::Deleted | Why::OldTool | Why::Shadow => {}
             why => tracing::warn!(code = "SET_ASIDE", image = %name, kept = %kept.path,
                 why = why.word(), "a content was set aside"),
         }

@@ -33,6 +33,14 @@ pub struct Sealed {
     pub literal_bytes: u64,
 }
 
+impl Sealed {
+    /// What it replaces is kept if `keep` says so, or if it was to be kept anyway.
+    #[must_use]
+    pub fn keeping_replaced(self, keep: bool) -> Self {
+        Self { keep_replaced: self.keep_replaced || keep, ..self }
+    }
+}
+
 impl BaseMap {
     fn segment(&self, segment: u32) -> Result<Option<SegmentMap>> {
         self.of.segment(&self.read, segment)
