@@ -223,6 +223,9 @@ pub(crate) struct DemoArgs {
     /// Leave the directory with both nodes in place
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Show the page of both nodes until Ctrl-C
+    #[arg(long)]
+    pub(crate) web: bool,
 }
 
 /// `token`

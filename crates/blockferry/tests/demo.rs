@@ -44,6 +44,35 @@ fn copies_an_image_and_then_only_what_changed() {
 }
 
 #[test]
+fn the_page_is_there_until_an_interrupt() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = demo(directory.path(), &["--size", "32MiB", "--web"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.contains("until Ctrl-C")).unwrap();
+    let line = lines.find(|line| line.contains("http://")).unwrap();
+    let at = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let token = line.split(' ').next_back().unwrap();
+    let mut stream = std::net::TcpStream::connect(&at).unwrap();
+    let ask = format!(
+        "GET / HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(ask.as_bytes()).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.contains("May I promote?") && page.contains("sample.raw"), "{page}");
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(left_in(directory.path()), 0);
+}
+
+#[test]
 fn an_interrupt_stops_the_nodes_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let mut child =

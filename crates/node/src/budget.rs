@@ -361,7 +361,7 @@ pub const PAGE_SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Images on one screen of the page; for more there is a next one.
 pub const PAGE_ROWS_MAX: usize = 50;
 /// Events on one screen of the page.
-pub const PAGE_EVENTS_MAX: usize = 100;
+pub const PAGE_EVENTS_MAX: usize = 40;
 /// Pairs of image and peer that the metrics show.
 pub const METRICS_PAIRS_MAX: usize = 5000;
 /// Series of the metrics for a pair, for a peer, for a store.

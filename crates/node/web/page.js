@@ -75,6 +75,9 @@
     size: (value) => (value === 0 ? "0" : scaled(value, 1024, ["B", "KiB", "MiB", "GiB", "TiB", "PiB"])),
   };
 
+  // Steps between the lines of an axis of sizes.
+  const powers = Array.from({ length: 52 }, (_, exponent) => 2 ** exponent);
+
   const shades = {
     sent: { stroke: "--sent", fill: "29" },
     limit: { stroke: "--drift", dash: [5, 4], stepped: true },
@@ -107,12 +110,12 @@
       height: 182,
       // By the node's clock, as everywhere on the page.
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), told.zone),
-      padding: [10, 6, 0, 0],
+      padding: [10, 16, 0, 0],
       cursor: { y: false, drag: { x: true, y: false } },
       legend: { show: false },
       axes: [
-        { ...axis, grid: { show: false }, values: [[86400, "{YYYY}-{MM}-{DD}"], [3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]] },
-        { ...axis, size: 74, values: (_, ticks) => ticks.map(text) },
+        { ...axis, size: 26, grid: { show: false }, values: [[86400, "{YYYY}-{MM}-{DD}"], [3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]] },
+        { ...axis, size: 74, incrs: told.unit === "size" ? powers : undefined, values: (_, ticks) => ticks.map(text) },
       ],
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
       series: [{}, ...series],

@@ -3,6 +3,7 @@
 //! They listen on loopback, know nothing of the user's configuration and stop when this process
 //! does: they read a pipe whose other end it holds. Dropping the cluster stops them.
 
+use super::web::Web;
 use crate::failure::{AdminError, Failure, on_path};
 use blockferry_node::api::{Client, Request, StatusReport};
 use std::fs::File;
@@ -56,6 +57,8 @@ impl Processes {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) name: &'static str,
+    /// Its page, if that was asked for.
+    pub(super) web: Option<Web>,
     directory: PathBuf,
 }
 
@@ -65,8 +68,9 @@ impl Member {
         parent: &Path,
         name: &'static str,
         processes: &Processes,
+        web: bool,
     ) -> Result<Member, Failure> {
-        let member = Member { name, directory: parent.join(name) };
+        let mut member = Member { name, web: None, directory: parent.join(name) };
         let images = member.images();
         std::fs::create_dir_all(&images).map_err(|error| on_path("make", &images, &error))?;
         let init = ["init", "--quiet", "--name", name, "--listen", &free_address()?, "--dir"];
@@ -75,6 +79,9 @@ impl Member {
             return Err(
                 AdminError::new("INTERNAL", format!("node {name} could not be made")).into()
             );
+        }
+        if web {
+            member.web = Some(Web::prepare(&member.directory)?);
         }
         let log = member.log();
         let file = File::create(&log).map_err(|error| on_path("make", &log, &error))?;

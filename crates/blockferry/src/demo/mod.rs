@@ -6,6 +6,7 @@
 
 mod cluster;
 mod image;
+mod web;
 
 use crate::args::DemoArgs;
 use crate::commands::{App, read};
@@ -23,13 +24,15 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const SEED: u64 = 20_260_101;
 const STORE: &str = "demo";
 const NAME: &str = "sample.raw";
 const TICKET_SECONDS: u64 = 300;
+/// How soon the end is seen.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What one of the two copies cost, for `--json`.
 #[derive(Debug, Serialize)]
@@ -68,11 +71,14 @@ pub(crate) fn run(app: &App, args: &DemoArgs) -> Result<Exit, Failure> {
     let processes = Processes::default();
     let at_hand = processes.clone();
     let interrupted = interrupt::flag(move || at_hand.stop());
-    let demo = Demo { app, processes, interrupted, directory: directory.path() };
+    let (directory_path, web) = (directory.path(), args.web);
+    let demo = Demo { app, processes, interrupted, directory: directory_path, web };
     let began = Instant::now();
     let result = demo.show(bytes);
     demo.processes.stop();
-    let stopped = demo.interrupted.load(Ordering::SeqCst);
+    // With a page the end is when somebody has seen enough.
+    let seen = args.web && result.is_ok();
+    let stopped = demo.interrupted.load(Ordering::SeqCst) && !seen;
     let kept = put_away(app, directory, args.keep);
     if stopped {
         app.out.prose("interrupted; everything is stopped and cleaned up");
@@ -121,14 +127,17 @@ struct Demo<'a> {
     processes: Processes,
     interrupted: Arc<AtomicBool>,
     directory: &'a Path,
+    /// Both nodes show the page.
+    web: bool,
 }
 
 impl Demo<'_> {
     fn show(&self, bytes: u64) -> Result<(), Failure> {
         let out = &self.app.out;
         out.prose("1. two nodes, alpha and beta, start on this machine");
-        let alpha = Member::start(self.directory, "alpha", &self.processes)?;
-        let beta = Member::start(self.directory, "beta", &self.processes)?;
+        let alpha = Member::start(self.directory, "alpha", &self.processes, self.web)?;
+        let beta = Member::start(self.directory, "beta", &self.processes, self.web)?;
+        self.show_pages(&[&alpha, &beta]);
         out.prose(&format!("2. a sample image of {} is made for alpha", size(bytes)));
         let mut sample = self.sample(&alpha, bytes)?;
         out.prose(&format!("   {} are data, the rest is holes", size(sample.data_bytes)));
@@ -146,7 +155,27 @@ impl Demo<'_> {
         out.prose(&format!("   {} are rewritten", size(written)));
         let recorded = self.publish(&alpha)?;
         let delta = self.copy("delta", [&alpha, &beta], &recorded, Instant::now())?;
-        out.item(&delta, || text(&delta))
+        out.item(&delta, || text(&delta))?;
+        if self.web {
+            out.prose("5. the page stays until Ctrl-C:");
+            self.show_pages(&[&alpha, &beta]);
+            while !self.interrupted.load(Ordering::SeqCst) {
+                std::thread::sleep(LOOK);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says where the pages are, if there are any.
+    fn show_pages(&self, members: &[&Member]) {
+        for member in members {
+            if let Some(web) = &member.web {
+                let (name, at, token) = (member.name, web.address, &web.token);
+                self.app
+                    .out
+                    .prose(&format!("   http://{at}/  is {name}'s page; log in with {token}"));
+            }
+        }
     }
 
     fn sample(&self, alpha: &Member, bytes: u64) -> Result<Sample, Failure> {

@@ -118,7 +118,7 @@ fn promoted(pair: &Pair) {
         (303, Some("/images/vdisks/disk.img?done=promoted"))
     );
     let image = pair.page("/images/vdisks/disk.img?done=promoted").body;
-    for said in ["Promoted.", "by token admin on hub", "current", "unchanged", "scan here"] {
+    for said in ["Promoted.", "by token admin on hub", "current", "changed 3 MiB", "scan here"] {
         assert!(image.contains(said), "{said}: {image}");
     }
     assert!(pair.live().contains("Promoted."));

@@ -8,7 +8,7 @@ use super::frame::Frame;
 use super::parts::{EventLine, Mark};
 use super::words::{duration, size};
 use super::{Screen, Viewer, html};
-use crate::api::{Event, Request, Role, StatusReport, StoreRow, remedy_for};
+use crate::api::{Event, Request, Role, Severity, StatusReport, StoreRow, remedy_for};
 use crate::budget;
 use crate::core::blocking;
 use crate::http::body::Asked;
@@ -26,6 +26,8 @@ struct Health {
     uptime: String,
     listen: String,
     stores: Vec<Store>,
+    /// Warnings and errors.
+    notable: Vec<EventLine>,
     events: Vec<EventLine>,
 }
 
@@ -91,6 +93,7 @@ pub(crate) async fn show(
         Ok(reasons) => reasons.map_err(|error| Problem::from(&error))?,
         Err(_) => return Err(Problem::new("DEADLINE", "a file system doesn't answer").into()),
     };
+    let notable = events(&site, |event| event.severity > Severity::Info).await?;
     let events = events(&site, |_| true).await?;
     let clock = &frame.clock;
     let screen = Health {
@@ -99,6 +102,7 @@ pub(crate) async fn show(
         uptime: duration(status.node.uptime_seconds),
         listen: status.node.listen.join(", "),
         stores: status.stores.into_iter().map(Store::new).collect(),
+        notable: notable.iter().map(|event| EventLine::new(event, clock)).collect(),
         events: events.iter().map(|event| EventLine::new(event, clock)).collect(),
         frame,
     };

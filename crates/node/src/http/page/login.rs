@@ -67,21 +67,20 @@ fn form(site: &Shared, next: &str, wrong: bool) -> Response {
 /// Begins a session.
 pub(crate) async fn begin(
     State(site): State<Shared>,
-    headers: HeaderMap,
     Form(Said { token, next }): Form<Said>,
 ) -> Screen {
     let hash = TokenHash::of(token.trim());
     if site.access().may(&Credential::of(hash), Scope::Read).is_err() {
         return Ok(form(&site, &next, true));
     }
-    let begun = site.sessions.begin(hash, is_secure(&site, &headers), Instant::now());
+    let begun = site.sessions.begin(hash, is_secure(&site), Instant::now());
     let cookie = begun.map_err(|error| Failed(Problem::from(&error)))?;
     Ok(with_cookie(see(inside(&next)), &cookie))
 }
 
 /// Ends the session.
 pub(crate) async fn end(State(site): State<Shared>, headers: HeaderMap) -> Screen {
-    let cookie = site.sessions.end(&headers, is_secure(&site, &headers));
+    let cookie = site.sessions.end(&headers, is_secure(&site));
     Ok(with_cookie(see("/login"), &cookie))
 }
 

@@ -73,6 +73,8 @@ pub(crate) enum Answer {
     Promoted,
     /// Yes.
     Yes,
+    /// Of several some may be, and somebody must act for others.
+    Part,
     /// It will be, by itself.
     NotYet,
     /// Somebody must act first.
@@ -85,6 +87,7 @@ impl Answer {
         match self {
             Self::Promoted => "promoted",
             Self::Yes => "yes",
+            Self::Part => "part",
             Self::NotYet => "notyet",
             Self::No => "no",
         }
@@ -93,6 +96,7 @@ impl Answer {
     pub(crate) fn mark(self) -> Mark {
         match self {
             Self::Promoted | Self::Yes => Mark::Good,
+            Self::Part => Mark::Drift,
             Self::NotYet => Mark::Moving,
             Self::No => Mark::Bad,
         }
@@ -204,7 +208,8 @@ impl Known<'_> {
             return (Mark::Good, "OK".to_owned(), None);
         }
         let eta = known.eta.as_deref().map(|eta| self.clock.when(eta).text);
-        let or_eta = |word: &str| eta.clone().unwrap_or_else(|| word.to_owned());
+        let by = |eta: &String| format!("by {eta}");
+        let or_eta = |word: &str| eta.as_ref().map_or(word.to_owned(), by);
         match known.reason.unwrap_or_default() {
             WaitReason::Transferring => match item.and_then(percent) {
                 Some(percent) => (Mark::Moving, format!("{percent} %"), Some(percent)),
@@ -215,7 +220,8 @@ impl Known<'_> {
             WaitReason::Paused => (Mark::Paused, "paused".to_owned(), None),
             WaitReason::PeerDown => {
                 let since = self.peer(&known.peer).map(|peer| reach(peer, self.clock));
-                let since = since.and_then(|(_, _, since)| since).map(|since| since.text);
+                let since = since.and_then(|(_, _, since)| since);
+                let since = since.map(|since| format!("since {}", since.text));
                 (Mark::Offline, since.unwrap_or_else(|| "offline".to_owned()), None)
             }
             WaitReason::Changed => (Mark::Drift, "drift".to_owned(), None),
@@ -321,7 +327,7 @@ fn not_recorded(state: ImageState) -> Verdict {
 fn brief(cell: &Cell) -> String {
     let (node, text) = (&cell.node, &cell.text);
     match cell.mark {
-        Mark::Offline if text != "offline" => format!("{node} offline since {text}"),
+        Mark::Offline if text != "offline" => format!("{node} offline {text}"),
         Mark::Offline => format!("{node} offline"),
         Mark::Waiting => format!("{node} waits"),
         _ => format!("{node}: {text}"),
@@ -408,7 +414,7 @@ pub(crate) fn tally(answers: &BTreeMap<&'static str, usize>) -> (Answer, String,
         (_, 0) if no > 0 => (Answer::No, "No.".to_owned(), rest),
         (_, 0) => (Answer::NotYet, "Not yet.".to_owned(), rest),
         (all, good) => {
-            let answer = if no > 0 { Answer::No } else { Answer::NotYet };
+            let answer = if no > 0 { Answer::Part } else { Answer::NotYet };
             (answer, format!("{good} of {all} may be promoted."), rest)
         }
     }

@@ -27,11 +27,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    LOCATION, ORIGIN, REFERRER_POLICY,
 };
 use axum::http::{Method, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tracing::info;
@@ -108,7 +108,7 @@ pub(crate) fn attach(mut router: Router<Shared>, site: &Shared) -> Router<Shared
             None => handler,
         };
         let handler = match method {
-            Method::POST => handler.route_layer(from_fn_with_state(site.clone(), own_form)),
+            Method::POST => handler.route_layer(from_fn(own_form)),
             _ => handler,
         };
         router = router.route(path, handler);
@@ -158,7 +158,7 @@ async fn gate(
 
 /// A form must come from a page of ours. The entrance has compared an `Origin` that is there; here one
 /// must be there, for a session comes with whatever the browser sends.
-async fn own_form(State(_site): State<Shared>, request: Request, next: Next) -> Response {
+async fn own_form(request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
         return next.run(request).await;
     }
@@ -250,6 +250,6 @@ impl axum::response::IntoResponse for Failed {
 }
 
 /// Whether a browser asks over TLS: what [`super::bind`] was told.
-fn is_secure(site: &Shared, _headers: &HeaderMap) -> bool {
+fn is_secure(site: &Shared) -> bool {
     site.core.config.http.as_ref().is_some_and(|http| http.tls.is_some())
 }

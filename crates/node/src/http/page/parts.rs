@@ -92,6 +92,7 @@ impl EventLine {
 /// An order that is in force, with what its form needs to end it.
 #[derive(Clone, Debug)]
 pub(crate) struct OrderLine {
+    pub(crate) mark: Mark,
     pub(crate) text: String,
     pub(crate) until: Option<When>,
     pub(crate) ends: bool,
@@ -118,6 +119,11 @@ impl OrderLine {
         };
         let to = peer.as_ref().map_or(String::new(), |peer| format!(" for {peer}"));
         Self {
+            mark: match order.order {
+                OrderKind::Pause => Mark::Paused,
+                OrderKind::Boost => Mark::Moving,
+                _ => Mark::Waiting,
+            },
             text: format!("{what}: {of}{to}"),
             until: clock.when_some(order.until.as_deref()),
             ends: matches!(order.order, OrderKind::Pause | OrderKind::Boost),
@@ -144,8 +150,9 @@ pub(crate) struct RateLine {
 pub(crate) fn rate_lines(peers: &[PeerRow], clock: &Clock) -> Vec<RateLine> {
     let key = |peer: &PeerRow| {
         let why = peer.schedule.as_ref().map_or(peer.limited_by.clone(), |name| name.clone());
-        let (now, until) = (peer.rate_limit_bits_per_second, peer.limit_until.clone());
-        (why, now, until, peer.next_rate_limit_bits_per_second)
+        let (now, next) = (peer.rate_limit_bits_per_second, peer.next_rate_limit_bits_per_second);
+        // An edge at which nothing changes for these peers is none to speak of.
+        (why, now, peer.limit_until.clone().filter(|_| next != now), next)
     };
     let mut groups: std::collections::BTreeMap<_, Vec<&str>> = std::collections::BTreeMap::new();
     for peer in peers {

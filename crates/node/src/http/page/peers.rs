@@ -81,7 +81,12 @@ impl Peer {
             stores: row.stores.join(", "),
             schedule: row.schedule.clone().unwrap_or_else(|| "\u{2013}".to_owned()),
             limit: rate(row.rate_limit_bits_per_second),
-            limit_until: clock.when_some(row.limit_until.as_deref()),
+            // An edge at which nothing changes is none to speak of.
+            limit_until: clock.when_some(
+                row.limit_until.as_deref().filter(|_| {
+                    row.next_rate_limit_bits_per_second != row.rate_limit_bits_per_second
+                }),
+            ),
             limit_next: rate(row.next_rate_limit_bits_per_second),
             lacks: match usize::try_from(row.backlog_images).unwrap_or(usize::MAX) {
                 0 => "nothing".to_owned(),

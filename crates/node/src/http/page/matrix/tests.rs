@@ -84,7 +84,7 @@ fn each_reason_has_its_mark_and_its_word() {
         let cell = cell(reason.clone(), None, &[]);
         assert_eq!((cell.mark, cell.text.as_str()), (mark, text), "{reason}");
     }
-    assert_eq!(cell(json!("schedule"), Some("2026-11-02T21:30:00Z"), &[]).text, "21:30");
+    assert_eq!(cell(json!("schedule"), Some("2026-11-02T21:30:00Z"), &[]).text, "by 21:30");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_transfer_shows_how_far_it_is_and_never_all_of_it() {
 fn who_is_gone_is_shown_since_when() {
     let report = ready(&[("b1", Value::Null, None), ("b2", json!("peer_down"), None)]);
     let row = row(image("current", Value::Null), Some(report), &[]);
-    assert_eq!((row.cells[1].mark, row.cells[1].text.as_str()), (Mark::Offline, "09:02"));
+    assert_eq!((row.cells[1].mark, row.cells[1].text.as_str()), (Mark::Offline, "since 09:02"));
     assert_eq!((row.held, row.members), (1, 2));
     assert_eq!(row.verdict.answer, Answer::NotYet);
     assert_eq!(row.verdict.detail, "b2 offline since 09:02");
@@ -199,7 +199,7 @@ fn the_sentence_on_top() {
         ),
         (
             &[("yes", 3), ("notyet", 1), ("no", 1)],
-            Answer::No,
+            Answer::Part,
             "3 of 5 may be promoted. 1 image is on the way, 1 image needs somebody to act.",
         ),
     ] {
