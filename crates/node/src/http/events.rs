@@ -33,6 +33,9 @@ use crate::events::now_unix_ms;
 /// What a browser is told to wait before it comes back, in milliseconds.
 const RETRY_MS: u32 = 3000;
 
+/// Numbers are described as of 63 bits.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// Which events.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -73,6 +76,9 @@ pub(crate) async fn events(
     Asked(of): Asked<OfEvents>,
 ) -> Reply {
     let seen = seen(&headers)?;
+    if of.since_seconds.is_some_and(|seconds| seconds > NUMBER_MAX) {
+        return Err(Problem::bad(format!("since_seconds: at most {NUMBER_MAX}")));
+    }
     let busy = |_| Problem::new("CONTROL_BUSY", "too many follow the events already");
     let place = site.followers.clone().try_acquire_owned().map_err(busy)?;
     let since_unix_ms = of.since_seconds.map_or(i64::MIN, |seconds| {
@@ -109,6 +115,7 @@ async fn revoked(mut access: watch::Receiver<Arc<Access>>, credential: Credentia
 fn seen(headers: &HeaderMap) -> std::result::Result<Option<u64>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    let number = number.filter(|number| *number <= NUMBER_MAX);
     let wrong = || Problem::bad("Last-Event-ID is the number of an event");
     number.map(Some).ok_or_else(wrong)
 }

@@ -92,6 +92,13 @@ pub(crate) fn document() -> Value {
             // The test below finds it.
             continue;
         }
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten() {
+            // It may be absent; there is no way to say null in an address or a header.
+            if let Some(kinds) = parameter["schema"]["type"].as_array() {
+                parameter["schema"]["type"] = kinds.first().cloned().unwrap_or_default();
+            }
+        }
         let problem = json!({ "$ref": "#/components/schemas/Problem" });
         operation["responses"]["default"] = json!({
             "description": "An error: its code says which, its remedy what to do",
