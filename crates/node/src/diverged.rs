@@ -61,7 +61,7 @@ pub(crate) async fn conflicts(core: &Arc<Core>, only: Option<String>) -> Result<
             None => {
                 for store in to.all_stores() {
                     let members = witness::members(&to, &store);
-                    for generation in store.store.images()? {
+                    for generation in store.store.heads()? {
                         rows.extend(row(&to, &store, &members, &generation.image)?);
                     }
                 }

@@ -303,7 +303,7 @@ mod tests {
         documented::<ReadyReport>(
             &json!({"schema": "v1", "image": "s/i", "generation": 2, "ready": false,
             "peers": [{"peer": "p", "ready": false, "reason": "transferring", "generation": 1,
-                "eta": null}]}),
+                "eta": null, "of": null}]}),
         );
         documented::<GenerationRow>(
             &json!({"generation": 1, "root": "00", "size_bytes": 1, "author": "a",
