@@ -12,6 +12,7 @@ mod held;
 mod hub;
 mod index;
 mod inuse;
+mod lineage;
 mod links;
 mod many;
 mod pair;
@@ -38,9 +39,9 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 14] = [
     "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
-    "change", "many", "hub",
+    "change", "many", "hub", "lineage",
 ];
 /// Those that need no images.
 const IMAGELESS: [&str; 5] = ["look", "index", "links", "sharing", "hub"];
@@ -183,6 +184,7 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "change" => change::run(setup, table),
             "many" => many::run(setup, table),
             "hub" => hub::run(setup, table),
+            "lineage" => lineage::run(setup, table),
             "inuse" => inuse::run(setup, table),
             _ => seconds::run(setup, table),
         }

@@ -84,9 +84,9 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
 pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
-/// Statements kept in memory, of all nodes about all stores, in bytes: some 3,500 with the usual
-/// lineage of a few writers.
-pub const STATEMENTS_BYTES: u64 = 3 * MIB;
+/// Statements kept in memory, of all nodes about all stores, in bytes: some 10,400 with one writer in the
+/// lineage, 7,000 with five. Docs/decisions/0031 has the sizes.
+pub const STATEMENTS_BYTES: u64 = 6 * MIB;
 /// The buffers of what is read back after a commit, in bytes: of a whole image and of an update.
 pub const READ_BACK_BYTES: u64 = 2 * MIB;
 /// Encoded packs kept because several peers want them, in bytes.

@@ -75,6 +75,22 @@ async fn welcome(core: Arc<Core>, link: Link) {
     }
 }
 
+/// A peer that was admitted and is not dialled yet, if it is a new one.
+pub(crate) struct Admitted {
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) is_new: bool,
+}
+
+impl Admitted {
+    /// Connects to it from now on: it knows us.
+    pub(crate) fn dial(self, core: &Arc<Core>) -> Arc<Peer> {
+        if self.is_new {
+            tokio::spawn(keep(core.clone(), self.peer.clone()));
+        }
+        self.peer
+    }
+}
+
 /// Keeps a connection to `peer` until the node stops or it is no peer any more.
 pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
     let mut jitter = Jitter::new(core.config.seed, &peer);

@@ -161,6 +161,16 @@ pub enum Error {
         /// `store/name` or `store/name@generation`.
         image: String,
     },
+    /// Receipts are missing because there is no room for them.
+    #[error(
+        "{image}: whether it is everywhere can't be told: there are more images times members than \
+         this node can keep receipts of ({} MiB, some 600 bytes each)",
+        crate::budget::STATEMENTS_BYTES >> 20
+    )]
+    StatementsFull {
+        /// `store/name`.
+        image: String,
+    },
     /// There is nothing to resolve.
     #[error("{image} has not diverged")]
     NotDiverged {
@@ -270,6 +280,16 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// Images of a set would not fit each other any more.
+    #[error("{image}: {what}")]
+    SetWouldBreak {
+        /// `store/name`.
+        image: String,
+        /// Which, and why.
+        what: String,
+        /// `SET_INCOMPLETE` or `PARENT_MISMATCH`.
+        code: &'static str,
+    },
     /// What an image builds upon is not what it remembers.
     #[error("{image} is not published: {what}")]
     ParentMismatch {
@@ -370,6 +390,7 @@ impl Error {
             Self::StoreExists { .. } => "STORE_EXISTS",
             Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
             Self::NotDiverged { .. } => "NOT_DIVERGED",
+            Self::StatementsFull { .. } => "STATEMENTS_FULL",
             Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",
@@ -377,7 +398,7 @@ impl Error {
             Self::ClientGone => "CONTROL_GONE",
             Self::GenerationUnknown { .. } => "GENERATION_UNKNOWN",
             Self::Forbidden { .. } => "FORBIDDEN",
-            Self::Refused { code, .. } => code,
+            Self::Refused { code, .. } | Self::SetWouldBreak { code, .. } => code,
             Self::Diverged { .. } => "DIVERGED",
             Self::Busy { .. } => "BUSY",
             Self::HeldOpen { .. } => "IN_USE",

@@ -376,11 +376,9 @@ pub(crate) fn close_store(core: &Core, store: &OpenStore) {
     core.events.note(Note::info("STORE_REMOVED", text).store(&name));
 }
 
-/// Makes a peer of a node that has paired, or shares one more store with a known one.
-pub(crate) async fn admit_peer(
-    core: &Arc<Core>,
-    new: PeerConfig,
-) -> Result<Arc<crate::peer::Peer>> {
+/// Makes a peer of a node that has paired, or shares one more store with a known one. A new one isn't
+/// dialled yet.
+pub(crate) async fn admit_peer(core: &Arc<Core>, new: PeerConfig) -> Result<dialing::Admitted> {
     core.trust.pardon(&new.id);
     let known = core.peer(&new.id);
     let mut config = known.as_ref().map_or_else(|| new.clone(), |peer| peer.config());
@@ -415,11 +413,9 @@ pub(crate) async fn admit_peer(
         if shares_more {
             peer.reconnect(close::MEMBERSHIP, "MEMBERSHIP_CHANGED");
         }
-        return Ok(peer);
+        return Ok(dialing::Admitted { peer, is_new: false });
     }
-    let peer = core.add_peer(config, false);
-    tokio::spawn(dialing::keep(core.clone(), peer.clone()));
-    Ok(peer)
+    Ok(dialing::Admitted { peer: core.add_peer(config, false), is_new: true })
 }
 
 /// Ends the pairing with a peer: its key is revoked, its connection closed.

@@ -157,7 +157,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
     peers.extend(far_peers(core, store, generation));
     let diverged = peers.iter().any(|p| p.state == PairState::Diverged)
-        || diverged::is_open(store, generation);
+        || diverged::is_open(core, store, generation);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
         (Some(Activity::Recording), _) => ImageState::Recording,

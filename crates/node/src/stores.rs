@@ -424,6 +424,9 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
     let mut seen = BTreeMap::new();
     let mut gone = Vec::new();
     let mut changed = Vec::new();
+    let writer = store.config.role == Role::Writer;
+    let moved =
+        |look: &Look| writer && look.moved_to.as_deref().is_some_and(|name| store.takes(name));
     for look in looks.iter().filter(|l| store.takes(&l.name)) {
         match look.state {
             LookState::Unchanged => {
@@ -434,7 +437,9 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
                 name: look.name.clone(),
                 quiet_since_unix_ms: look.quiet_since_unix_ms,
             }),
-            LookState::Missing if store.config.role == Role::Writer => gone.push(look.name.clone()),
+            // Renamed: it is as deleted as its new name is recorded (`deletions::note_renames`).
+            LookState::Missing if moved(look) => {}
+            LookState::Missing if writer => gone.push(look.name.clone()),
             LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
             LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
             LookState::NotRegular => {

@@ -268,6 +268,11 @@ const ROWS: &[CodeRow] = &[
     row("SOURCE_NOT_REGULAR", Exit::Usage, "an image is a regular file directly in the store"),
     row("SOURCE_TORN", Exit::Locked, "the image changed while it was read; it will be tried again"),
     row(
+        "STATEMENTS_FULL",
+        Exit::Failed,
+        "spread the images over nodes or stores with fewer members: docs/decisions/0031 has the sizes",
+    ),
+    row(
         "STATE_LOCKED",
         Exit::Locked,
         "another blockferry runs on this state directory; stop that one first",

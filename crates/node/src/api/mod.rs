@@ -32,8 +32,8 @@ pub use doctor::{DoctorReport, Finding};
 pub use images::{
     BacklogItem, BacklogReport, EventsDone, GenerationRow, HistoryReport, HookReport, ImagePeer,
     ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
-    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
-    VerifyDone, WaitReason,
+    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, RolledBack,
+    VerifiedImage, VerifyDone, WaitReason,
 };
 pub use netcheck::NetcheckReport;
 pub use objects::{

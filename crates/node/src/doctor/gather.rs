@@ -83,7 +83,7 @@ fn held(core: &Core, store: &OpenStore, now: Instant) -> Result<Held> {
     let edits = store.store.all_kept()?.into_iter().filter(|kept| kept.why == Why::Edit);
     let mut edits: Vec<String> = edits.map(|kept| kept.image.to_string()).collect();
     edits.dedup();
-    let open = images.iter().filter(|generation| diverged::is_open(store, generation));
+    let open = images.iter().filter(|generation| diverged::is_open(core, store, generation));
     Ok(Held {
         place: look(core, config.name.as_str(), config.path.clone(), true),
         degraded: store.store.is_degraded(),

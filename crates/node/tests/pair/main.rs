@@ -8,6 +8,7 @@ mod diverged;
 mod gone;
 mod members;
 mod promote;
+mod relayed;
 #[path = "../running/mod.rs"]
 mod running;
 mod sets;
