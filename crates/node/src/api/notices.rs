@@ -130,6 +130,11 @@ pub(super) const ROWS: &[CodeRow] = &[
     ),
     row("RENAMED", Exit::Done, NOTHING),
     row("RESOLVED", Exit::Done, NOTHING),
+    row(
+        "RESOLVE_OUTDATED",
+        Exit::Done,
+        "another change came meanwhile; look again: blockferry conflicts, then resolve once more",
+    ),
     row("RESUMED", Exit::Done, NOTHING),
     row("ROLLED_BACK", Exit::Done, NOTHING),
     row("SCHEDULE", Exit::Done, NOTHING),
@@ -151,7 +156,11 @@ pub(super) const ROWS: &[CodeRow] = &[
     ),
     row("STAGING_LOW", Exit::Done, NOTHING),
     row("STARTED", Exit::Done, NOTHING),
-    row("STATEMENTS_FULL", Exit::Done, "remove members that are gone: blockferry peer rm PEER"),
+    row(
+        "STATEMENTS_PRUNED",
+        Exit::Done,
+        "remove members and stores that nobody needs: blockferry peer rm PEER, store rm NAME",
+    ),
     row("STORE_ADDED", Exit::Done, NOTHING),
     row(
         "STORE_NETWORK",

@@ -68,6 +68,8 @@ fn every_route_does_what_it_is_for() {
     let text = pair.ask("get", "/metrics", "", None);
     assert!(text.header("content-type").is_some_and(|kind| kind.contains("openmetrics-text")));
     measured(&text.body);
+    let doctor: Value = pair.get("/api/v1/doctor", "");
+    assert!(doctor["online"] == json!(true) && doctor["findings"].is_array(), "{doctor}");
     let events = pair.ask("get", "/api/v1/events", "?follow=false", None);
     assert!(events.body.contains("\"code\":\"RECEIPT\""), "{events:?}");
     removed(&mut pair);
