@@ -23,6 +23,10 @@ deny:
 test:
     cargo test --workspace --locked
 
+# What the test of HTTP's description asks with.
+schemathesis:
+    python3 -m venv target/schemathesis && target/schemathesis/bin/pip install --quiet schemathesis==4.32.5
+
 # The documentation builds without a warning.
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked

@@ -1,6 +1,7 @@
 //! The simulated cluster: 2 to 7 nodes that all write, links that go and come, power cuts, disks set
 //! back to a backup, clocks wrong by up to a year. In the end the nodes hold the same, or each of two
-//! neighbours that don't says so and keeps the other's content; and nothing anybody ever recorded is
+//! neighbours that don't says so and keeps the other's content, and every other node sees that, too, and
+//! can decide it; and nothing anybody ever recorded is
 //! gone that isn't in what somebody made of it. A build in which the later date wins is caught.
 
 use std::collections::BTreeSet;
@@ -150,19 +151,33 @@ impl World {
         }
     }
 
-    /// People decide wherever there is something to decide: then all hold the same.
+    /// Whoever holds the image knows of a conflict about it, wherever that was met.
+    fn check_all_see(&self) {
+        for name in &self.images {
+            let count = self.cluster.members.len();
+            let holders =
+                || (0..count).filter(|at| self.cluster.members[*at].current(name).is_some());
+            let seen: Vec<bool> =
+                holders().map(|at| self.cluster.sees_conflict(at, name)).collect();
+            assert!(seen.iter().all(|sees| *sees == seen[0]), "{name}: not all see it: {seen:?}");
+            let roots =
+                holders().map(|at| self.cluster.members[at].current(name).map(|now| now.root));
+            let differ = roots.collect::<BTreeSet<_>>().len() > 1;
+            assert!(!differ || seen[0], "{name}: nodes differ and nobody says so");
+        }
+    }
+
+    /// People decide somewhere what is seen to be decided: then all hold the same.
     fn end_conflicts(&mut self) {
         for _ in 0..40 {
             let count = self.cluster.members.len();
-            let places = (0..count).flat_map(|at| self.images.iter().map(move |name| (at, name)));
-            let found = places.map(|(at, name)| (at, name.clone())).find(|(at, name)| {
-                let member = &self.cluster.members[*at];
-                let current = member.current(name);
-                let open = |now| conflict::open(&member.store, &now).expect("reads");
-                current.is_some_and(|now| !open(now).is_empty())
-            });
+            let first = self.rng.below(count as u64) as usize;
+            let turns = (0..count).map(|turn| (first + turn) % count);
+            let places = turns.flat_map(|at| self.images.iter().map(move |name| (at, name)));
+            let mut places = places.map(|(at, name)| (at, name.clone()));
+            let found = places.find(|(at, name)| self.cluster.sees_conflict(*at, name));
             let Some((at, name)) = found else { break };
-            assert!(self.cluster.resolve(at, &name));
+            assert!(self.cluster.decide(at, &name));
             assert!(self.cluster.converge(3000), "a decision never arrives");
         }
         for name in &self.images {
@@ -174,6 +189,7 @@ impl World {
 
     fn check(&self) {
         self.check_neighbours();
+        self.check_all_see();
         let alive = self.alive();
         for place in &self.must {
             assert!(alive.contains(place), "content {place} of {} is gone", self.made.len());

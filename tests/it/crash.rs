@@ -7,21 +7,9 @@ mod stories;
 
 use blockferry_store::disk::{CrashPlan, Disk, Keep, SimDisk};
 use blockferry_store::{LookState, Recorded, RecoveryReport};
-use blockferry_tests::{Side, across, put, whole};
+use blockferry_tests::{Side, across, cut, cuts, put, whole};
 
 use stories::{Story, stories};
-
-/// How a crash may go; those without choices need one seed only.
-const PLANS: [(Keep, bool); 8] = [
-    (Keep::Nothing, false),
-    (Keep::Everything, false),
-    (Keep::Prefix, false),
-    (Keep::Prefix, true),
-    (Keep::Subset, false),
-    (Keep::Subset, true),
-    (Keep::Reordered, false),
-    (Keep::Reordered, true),
-];
 
 /// The path holds the generation that was acknowledged, or the one on its way, and whole.
 /// Gives its place among the known ones; `None`: no file.
@@ -116,12 +104,6 @@ fn check_one(story: &Story, disk: SimDisk, acked: Option<usize>, go_on: bool) {
     }
 }
 
-/// The plans worth trying on a disk with this many operations to lose.
-fn plans(pending: usize, seed: u64) -> impl Iterator<Item = CrashPlan> {
-    let count = if pending == 0 { 1 } else { PLANS.len() };
-    PLANS[..count].iter().map(move |&(keep, tear)| CrashPlan { seed, keep, tear })
-}
-
 #[test]
 fn crash_at_every_operation() {
     across("crash_at_every_operation", 22, "crash images", |seed| {
@@ -129,7 +111,7 @@ fn crash_at_every_operation() {
         for story in stories(seed) {
             for (at, snapshot) in story.snapshots.iter().enumerate() {
                 let acked = story.acked(snapshot.ops);
-                for plan in plans(snapshot.disk.pending(), seed << 20 | at as u64) {
+                for plan in cuts(snapshot.disk.pending(), seed << 20 | at as u64) {
                     // Going on costs as much as all the rest: every other image does.
                     let go_on = images % 2 == 0;
                     check_one(&story, snapshot.disk.crash(plan), acked, go_on);
@@ -151,8 +133,7 @@ fn crash_in_recovery_at_every_operation() {
             for (at, snapshot) in some {
                 let acked = story.acked(snapshot.ops);
                 let number = seed << 20 | at as u64;
-                let (keep, tear) = PLANS[(seed as usize + at) % PLANS.len()];
-                let crashed = snapshot.disk.crash(CrashPlan { seed: number, keep, tear });
+                let crashed = snapshot.disk.crash(cut(seed as usize + at, number));
                 images += recovery(&story, &crashed, acked, number);
             }
         }
@@ -168,9 +149,8 @@ fn recovery(story: &Story, disk: &SimDisk, acked: Option<usize>, number: u64) ->
     let steps = disk.recorded();
     let mut images = 0;
     for (at, step) in steps.iter().enumerate() {
-        let (keep, tear) = PLANS[(number as usize + at) % PLANS.len()];
-        let seed = number << 10 | at as u64;
-        check_one(story, step.disk.crash(CrashPlan { seed, keep, tear }), acked, at % 4 == 0);
+        let plan = cut(number as usize + at, number << 10 | at as u64);
+        check_one(story, step.disk.crash(plan), acked, at % 4 == 0);
         images += 1;
     }
     images

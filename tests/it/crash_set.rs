@@ -9,21 +9,12 @@ use std::io::ErrorKind;
 use blockferry_delta::ImageName;
 use blockferry_store::disk::{CrashPlan, Disk, Keep, OpKind, SimDisk, Snapshot};
 use blockferry_store::{CommitMode, Options, Received, Result, Why};
-use blockferry_tests::{Edit, Feed, Rng, Shape, Side, across, image_name, options, put, whole};
+use blockferry_tests::{
+    Edit, Feed, MODES, Rng, Shape, Side, across, cut, cuts, image_name, options, put, whole,
+};
 
 /// In the order of need.
 const MEMBERS: [&str; 4] = ["win.pvp", "win.vhdx", "win.1.avhdx", "win.2.avhdx"];
-const MODES: [CommitMode; 3] = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
-const PLANS: [(Keep, bool); 8] = [
-    (Keep::Nothing, false),
-    (Keep::Everything, false),
-    (Keep::Prefix, false),
-    (Keep::Prefix, true),
-    (Keep::Subset, false),
-    (Keep::Subset, true),
-    (Keep::Reordered, false),
-    (Keep::Reordered, true),
-];
 
 /// Which members the receiver has before: all, all with a history that is kept in every mode, those
 /// that a new version is added to, or none.
@@ -198,9 +189,7 @@ fn crash_set_at_every_operation() {
             let story = Story::new(seed, past);
             let (snapshots, acked) = recorded(&story);
             for (at, snapshot) in snapshots.iter().enumerate() {
-                let count = if snapshot.disk.pending() == 0 { 1 } else { PLANS.len() };
-                for (keep, tear) in &PLANS[..count] {
-                    let plan = CrashPlan { seed: seed << 20 | at as u64, keep: *keep, tear: *tear };
+                for plan in cuts(snapshot.disk.pending(), seed << 20 | at as u64) {
                     let go_on = images % 8 == 0;
                     story.check(snapshot.disk.crash(plan), acked <= snapshot.ops, go_on);
                     images += 1;
@@ -219,15 +208,13 @@ fn crash_set_in_recovery() {
             let story = Story::new(seed, past);
             let (snapshots, acked) = recorded(&story);
             for (at, snapshot) in snapshots.iter().enumerate().skip(seed as usize % 9).step_by(9) {
-                let (keep, tear) = PLANS[(seed as usize + at) % PLANS.len()];
                 let number = seed << 20 | at as u64;
-                let disk = snapshot.disk.crash(CrashPlan { seed: number, keep, tear });
+                let disk = snapshot.disk.crash(cut(seed as usize + at, number));
                 disk.record();
                 drop(Side::open(disk.clone(), 2, story.options.clone()).expect("opens"));
-                for (step, cut) in disk.recorded().iter().enumerate() {
-                    let (keep, tear) = PLANS[(at + step) % PLANS.len()];
-                    let plan = CrashPlan { seed: number << 10 | step as u64, keep, tear };
-                    story.check(cut.disk.crash(plan), acked <= snapshot.ops, images % 16 == 0);
+                for (step, again) in disk.recorded().iter().enumerate() {
+                    let plan = cut(at + step, number << 10 | step as u64);
+                    story.check(again.disk.crash(plan), acked <= snapshot.ops, images % 16 == 0);
                     images += 1;
                 }
             }

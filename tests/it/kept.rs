@@ -340,6 +340,60 @@ fn a_rollback_is_a_new_generation() {
     });
 }
 
+/// A base and what is made upon it, recorded one after the other as their owner does it, or received
+/// as one: what goes back together is what was there together.
+#[test]
+fn a_set_goes_back_to_what_was_current_together() {
+    let names = ["base.img", "child.img"].map(image_name);
+    let content = |at: usize, version: u8| vec![version * 16 + at as u8; 70_000];
+    for seed in 0..3 {
+        let mut options = keeping(seed);
+        options.keep_generations = Some(5);
+        let disk = SimDisk::new(seed, 256 << 20);
+        disk.set_supports_clone(options.commit == Some(CommitMode::Clone));
+        let (writer, side) = (Side::new(1, CommitMode::Copy), Side::create(disk, 2, options));
+        for version in 1..=3 {
+            let mut sealed = Vec::new();
+            for (at, name) in names.iter().enumerate() {
+                writer.write(name, &content(at, version));
+                let feed = Feed::of(&writer, name).expect("records");
+                sealed.push((feed.seal(&side.store).expect("seals").0, Received::default()));
+            }
+            side.store.commit_set(sealed).expect("commits");
+        }
+        let [base, child] = &names;
+        let with = |of: &ImageName, number| {
+            let together = side.store.together(of, number, &names).expect("reads");
+            together
+                .into_iter()
+                .map(|(name, number)| (name.to_string(), number))
+                .collect::<Vec<_>>()
+        };
+        for number in [1, 2] {
+            assert_eq!(with(base, number), [("child.img".to_owned(), number)], "seed {seed}");
+            assert_eq!(with(child, number), [("base.img".to_owned(), number)], "seed {seed}");
+        }
+        assert_eq!((with(base, 3), with(child, 3), with(base, 9)), (vec![], vec![], vec![]));
+        // Only the child has changed since: the base stays.
+        writer.write(child, &content(1, 4));
+        Feed::of(&writer, child).and_then(|feed| feed.deliver(&side.store)).expect("commits");
+        assert_eq!((with(child, 3), with(child, 2)), (vec![], vec![("base.img".to_owned(), 2)]));
+
+        let before = side.store.current(base).expect("reads");
+        let wrong = [(base.clone(), 2), (child.clone(), 77)];
+        let refused = side.store.rollback_set(&wrong, side.node, 5, &()).expect_err("unknown");
+        assert_eq!(refused.code(), "NOT_KEPT");
+        assert_eq!(side.store.current(base).expect("reads"), before, "none or all");
+        assert!(side.private("staging").is_empty(), "seed {seed}");
+        let back = [(base.clone(), 2), (child.clone(), 2)];
+        let made = side.store.rollback_set(&back, side.node, 5, &()).expect("goes back");
+        assert!(made.iter().all(|made| matches!(made, Recorded::New(_))));
+        assert!(side.read(base) == content(0, 2) && side.read(child) == content(1, 2));
+        // What was displaced by that went together, too.
+        assert_eq!(with(child, 4), [("base.img".to_owned(), 3)], "seed {seed}");
+    }
+}
+
 /// Milliseconds that the stores of one test think to be in service.
 static SERVICE_MS: AtomicU64 = AtomicU64::new(0);
 const DAY_MS: u64 = 24 * 3600 * 1000;

@@ -54,6 +54,7 @@ impl Scene {
         replicate(&a, &b, &name).expect("nothing is in the way now");
         assert!(b.read(&name) == a.read(&name));
         assert_eq!(b.private("staging"), [""; 0], "something was left over");
+        assert_eq!(b.store.staging_bytes(), 0, "room is still promised");
     }
 }
 

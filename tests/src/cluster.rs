@@ -7,15 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{ImageName, NodeId, Order, Root, StoreName};
+use blockferry_delta::{ImageName, Lineage, NodeId, Order, Root, StoreName};
 use blockferry_node::Identity;
 use blockferry_node::backlog::{Backlog, Head, Key, Setback};
-use blockferry_node::conflict::{self, Choice};
+use blockferry_node::conflict::{self, Choice, Conflict};
 use blockferry_node::judge::Version;
+use blockferry_node::relayed::{self, Elsewhere, Stated};
+use blockferry_node::standing::{Standing, standing};
 use blockferry_node::verdict::setback_of_refusal;
 use blockferry_store::disk::{CrashPlan, Keep, SimDisk};
 use blockferry_store::{CommitMode, Generation, LookState, Options, Recorded, Store};
-use blockferry_wire::{Message, Refusal};
+use blockferry_wire::{Holding, Message, Proof, Refusal};
 
 use crate::link::Trace;
 use crate::pair::{Ended, Hop, keys};
@@ -276,10 +278,88 @@ impl Cluster {
             0 => Choice::Local,
             nth => Choice::Kept(open[nth - 1].serial),
         };
-        let made = conflict::resolve(&member.store, name, &choice, member.id(), 1);
+        let made = conflict::resolve(&member.store, name, (&choice, &[]), member.id(), 1);
         let made = made.expect("nothing is in the way");
         self.announce(at, &made);
         true
+    }
+
+    /// What the others state of an image, when everything that was said has come to everybody.
+    fn stated(&self, at: usize, name: &ImageName) -> Vec<Stated> {
+        let others = self.members.iter().enumerate().filter(|(other, _)| *other != at);
+        let states = |(_, member): (usize, &Member)| {
+            let current = member.current(name)?;
+            let rivals = conflict::rivals(&member.store, &current).expect("reads");
+            let Generation { image, number, root, lineage, .. } = current;
+            let held = Holding { image, number, root, lineage, proof: Proof::ReadBack, rivals };
+            Some(Stated { node: member.id(), writer: true, direct: false, held })
+        };
+        others.filter_map(states).collect()
+    }
+
+    /// What a node sees of conflicts about an image: its own, and those that only others have met.
+    fn conflicts(&self, at: usize, name: &ImageName) -> (Vec<Conflict>, Vec<Elsewhere>) {
+        let member = &self.members[at];
+        let Some(current) = member.current(name) else { return (Vec::new(), Vec::new()) };
+        let open = conflict::open(&member.store, &current).expect("reads");
+        let mut far = relayed::elsewhere(&version_of(&current), &self.stated(at, name));
+        far.retain(|e| open.iter().all(|kept| kept.generation.root != e.rival.root));
+        (open, far)
+    }
+
+    /// Whether a node knows that an image waits for a decision, wherever; then it isn't ready there.
+    pub fn sees_conflict(&self, at: usize, name: &ImageName) -> bool {
+        let (open, far) = self.conflicts(at, name);
+        let seen = !open.is_empty() || !far.is_empty();
+        if let Some(current) = self.members[at].current(name).filter(|_| seen && open.is_empty()) {
+            let (wanted, stated) = (version_of(&current), self.stated(at, name));
+            let torn = |s: &Stated| standing(&wanted, Some(&s.held)) == Standing::Diverged;
+            assert!(stated.iter().any(torn), "{name}: a conflict, and {at} says that it is ready");
+        }
+        seen
+    }
+
+    /// Somebody at any node decides a conflict that is seen there, whoever has met it.
+    pub fn decide(&mut self, at: usize, name: &ImageName) -> bool {
+        let (open, far) = self.conflicts(at, name);
+        if far.is_empty() {
+            return self.resolve(at, name);
+        }
+        let (stated, us) = (self.stated(at, name), self.members[at].id());
+        let also = relayed::lineages(&far, &stated);
+        let (place, choice, also) = match self.rng.below((open.len() + far.len() + 1) as u64) {
+            0 => (at, Choice::Local, also),
+            nth if nth as usize <= open.len() => {
+                (at, Choice::Kept(open[nth as usize - 1].serial), also)
+            }
+            nth => {
+                let root = far[nth as usize - open.len() - 1].rival.root;
+                let current = self.members[at].current(name).expect("it has diverged");
+                let kept = open.iter().map(|kept| &kept.generation.lineage).chain(&also);
+                let all = kept.fold(current.lineage, |all, one| all.merge(one).expect("few"));
+                let node = relayed::carrier(&stated, &[root]).expect("who keeps it can");
+                let there = self.members.iter().position(|member| member.id() == node);
+                let there = there.expect("a member");
+                (there, self.asked(there, name, (&root, &all)), vec![all])
+            }
+        };
+        let member = &self.members[place];
+        let author = if place == at { us } else { member.id() };
+        let made = conflict::resolve(&member.store, name, (&choice, &also), author, 1);
+        let made = made.expect("nothing is in the way");
+        self.announce(place, &made);
+        true
+    }
+
+    /// What a node makes of being asked to end a conflict.
+    fn asked(&self, at: usize, name: &ImageName, (root, decided): (&Root, &Lineage)) -> Choice {
+        let member = &self.members[at];
+        let current = member.current(name).expect("it keeps another");
+        let open = conflict::open(&member.store, &current).expect("reads");
+        let all = open.iter().map(|kept| &kept.generation.lineage).chain([&current.lineage]);
+        assert!(relayed::was_known(decided, all), "{name}: {at} knows more than who decided");
+        let kept = open.iter().find(|kept| kept.generation.root == *root);
+        kept.map_or(Choice::Local, |kept| Choice::Kept(kept.serial))
     }
 
     /// The power fails at a node, and it starts again.

@@ -6,6 +6,7 @@
 
 mod carry;
 mod cluster;
+mod cuts;
 pub mod disks;
 mod feed;
 mod image;
@@ -18,6 +19,7 @@ mod side;
 
 pub use carry::{Carried, Carry, Tamper, replicate};
 pub use cluster::{Cluster, Member};
+pub use cuts::{MODES, cut, cuts};
 pub use feed::{Delivered, Feed};
 pub use image::{Edit, SIZES, Shape};
 pub use liar::Liar;

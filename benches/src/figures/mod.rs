@@ -5,6 +5,7 @@
 //! is compared with what can be seen from the outside. The images are three generations of one
 //! disk image (`g1.raw`, `g2.raw`, `g3.raw`) in a directory of the user's choice.
 
+mod answers;
 mod bytes;
 mod change;
 mod edit;
@@ -12,6 +13,7 @@ mod held;
 mod hub;
 mod index;
 mod inuse;
+mod lineage;
 mod links;
 mod many;
 mod pair;
@@ -20,6 +22,7 @@ mod room;
 mod rsync;
 mod scan;
 mod seconds;
+mod stores;
 mod table;
 
 use std::cell::Cell;
@@ -38,12 +41,12 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 16] = [
     "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
-    "change", "many", "hub",
+    "change", "many", "hub", "lineage", "answers", "stores",
 ];
 /// Those that need no images.
-const IMAGELESS: [&str; 5] = ["look", "index", "links", "sharing", "hub"];
+const IMAGELESS: [&str; 7] = ["look", "index", "links", "sharing", "hub", "answers", "stores"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -183,6 +186,9 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "change" => change::run(setup, table),
             "many" => many::run(setup, table),
             "hub" => hub::run(setup, table),
+            "lineage" => lineage::run(setup, table),
+            "answers" => answers::run(setup, table),
+            "stores" => stores::run(setup, table),
             "inuse" => inuse::run(setup, table),
             _ => seconds::run(setup, table),
         }
@@ -194,6 +200,8 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
     if let Some(largest) = alike.map(|(_, bytes)| bytes).max() {
         peaks.insert("branches, the largest".to_owned(), largest);
     }
+    // It has a bound of its own.
+    peaks.remove(stores::HUB);
     for (name, peak) in peaks {
         let figure = format!("resident memory of the {name}, peak of everything above");
         table.add(Row::at_most(&figure, Amount::bytes(MEMORY_BYTES), Amount::bytes(peak)));
@@ -218,7 +226,8 @@ fn conditions(setup: &Setup) -> Vec<(String, String)> {
 /// The ends of the nodes' logs.
 fn last_words(work: &Path) -> String {
     let mut text = String::new();
-    for group in ["bytes", "held", "plain", "room", "seconds", "inuse", "change", "many"] {
+    for group in ["bytes", "held", "plain", "room", "seconds", "inuse", "change", "many", "answers"]
+    {
         for node in ["sender", "receiver"] {
             let path = work.join(group).join(node).join("serve.log");
             let Ok(log) = std::fs::read_to_string(&path) else { continue };

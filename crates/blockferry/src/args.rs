@@ -2,7 +2,13 @@
 //!
 //! The text of `help`, the completions and the man pages all come from here.
 
-use crate::config::{Period, Rate, Size};
+mod looks;
+mod orders;
+
+pub(crate) use looks::{BundleArgs, DoctorArgs, StatusArgs};
+pub(crate) use orders::{AffectedArgs, LimitCommand};
+
+use crate::config::{Period, Size};
 use blockferry_node::api::{Lane, Require, Role};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -107,7 +113,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Peer(PeerCommand),
     /// Node, peers, stores and backlog on one screen
-    Status,
+    Status(StatusArgs),
+    /// What is wrong here, or will be, and what to do about it (works without the service, less)
+    ///
+    /// Exit status 0: nothing, 3: warnings, 1: something must be done, 10: the service doesn't
+    /// answer, 78: the configuration can't be used.
+    Doctor(DoctorArgs),
+    /// Write an archive for support: how things stand, without secrets (works without the service)
+    Bundle(BundleArgs),
     /// The images of a store and their generations
     #[command(subcommand)]
     Image(ImageCommand),
@@ -351,6 +364,9 @@ pub(crate) enum ImageCommand {
     History {
         /// STORE/NAME
         image: String,
+        /// As CSV, every column in full
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
     },
 }
 
@@ -399,45 +415,6 @@ pub(crate) struct PushArgs {
     /// Return when the receipts are there
     #[arg(long)]
     pub(crate) wait: bool,
-}
-
-/// `pause`, `resume` and `boost`
-#[derive(Debug, Args)]
-pub(crate) struct AffectedArgs {
-    /// Only what goes to this peer
-    #[arg(long)]
-    pub(crate) peer: Option<String>,
-    /// Only this store
-    #[arg(long)]
-    pub(crate) store: Option<String>,
-    /// Only this image: STORE/NAME, or NAME beside --store
-    #[arg(long)]
-    pub(crate) image: Option<String>,
-    /// It ends by itself after this long, e.g. 2h [default: when another order ends it]
-    #[arg(long = "for", value_name = "DURATION")]
-    pub(crate) length: Option<Period>,
-}
-
-/// `limit`
-#[derive(Debug, Subcommand)]
-pub(crate) enum LimitCommand {
-    /// Send at most this much
-    Set {
-        /// Only to this peer [default: to all together]
-        #[arg(long)]
-        peer: Option<String>,
-        /// Such as "5 Mbit/s" or "2 MB/s", with what headers take
-        rate: Rate,
-        /// It ends by itself after this long, e.g. 1h [default: at limit clear]
-        #[arg(long = "for", value_name = "DURATION")]
-        length: Option<Period>,
-    },
-    /// Drop the limit that was set
-    Clear {
-        /// The one of this peer [default: the one for all together]
-        #[arg(long)]
-        peer: Option<String>,
-    },
 }
 
 /// `schedule`

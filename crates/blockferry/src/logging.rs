@@ -6,6 +6,7 @@ use crate::config::{LogFormat, Settings};
 use crate::failure::{AdminError, Failure};
 use std::os::fd::AsFd;
 use tracing::level_filters::LevelFilter;
+use tracing_journald::{Layer, Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
@@ -26,7 +27,7 @@ pub(crate) fn start(settings: &Settings, verbose: u8) -> Result<(), Failure> {
                 AdminError::new("CONFIG_ERROR", format!("no journal to log to: {error}"))
                     .with_remedy("set log.format to text or json")
             })?;
-            registry.with(journal.with_syslog_identifier("blockferry".into())).try_init()
+            registry.with(fields(journal)).try_init()
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
@@ -39,6 +40,22 @@ pub(crate) fn start(settings: &Settings, verbose: u8) -> Result<(), Failure> {
         }
     };
     done.map_err(|error| AdminError::new("INTERNAL", format!("logging: {error}")).into())
+}
+
+/// Our fields are `BLOCKFERRY_CODE`, `BLOCKFERRY_STORE` and so on: `journalctl BLOCKFERRY_CODE=DISK_FULL`.
+/// An event's severity is the entry's priority: 6, 4 or 3.
+fn fields(journal: Layer) -> Layer {
+    let priorities = PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    };
+    journal
+        .with_syslog_identifier("blockferry".into())
+        .with_field_prefix(Some("BLOCKFERRY".into()))
+        .with_priority_mappings(priorities)
 }
 
 fn resolve(format: LogFormat) -> LogFormat {

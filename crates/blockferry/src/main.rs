@@ -4,12 +4,14 @@
 //! exit status. Nothing else ends the process, except an interrupt (`interrupt`).
 
 mod args;
+mod bundle;
 mod commands;
 mod config;
 mod demo;
 mod failure;
 mod interrupt;
 mod logging;
+mod machine;
 mod output;
 
 use args::{Cli, Command};
@@ -47,7 +49,9 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Invite(args) => commands::pairing::invite(app, args),
         Command::Join(args) => commands::pairing::join(app, args),
         Command::Peer(command) => commands::peer::run(app, command),
-        Command::Status => commands::status::run(app),
+        Command::Status(args) => commands::status::run(app, &args),
+        Command::Doctor(args) => commands::doctor::run(app, &args),
+        Command::Bundle(args) => commands::bundle::run(app, &args),
         Command::Image(command) => commands::image::run(app, command),
         Command::Publish(args) => commands::publish::run(app, args),
         Command::Plan(args) => commands::plan::run(app, args),

@@ -63,8 +63,10 @@ fn the_unit_is_valid_with_and_without_the_drop_in() {
     verify();
     let drop_ins = directory.path().join("blockferry.service.d");
     std::fs::create_dir(&drop_ins).unwrap();
-    std::fs::write(drop_ins.join("owners.conf"), read("drop-ins/owners.conf")).unwrap();
-    verify();
+    for name in ["owners.conf", "schedules.conf"] {
+        std::fs::write(drop_ins.join(name), read(&format!("drop-ins/{name}"))).unwrap();
+        verify();
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use blockferry_node::api::{
     Severity, StatusReport, StoresReport,
 };
 use serde::de::DeserializeOwned;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -326,6 +327,121 @@ fn stores_and_peers_come_and_go_while_it_runs() {
     until("it is not connected", || !b.connected("a"));
     let status: StatusReport = a.ask(&Request::Status {});
     assert_eq!((status.peers.len(), status.stores.len()), (0, 0));
+}
+
+/// A token's secret, and the lines that know it.
+fn token(name: &str) -> (String, String) {
+    let made = command(&["token", "new", name, "--scope", "read", "--json"]).output().unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let text = |key: &str| made[key].as_str().unwrap().to_owned();
+    (text("token"), text("config"))
+}
+
+/// The first line of what HTTP answers; `None`: nobody listens there.
+fn status_over_http(at: SocketAddr, token: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(at).ok()?;
+    let ask = format!(
+        "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(ask.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.lines().next().map(str::to_owned)
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Keys of the first reload in mid-transfer.
+const CHANGED: [&str; 8] = [
+    "admin.http",
+    "admin.tokens.page",
+    "admin.tokens.night",
+    "stores.new",
+    "stores.old",
+    "stores.s.include",
+    "stores.s.lane",
+    "peers.c",
+];
+
+/// Weight and manner of peer c, if there is one.
+fn weight(status: &StatusReport) -> Option<(u32, bool)> {
+    let of_c = status.peers.iter().find(|peer| peer.name == "c");
+    of_c.map(|peer| (peer.weight, peer.polite))
+}
+
+#[test]
+fn all_that_may_change_does_in_mid_transfer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for name in ["images", "old", "new"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    let relay = Relay::new();
+    let ((one, first), (two, second)) = (token("page"), token("night"));
+    let (here, there) = (free(), free());
+    let base = format!("node.advertise = [\"{}\"]\n", relay.address);
+    let http = |at: SocketAddr, token: &str| format!("[admin]\nhttp = \"{at}\"\n{token}\n");
+    let store = |name: &str, more: &str| {
+        format!("[stores.{name}]\npath = \"{}\"\nsettle = \"1h\"\n{more}", path(name).display())
+    };
+    let peer =
+        |more: &str| format!("[peers.c]\nid = \"{}\"\nstores = [\"s\"]\n{more}", "A".repeat(52));
+    let limit = "[limits]\nsend = \"8 Mbit/s\"\n";
+    let s = store_of(&path("images"));
+    let before = format!("{base}{}{limit}{s}{}", http(here, &first), store("old", ""));
+    let a = Service::new(&directory, "a", &before);
+    relay.back.connect(a.address().parse::<SocketAddr>().unwrap()).unwrap();
+    let b = Service::new(&directory, "b", "");
+    let copies = b.join(&a);
+    std::fs::write(path("images").join("x.img"), noise(7, 8_000_000)).unwrap();
+    a.publish("x.img");
+    until("it travels", || relay.total() > 500_000);
+    let ended = a.events("PEER_DOWN").len();
+    assert_eq!(status_over_http(here, &one).unwrap(), "HTTP/1.1 200 OK");
+
+    // A store comes, one goes, one takes other names; a peer comes; another token, another address.
+    let s = format!("{s}include = [\"*.img\"]\nlane = \"urgent\"\n");
+    let after = |c: &str| {
+        format!(
+            "{base}{}{limit}{s}{}{c}",
+            http(there, &second),
+            store("new", "include = [\"*.raw\"]\n")
+        )
+    };
+    a.reload(&after(&peer("weight = 5\n")));
+    let told = a.told("CONFIG_RELOADED", 1);
+    for key in CHANGED {
+        assert!(told.message.contains(key), "{key}: {}", told.message);
+    }
+    assert!(!told.message.contains("restart"), "{}", told.message);
+    let status: StatusReport = a.ask(&Request::Status {});
+    assert_eq!(weight(&status), Some((5, false)));
+    a.told("STORE_ADDED", 1);
+    a.told("STORE_REMOVED", 1);
+    assert_eq!(status_over_http(there, &two).unwrap(), "HTTP/1.1 200 OK");
+    assert_eq!(status_over_http(there, &one).unwrap(), "HTTP/1.1 401 Unauthorized");
+    until("nobody listens there", || status_over_http(here, &one).is_none());
+
+    // It changes, and it goes.
+    a.reload(&after(&peer("weight = 9\npolite = true\n")));
+    let told = a.told("CONFIG_RELOADED", 2);
+    assert!(told.message.contains("peers.c.weight, peers.c.polite"), "{}", told.message);
+    assert_eq!(weight(&a.ask(&Request::Status {})), Some((9, true)));
+    a.reload(&after(""));
+    a.told("PEER_REMOVED", 1);
+    let total = relay.total();
+    assert!(total < 8_000_000, "all of this was in mid-transfer: {total}");
+    a.wait("x.img");
+    assert_eq!(std::fs::read(copies.join("x.img")).unwrap(), noise(7, 8_000_000));
+    assert_eq!(a.events("PEER_DOWN").len(), ended, "no connection ended");
+    let total = relay.total();
+    assert!(total < 8_000_000 * 107 / 100 + 100_000, "{total} bytes for 8 MB: sent twice?");
+    let status: StatusReport = a.ask(&Request::Status {});
+    let names: Vec<&str> = status.stores.iter().map(|store| store.name.as_str()).collect();
+    assert_eq!((names, status.peers.len()), (vec!["new", "s"], 1));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::turns::Order;
 
 mod pairs;
 
-pub use pairs::Pair;
+pub use pairs::{Pair, Pairs, Sum};
 
 /// Wait after a lost connection, unless the peer is back sooner.
 const LOST_WAIT: Duration = Duration::from_secs(1);

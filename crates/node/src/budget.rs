@@ -84,9 +84,9 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
 pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
-/// Statements kept in memory, of all nodes about all stores, in bytes: some 3,500 with the usual
-/// lineage of a few writers.
-pub const STATEMENTS_BYTES: u64 = 3 * MIB;
+/// Statements kept in memory, of all nodes about all stores, in bytes: some 10,400 with one writer in the
+/// lineage, 7,000 with five. Docs/decisions/0031 has the sizes.
+pub const STATEMENTS_BYTES: u64 = 6 * MIB;
 /// The buffers of what is read back after a commit, in bytes: of a whole image and of an update.
 pub const READ_BACK_BYTES: u64 = 2 * MIB;
 /// Encoded packs kept because several peers want them, in bytes.
@@ -254,10 +254,19 @@ pub const DEFERRED_SHOWN_MAX: usize = 64;
 
 /// Threads that read and compress packs, for all transfers together.
 pub const WORKERS_MAX: usize = 8;
+/// Niceness of these threads: the one that serves connections and answers goes first.
+pub const WORKER_NICE: i32 = 5;
 /// Blocking jobs of stores at the same time (scan, verify); transfers have their own slots.
 pub const STORE_JOBS_MAX: usize = 1;
 /// Stores of a node.
 pub const STORES_MAX: usize = 1024;
+/// Stores that are opened beside each other at the start.
+pub const STORES_OPENING_MAX: usize = 16;
+/// Stores that are looked at beside each other: each look takes a thread.
+pub const STORES_LOOKING_MAX: usize = 16;
+/// A store waits this long for its turn to be looked at; then it is looked at all the same, so that
+/// disks that don't answer hold back no others.
+pub const LOOK_TURN_MAX: Duration = Duration::from_secs(5);
 /// Peers of a node.
 pub const PEERS_MAX: usize = 1024;
 /// Addresses of a peer.
@@ -351,6 +360,16 @@ pub const PAGE_ROWS_MAX: usize = 50;
 pub const PAGE_EVENTS_MAX: usize = 40;
 /// Pairs of image and peer that the metrics show.
 pub const METRICS_PAIRS_MAX: usize = 5000;
+/// Series of the metrics for a pair, for a peer, for a store.
+pub const METRICS_SERIES_EACH: [usize; 3] = [2, 13, 5];
+/// Series of the metrics besides these: by reason, way of finding a change, code.
+pub const METRICS_SERIES_FIXED: usize = 512;
+
+/// Series of the metrics at most, of a node with so many stores and peers.
+pub const fn metrics_series_max(stores: usize, peers: usize) -> usize {
+    let [pair, peer, store] = METRICS_SERIES_EACH;
+    METRICS_SERIES_FIXED + pair * METRICS_PAIRS_MAX + peer * peers + store * stores
+}
 
 const _: () = assert!(HTTP_FOLLOWERS_MAX < HTTP_CONNECTIONS_MAX);
 const _: () = assert!(HTTP_EVENTS_SIGN_EVERY.as_secs() < HTTP_WRITE_DEADLINE.as_secs());

@@ -10,6 +10,7 @@
 
 mod decide;
 mod dfsr;
+mod grid;
 mod parse;
 mod rule;
 mod zone;
@@ -18,12 +19,13 @@ use std::fmt;
 
 pub use decide::{Decision, Source, State};
 pub use dfsr::{Dfsr, QUARTERS_PER_DAY};
+pub use grid::{DAYS_PER_WEEK, Grid, HOURS_PER_DAY};
 pub use parse::parse_at;
 pub use rule::{Clock, Dates, Days, Rule, When, Window};
 pub use zone::{Civil, Zone};
 
-/// Rules of one calendar.
-pub const RULES_MAX: usize = 64;
+/// Rules of one calendar: one for each hour of a week, as a grid may need them, and others beside.
+pub const RULES_MAX: usize = 256;
 /// Dates or windows of one rule.
 pub const DATES_MAX: usize = 64;
 

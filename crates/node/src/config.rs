@@ -3,6 +3,8 @@
 //! [`Config::check`] checks what concerns several of them (twins, limits, nested directories), so
 //! that a bad configuration is refused before anything is opened.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use blockferry_delta::{NodeId, StoreName};
 pub use blockferry_store::HoldBase;
 pub use blockferry_wire::Lane;
+use blockferry_wire::{FEATURE_DELETIONS, FEATURE_STATEMENTS, VERSION_MAX, VERSION_MIN};
 
 use crate::api::{Require, Role};
 use crate::budget;
@@ -22,6 +25,8 @@ use crate::identity::Identity;
 pub use crate::level::Setting;
 pub use crate::rates::Allowance;
 use crate::rates::Rates;
+pub use crate::watermarks::{Marks, Watermarks};
+pub use file::ConfigFile;
 
 /// How new content replaces old in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -156,6 +161,28 @@ pub struct PromoteConfig {
     pub hook_after: Option<PathBuf>,
 }
 
+/// What a node says that it speaks. Only tests say anything else than what is built in: they are nodes
+/// of other versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Lowest protocol version.
+    pub version_min: u16,
+    /// Highest protocol version.
+    pub version_max: u16,
+    /// Feature bits.
+    pub features: u64,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            features: FEATURE_DELETIONS | FEATURE_STATEMENTS,
+        }
+    }
+}
+
 /// Everything a node is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -189,6 +216,8 @@ pub struct Config {
     pub rescan: Duration,
     /// Space kept free in each store's file system.
     pub store_free_min: FreeMin,
+    /// When a backlog or a staging is an event.
+    pub watermarks: Watermarks,
     /// Quiet time for stores that are added at run time.
     pub settle: Duration,
     /// A transfer that may not send any more is held open this long.
@@ -199,8 +228,14 @@ pub struct Config {
     pub compression: Setting,
     /// What a promotion needs, and what follows it.
     pub promote: PromoteConfig,
+    /// The file that all this is from; `None`: it is changed by nobody while the node runs.
+    pub file: Option<Arc<dyn ConfigFile>>,
+    /// Which state of the file it is: the same for the same bytes.
+    pub file_tag: Option<String>,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
+    /// Which versions and features it speaks.
+    pub dialect: Dialect,
 }
 
 impl Config {
@@ -222,12 +257,16 @@ impl Config {
             deadlines: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
+            watermarks: Watermarks::default(),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
             trend_every: budget::TRENDS_EVERY,
             compression: Setting::Auto,
             promote: PromoteConfig::default(),
+            file: None,
+            file_tag: None,
             seed: u64::from(std::process::id()),
+            dialect: Dialect::default(),
         }
     }
 

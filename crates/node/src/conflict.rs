@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use blockferry_delta::{ImageName, Lineage, NodeId, Order};
 use blockferry_store::{Generation, Kept, Store, Why};
+use blockferry_wire::Rival;
+use blockferry_wire::limits::RIVALS_MAX;
 
 use crate::error::Result;
+use crate::relayed;
 
 /// A content that was kept because it and the current one diverged.
 #[derive(Clone, Debug)]
@@ -41,7 +44,17 @@ pub fn open(store: &Store, current: &Generation) -> Result<Vec<Conflict>> {
 
 /// Whether a kept content and the current one wait for somebody to decide.
 pub fn is_open(current: &Generation, kept: &Generation) -> bool {
-    kept.root != current.root && !descends(&current.lineage, &kept.lineage)
+    relayed::is_open(&current.root, &current.lineage, (&kept.root, &kept.lineage))
+}
+
+/// The open ones as they are stated to the other members: the latest, if there are too many. Blocking.
+pub fn rivals(store: &Store, current: &Generation) -> Result<Vec<Rival>> {
+    let open = open(store, current)?.into_iter().take(RIVALS_MAX).map(|kept| {
+        let Generation { number, root, lineage, author, size_bytes, .. } = kept.generation;
+        let recorded_unix_ms = kept.generation.recorded_unix_ms;
+        Rival { number, root, lineage, author, size_bytes, recorded_unix_ms }
+    });
+    Ok(open.collect())
 }
 
 fn conflict_of(kept: Kept) -> Option<Conflict> {
@@ -94,18 +107,20 @@ pub fn made_by(current: &Generation, open: &[Conflict], author: &NodeId) -> Opti
 }
 
 /// Ends the conflict of an image: what is chosen becomes a generation of `us` that descends from
-/// all of them; what isn't is kept. No image data travels for whoever has it. Blocking.
+/// all of them, and of `also`, which others keep; what isn't is kept. No image data travels for
+/// whoever has it. Blocking.
 pub fn resolve(
     store: &Arc<Store>,
     image: &ImageName,
-    choice: &Choice,
+    (choice, also): (&Choice, &[Lineage]),
     us: NodeId,
     now_unix_ms: i64,
 ) -> Result<Generation> {
     let current = store.current(image)?;
     let current = current.ok_or_else(|| blockferry_store::Error::NotFound(image.clone()))?;
     let open = open(store, &current)?;
-    let others: Vec<Lineage> = open.iter().map(|kept| kept.generation.lineage.clone()).collect();
+    let others = open.iter().map(|kept| &kept.generation.lineage).chain(also);
+    let others: Vec<Lineage> = others.cloned().collect();
     match choice {
         Choice::Local => Ok(store.descend(image, &others, us, Some(us), now_unix_ms)?),
         Choice::Kept(serial) => Ok(store.take_kept(image, *serial, &others, us, now_unix_ms)?),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, NodeId, StoreName};
+use blockferry_delta::{ImageName, NodeId, StoreId, StoreName};
 use blockferry_store::Generation;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -22,6 +22,7 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::exchange::version_of;
+use crate::http;
 use crate::ledger::Ledger;
 use crate::limit::Limit;
 use crate::measured::Measured;
@@ -34,6 +35,7 @@ use crate::transport::Transport;
 use crate::trends::Trends;
 use crate::trust::Trust;
 use crate::watching::Watching;
+use crate::watermarks::Above;
 use crate::windows::Receiving;
 use crate::witness::{Which, Witness};
 use crate::workers::Workers;
@@ -44,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     /// As it was read last: what may change while it runs is asked here.
     pub(crate) live: RwLock<Arc<Config>>,
+    /// One at a time reads or changes the configuration file.
+    pub(crate) rereading: Mutex<()>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) events: Events,
@@ -53,12 +57,16 @@ pub(crate) struct Core {
     pub(crate) encoded: Arc<Encoded>,
     pub(crate) counts: Arc<Counts>,
     pub(crate) watching: Arc<Watching>,
+    /// HTTP over TCP.
+    pub(crate) http: http::Serving,
     pub(crate) members: Mutex<Members>,
     pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) backlog: Mutex<Backlog>,
     /// How fast links are and how much things take.
     pub(crate) measured: Mutex<Measured>,
+    /// Which watermarks are crossed.
+    pub(crate) above: Mutex<Above>,
     /// The last day and week.
     pub(crate) trends: Mutex<Trends>,
     /// Which windows will be missed.
@@ -75,11 +83,15 @@ pub(crate) struct Core {
     pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
+    /// Turns to look at a store.
+    pub(crate) looks: Semaphore,
     /// Connections that receive something.
     pub(crate) receiving: Arc<Receiving>,
     /// Room for transfers being received, in units of [`budget::RECEIVE_UNIT_BYTES`].
     pub(crate) receives: Arc<Semaphore>,
     pub(crate) tries: Mutex<Tries>,
+    /// When each token of HTTP was shown last.
+    pub(crate) tokens_shown: Mutex<BTreeMap<String, Instant>>,
     /// Counts receipts, heads and states, so that those who wait look again.
     pub(crate) changed: watch::Sender<u64>,
     /// True: everything ends.
@@ -137,6 +149,12 @@ impl Core {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
         let found = stores.values().find(|s| s.config.name.as_str() == name);
         found.cloned().ok_or_else(|| Error::StoreUnknown { name: name.to_owned() })
+    }
+
+    /// A store by id.
+    pub(crate) fn store_by_id(&self, id: &StoreId) -> Option<Arc<OpenStore>> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.values().find(|s| s.store.identity().id == *id).cloned()
     }
 
     /// All peers.

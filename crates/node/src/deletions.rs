@@ -37,8 +37,8 @@ impl Deletions {
         Self { quiet, since: BTreeMap::new(), held: false }
     }
 
-    /// Takes all images whose files are gone, of `images` that the store has, these among them. Says
-    /// whether it is news that too many are gone: all of them, or more than three and more than half.
+    /// Takes all images whose files are gone and not only renamed, of `images` that the store has, these
+    /// among them. Says whether it is news that too many are gone: all of them, or more than three and more than half.
     pub fn handle_look(&mut self, gone: &[String], images: usize, now: Instant) -> bool {
         self.since.retain(|name, _| gone.contains(name));
         for name in gone {

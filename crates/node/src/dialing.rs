@@ -5,18 +5,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::Endpoint;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::api::PeerState;
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::events::{Note, now_unix_ms};
+use crate::events::now_unix_ms;
 use crate::pairing;
 use crate::peer::Peer;
+use crate::refusal;
 use crate::session;
 use crate::tls::Purpose;
 use crate::transport::{self, Link, close};
@@ -59,7 +60,15 @@ async fn welcome(core: Arc<Core>, link: Link) {
     let (standing, peer) = (core.trust.standing(&link.peer), core.peer(&link.peer));
     let knocks = standing == Standing::Member || core.trust.may_knock(&link.peer, now_unix_ms());
     let result = match (link.purpose, standing, peer) {
-        (Purpose::Session, Standing::Member, Some(peer)) => session::run(core, peer, link).await,
+        (Purpose::Session, Standing::Member, Some(peer)) => {
+            let ended = session::run(core.clone(), peer.clone(), link).await;
+            if refusal::is_refusal(&ended)
+                && let Err(error) = &ended
+            {
+                refusal::note(&core, &peer, error);
+            }
+            ended
+        }
         (Purpose::Pairing, _, _) if knocks => pairing::host(core, link).await,
         (_, Standing::Revoked, _) => {
             link.connection.close(close::NOT_A_MEMBER.into(), b"PEER_REVOKED");
@@ -72,6 +81,22 @@ async fn welcome(core: Arc<Core>, link: Link) {
     };
     if let Err(error) = result {
         debug!(code = error.code(), %error, "a connection ended");
+    }
+}
+
+/// A peer that was admitted and is not dialled yet, if it is a new one.
+pub(crate) struct Admitted {
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) is_new: bool,
+}
+
+impl Admitted {
+    /// Connects to it from now on: it knows us.
+    pub(crate) fn dial(self, core: &Arc<Core>) -> Arc<Peer> {
+        if self.is_new {
+            tokio::spawn(keep(core.clone(), self.peer.clone()));
+        }
+        self.peer
     }
 }
 
@@ -91,7 +116,10 @@ pub(crate) async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
                     jitter.spread(wait_after(failures))
                 }
                 Err(error) => {
-                    note_refusal(&core, &peer, &error);
+                    refusal::note(&core, &peer, &error);
+                    if peer.active().is_none() {
+                        peer.known.note_down(Some(&error), Instant::now());
+                    }
                     failures = failures.saturating_add(1);
                     jitter.spread(wait_after(failures))
                 }
@@ -133,11 +161,12 @@ async fn connect(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Duration> {
             return Err(error);
         }
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let result = session::run(core.clone(), peer.clone(), link).await;
     match result {
         // A refusal by the peer arrives right after a handshake that seemed to go well.
         Err(error @ Error::PeerClosed { code: "PEER_UNKNOWN" | "PEER_REVOKED", .. }) => Err(error),
+        Err(error) if error.code() == "VERSION_UNSUPPORTED" => Err(error),
         _ => Ok(started.elapsed()),
     }
 }
@@ -160,30 +189,6 @@ async fn dial(core: &Arc<Core>, peer: &Arc<Peer>) -> Result<Link> {
         }
     }
     Err(last)
-}
-
-fn note_refusal(core: &Core, peer: &Peer, error: &Error) {
-    let refused = matches!(
-        error.code(),
-        "PEER_UNKNOWN"
-            | "PEER_REVOKED"
-            | "TLS_REFUSED"
-            | "TLS_BAD_SIGNATURE"
-            | "IDENTITY_REFUSED"
-            | "IDENTITY_DUPLICATE"
-    );
-    if refused && peer.active().is_none() {
-        if peer.state() != PeerState::Refused {
-            info!(peer = %peer.name(), code = error.code(), %error, "refused");
-            if error.code() == "IDENTITY_DUPLICATE" {
-                let note = Note::error(error.code(), error.to_string());
-                core.events.note(note.peer(&peer.name()));
-            }
-        }
-        peer.set_state(PeerState::Refused);
-    }
-    debug!(peer = %peer.name(), code = error.code(), %error, "not connected");
-    core.wake();
 }
 
 /// Spreads waits by up to a quarter.

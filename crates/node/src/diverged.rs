@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{ImageName, NodeId};
+use blockferry_delta::{ImageName, Lineage, NodeId, Root};
 use blockferry_store::{Generation, Kept, Why};
 
 use crate::api::{
@@ -20,10 +20,14 @@ use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::rfc3339;
+use crate::relayed::{self, Elsewhere, Stated};
 use crate::requests::{Spec, done, spec};
+use crate::resolutions;
 use crate::rewound;
+use crate::roster::Known;
 use crate::sets;
 use crate::stores::{self, OpenStore};
+use crate::witness;
 
 /// Counts of what policies have decided begin anew after this time.
 const PREFERENCES_TIME: Duration = Duration::from_secs(3600);
@@ -50,11 +54,15 @@ pub(crate) async fn conflicts(core: &Arc<Core>, only: Option<String>) -> Result<
     let report = blocking("a report", move || {
         let mut rows = Vec::new();
         match only {
-            Some(spec) => rows.extend(row(&to, &spec.store, &spec.image)?),
+            Some(Spec { store, image, .. }) => {
+                let members = witness::members(&to, &store);
+                rows.extend(row(&to, &store, &members, &image)?);
+            }
             None => {
                 for store in to.all_stores() {
+                    let members = witness::members(&to, &store);
                     for generation in store.store.images()? {
-                        rows.extend(row(&to, &store, &generation.image)?);
+                        rows.extend(row(&to, &store, &members, &generation.image)?);
                     }
                 }
             }
@@ -65,12 +73,20 @@ pub(crate) async fn conflicts(core: &Arc<Core>, only: Option<String>) -> Result<
     done(&report.await?)
 }
 
-/// The contents of one image, if some are kept in a conflict. Blocking.
-fn row(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Option<ConflictRow>> {
+/// The contents of one image, if some are kept in a conflict, here or elsewhere. Blocking.
+fn row(
+    core: &Core,
+    store: &OpenStore,
+    members: &BTreeMap<NodeId, Known>,
+    image: &ImageName,
+) -> Result<Option<ConflictRow>> {
+    let Some(current) = store.store.current(image)? else { return Ok(None) };
     let kept = conflict::all(&store.store, image)?;
-    let Some(current) = store.store.current(image)?.filter(|_| !kept.is_empty()) else {
+    let stated = resolutions::stated(core, store, members, image);
+    let elsewhere = resolutions::elsewhere(&current, &kept, &stated);
+    if kept.is_empty() && elsewhere.is_empty() {
         return Ok(None);
-    };
+    }
     let show = |state, generation: &Generation, path: &Path| ConflictContent {
         state,
         generation: generation.number,
@@ -80,6 +96,7 @@ fn row(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Option<Confl
         recorded: rfc3339(generation.recorded_unix_ms),
         path: path.display().to_string(),
         peers: holders(core, store, generation),
+        kept_at: Vec::new(),
     };
     let dir = &store.config.path;
     let path = dir.join(image.as_str());
@@ -91,12 +108,33 @@ fn row(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Option<Confl
         };
         contents.push(show(state, &other.generation, &dir.join(&other.path)));
     }
+    contents.extend(elsewhere.into_iter().map(|other| far(core, members, other)));
     Ok(Some(ConflictRow {
         store: store.config.name.to_string(),
         image: image.to_string(),
         open: contents.iter().any(|content| content.state == ConflictState::Open),
         contents,
     }))
+}
+
+/// A content that only others keep.
+fn far(core: &Core, members: &BTreeMap<NodeId, Known>, other: Elsewhere) -> ConflictContent {
+    let name = |node: &NodeId| match members.get(node) {
+        Some(known) => known.name.clone(),
+        None => name_of(core, node),
+    };
+    let Elsewhere { rival, current_at, kept_at } = other;
+    ConflictContent {
+        state: ConflictState::Open,
+        generation: rival.number,
+        root: rival.root.to_string(),
+        size_bytes: rival.size_bytes,
+        author: name(&rival.author),
+        recorded: rfc3339(rival.recorded_unix_ms),
+        path: String::new(),
+        peers: current_at.iter().map(name).collect(),
+        kept_at: kept_at.iter().map(name).collect(),
+    }
 }
 
 /// Peers that say they hold a content as current.
@@ -114,10 +152,13 @@ fn name_of(core: &Core, id: &NodeId) -> String {
     if *id == core.config.identity.id() { core.config.name.clone() } else { core.name_of(id) }
 }
 
-/// Whether an image waits for a decision. Blocking.
-pub(crate) fn is_open(store: &OpenStore, current: &Generation) -> bool {
+/// Whether an image waits for a decision, as far as is known here. Blocking.
+pub(crate) fn is_open(core: &Core, store: &OpenStore, current: &Generation) -> bool {
+    let members = witness::members(core, store);
+    let stated = resolutions::stated(core, store, &members, &current.image);
     // What can't be read now is told by whoever needs it.
     conflict::open(&store.store, current).is_ok_and(|open| !open.is_empty())
+        || !resolutions::elsewhere(current, &[], &stated).is_empty()
 }
 
 /// `resolve`.
@@ -143,38 +184,111 @@ async fn resolve(core: &Arc<Core>, spec: Spec, keep: &str) -> Result<Answer> {
         return Err(Error::Mirror { image: name });
     }
     let (to, of, which, text) = (core.clone(), store.clone(), image.clone(), keep.to_owned());
-    let (generation, beside) = blocking("resolving", move || {
-        let current = of.store.current(&which)?;
-        let current = current.ok_or_else(|| Error::ImageUnknown { image: name.clone() })?;
-        let open = conflict::open(&of.store, &current)?;
-        if open.is_empty() {
-            return Err(Error::NotDiverged { image: name });
+    let ended = blocking("resolving", move || end(&to, &of, &which, &text)).await?;
+    let (generation, root, beside, told) = match ended {
+        Ended::Here(made, beside) => (made.number, made.root, beside, None),
+        Ended::There(current, root, node) => {
+            let known = witness::members(core, &store).remove(&node);
+            let told = known.map_or_else(|| node.short(), |known| known.name);
+            (current.number, root, Vec::new(), Some(told))
         }
-        let choice = match text.as_str() {
-            "local" | "both" => Choice::Local,
-            peer => choice(&to, &of, peer, (&current, &open))?,
-        };
-        let generation = decide(&to, &of, &which, &choice, "an operator")?;
-        let mut beside = Vec::new();
-        if text == "both" {
-            for other in &open {
-                beside.push(put_beside(&to, &of, &which, other)?);
-            }
-        }
-        Ok((generation, beside))
-    })
-    .await?;
+    };
     for other in &beside {
         stores::record(core, &store, other, None, Arc::new(())).await?;
     }
     done(&ResolveReport {
         schema: Schema,
-        image: store.full_name(&image),
-        generation: generation.number,
-        root: generation.root.to_string(),
+        image: name,
+        generation,
+        root: root.to_string(),
         beside: beside.iter().map(|other| store.full_name(other)).collect(),
         released: 0,
+        told,
     })
+}
+
+/// What came of a decision.
+enum Ended {
+    /// The generation that ends it, and images that other contents have become.
+    Here(Generation, Vec<ImageName>),
+    /// What is current here, what is to be, and who was asked to make it so.
+    There(Generation, Root, NodeId),
+}
+
+/// Which content is meant, and whether it is here.
+enum Meant {
+    Here(Choice),
+    There(Root),
+}
+
+/// Ends a conflict here, or asks who can. Blocking.
+fn end(core: &Core, store: &OpenStore, image: &ImageName, text: &str) -> Result<Ended> {
+    let name = || store.full_name(image);
+    let current = store.store.current(image)?;
+    let current = current.ok_or_else(|| Error::ImageUnknown { image: name() })?;
+    let open = conflict::open(&store.store, &current)?;
+    let members = witness::members(core, store);
+    let stated = resolutions::stated(core, store, &members, image);
+    let elsewhere = resolutions::elsewhere(&current, &open, &stated);
+    if open.is_empty() && elsewhere.is_empty() {
+        return Err(Error::NotDiverged { image: name() });
+    }
+    let both = text == "both";
+    let meant = match text {
+        "local" => Meant::Here(Choice::Local),
+        // What isn't here can't be put beside it here.
+        "both" if !elsewhere.is_empty() => Meant::There(current.root),
+        "both" => Meant::Here(Choice::Local),
+        peer => match choice(core, store, peer, (&current, &open)) {
+            Ok(choice) => Meant::Here(choice),
+            Err(error) => {
+                far_choice(&members, peer, &current, (&elsewhere, &stated)).ok_or(error)?
+            }
+        },
+    };
+    let also = relayed::lineages(&elsewhere, &stated);
+    match meant {
+        Meant::Here(choice) => {
+            let made = decide(core, store, image, (&choice, &also), "an operator")?;
+            let others = open.iter().filter(|_| both);
+            let beside = others.map(|other| put_beside(core, store, image, other));
+            Ok(Ended::Here(made, beside.collect::<Result<_>>()?))
+        }
+        Meant::There(root) => {
+            let kept = open.iter().map(|kept| &kept.generation);
+            let all = kept.clone().map(|kept| &kept.lineage).chain(&also);
+            let mut lineage = current.lineage.clone();
+            for one in all {
+                lineage = lineage.merge(one).map_err(|e| Error::Control { what: e.to_string() })?;
+            }
+            let others = kept.map(|kept| kept.root).chain(elsewhere.iter().map(|e| e.rival.root));
+            let needed: Vec<Root> = others.filter(|_| both).chain([root]).collect();
+            let node =
+                resolutions::ask(core, store, image, (root, lineage, both), (&stated, &needed))?;
+            Ok(Ended::There(current, root, node))
+        }
+    }
+}
+
+/// The content that somebody means by the name of a member that we may never meet.
+fn far_choice(
+    members: &BTreeMap<NodeId, Known>,
+    text: &str,
+    current: &Generation,
+    (elsewhere, stated): (&[Elsewhere], &[Stated]),
+) -> Option<Meant> {
+    let upper = text.to_ascii_uppercase();
+    let is = |node: &NodeId| {
+        members.get(node).is_some_and(|known| known.name == text)
+            || upper.len() >= 8 && node.to_string().starts_with(&upper)
+    };
+    let made = elsewhere.iter().find(|other| is(&other.rival.author));
+    let held = || elsewhere.iter().find(|other| other.current_at.iter().any(is));
+    if let Some(other) = made.or_else(held) {
+        return Some(Meant::There(other.rival.root));
+    }
+    let same = stated.iter().any(|stated| is(&stated.node) && stated.held.root == current.root);
+    same.then_some(Meant::Here(Choice::Local))
 }
 
 /// `resolve --acknowledge`: what lost a conflict, or was an edit of a mirror, may go.
@@ -203,6 +317,7 @@ async fn acknowledge(core: &Arc<Core>, spec: Spec) -> Result<Answer> {
             root: current.root.to_string(),
             beside: Vec::new(),
             released,
+            told: None,
         })
     });
     done(&report.await?)
@@ -256,17 +371,18 @@ fn id_of(core: &Core, text: &str, (current, open): (&Generation, &[Conflict])) -
     fits.next()
 }
 
-/// Ends a conflict and tells everybody. Blocking.
-fn decide(
+/// Ends a conflict and tells everybody; `also` is what others keep of it. Blocking.
+pub(crate) fn decide(
     core: &Core,
     store: &OpenStore,
     image: &ImageName,
-    choice: &Choice,
+    (choice, also): (&Choice, &[Lineage]),
     who: &str,
 ) -> Result<Generation> {
     let us = core.config.identity.id();
     store.made_here(image);
-    let generation = conflict::resolve(&store.store, image, choice, us, now_unix_ms())?;
+    let made = conflict::resolve(&store.store, image, (choice, also), us, now_unix_ms());
+    let generation = made?;
     rewound::refresh(core, store)?;
     conflict::drop_settled(&store.store, &generation)?;
     core.note_head(store, &generation, head_of(store, &generation)?);
@@ -286,7 +402,7 @@ fn decide(
 }
 
 /// Makes a kept content an image of its own, under a name that says whose it is. Blocking.
-fn put_beside(
+pub(crate) fn put_beside(
     core: &Core,
     store: &OpenStore,
     image: &ImageName,
@@ -336,6 +452,8 @@ pub(crate) fn note_kept(
          blockferry conflicts, then resolve {name} --keep local|{peer}|both"
     );
     core.events.note(Note::error(code, text).store(&store.config.name).image(image).peer(&peer));
+    // The others are told what is kept here, and who has decided about it may have asked us to end it.
+    core.witness.touch(&store.config.name, image);
     prefer(core, store, image)
 }
 
@@ -356,7 +474,8 @@ pub(crate) fn prefer(core: &Core, store: &OpenStore, image: &ImageName) -> Resul
         core.events.note(note.image(image));
         return Ok(());
     }
-    decide(core, store, image, &choice, &format!("the policy (prefer {prefer})")).map(drop)
+    let who = format!("the policy (prefer {prefer})");
+    decide(core, store, image, (&choice, &[]), &who).map(drop)
 }
 
 #[cfg(test)]

@@ -161,6 +161,16 @@ pub enum Error {
         /// `store/name` or `store/name@generation`.
         image: String,
     },
+    /// Receipts are missing because there is no room for them.
+    #[error(
+        "{image}: whether it is everywhere can't be told: there are more images times members than \
+         this node can keep receipts of ({} MiB, some 600 bytes each)",
+        crate::budget::STATEMENTS_BYTES >> 20
+    )]
+    StatementsFull {
+        /// `store/name`.
+        image: String,
+    },
     /// There is nothing to resolve.
     #[error("{image} has not diverged")]
     NotDiverged {
@@ -173,6 +183,23 @@ pub enum Error {
         /// Which rule it breaks.
         what: String,
     },
+    /// The configuration file has changed since it was read.
+    #[error("{path} is not what was looked at: it has changed since")]
+    ConfigChanged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The configuration file can't be written by this service.
+    #[error("{path} can't be changed by the service: {what}")]
+    ConfigReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// A change of the configuration that doesn't say what it is based on.
+    #[error("the change doesn't say which configuration it is based on")]
+    ConfigTag,
     /// What only the configuration file may change was asked to be changed at run time.
     #[error("{what} is set in the configuration file; change it there")]
     Configured {
@@ -269,6 +296,16 @@ pub enum Error {
         image: String,
         /// What is missing.
         what: String,
+    },
+    /// Images of a set would not fit each other any more.
+    #[error("{image}: {what}")]
+    SetWouldBreak {
+        /// `store/name`.
+        image: String,
+        /// Which, and why.
+        what: String,
+        /// `SET_INCOMPLETE` or `PARENT_MISMATCH`.
+        code: &'static str,
     },
     /// What an image builds upon is not what it remembers.
     #[error("{image} is not published: {what}")]
@@ -370,14 +407,18 @@ impl Error {
             Self::StoreExists { .. } => "STORE_EXISTS",
             Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
             Self::NotDiverged { .. } => "NOT_DIVERGED",
+            Self::StatementsFull { .. } => "STATEMENTS_FULL",
             Self::Config { .. } | Self::Configured { .. } => "CONFIG_ERROR",
+            Self::ConfigChanged { .. } => "CONFIG_CHANGED",
+            Self::ConfigReadOnly { .. } => "CONFIG_READ_ONLY",
+            Self::ConfigTag => "CONFIG_TAG",
             Self::State { .. } => "STATE_UNREADABLE",
             Self::StateLocked { .. } => "STATE_LOCKED",
             Self::Control { .. } => "CONTROL_BAD_REQUEST",
             Self::ClientGone => "CONTROL_GONE",
             Self::GenerationUnknown { .. } => "GENERATION_UNKNOWN",
             Self::Forbidden { .. } => "FORBIDDEN",
-            Self::Refused { code, .. } => code,
+            Self::Refused { code, .. } | Self::SetWouldBreak { code, .. } => code,
             Self::Diverged { .. } => "DIVERGED",
             Self::Busy { .. } => "BUSY",
             Self::HeldOpen { .. } => "IN_USE",

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc};
 use tracing::{error, info, warn};
 
-use crate::api::{Event, Severity};
+use crate::api::{Event, Severity, remedy_for};
 use crate::budget;
 use crate::core::lock;
 use crate::ledger::{Happening, Ledger};
@@ -96,10 +96,11 @@ impl Events {
     /// Notes and logs an event.
     pub(crate) fn note(&self, Note(h): Note) {
         let (store, image, peer) = (h.store.as_deref(), h.image.as_deref(), h.peer.as_deref());
+        let (code, remedy) = (h.code, remedy_for(h.code));
         match h.severity {
-            Severity::Info => info!(code = h.code, store, image, peer, "{}", h.message),
-            Severity::Warning => warn!(code = h.code, store, image, peer, "{}", h.message),
-            Severity::Error => error!(code = h.code, store, image, peer, "{}", h.message),
+            Severity::Info => info!(code, store, image, peer, "{}", h.message),
+            Severity::Warning => warn!(code, store, image, peer, remedy, "{}", h.message),
+            Severity::Error => error!(code, store, image, peer, remedy, "{}", h.message),
         }
         if h.severity >= Severity::Warning {
             *lock(&self.errors).entry(h.code).or_default() += 1;

@@ -1,6 +1,7 @@
 //! A feed: what a peer is still to be told of one store's statements.
 //!
-//! Pure. First whom members share the store with, so that who speaks later is known to be a member;
+//! Pure. First whom members share the store with, from us to ever further ones, so that who speaks
+//! later is known to be a member;
 //! then what has changed since the place that the peer knows; then each new statement. What came
 //! from the peer itself is told to it again only once: when it begins anew, for it may have lost it.
 
@@ -16,8 +17,11 @@ use crate::statements::{Book, Signed};
 #[derive(Debug)]
 pub struct Feed {
     store: StoreId,
-    /// Membership, to be told first.
+    us: NodeId,
+    /// Membership, to be told before anything else.
     rosters: VecDeque<Arc<Signed>>,
+    /// Rosters up to this place were told or are about to be.
+    roster_place: u64,
     /// The last place that was told.
     place: u64,
     /// What came from the peer after this place isn't told it again.
@@ -25,12 +29,14 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// From where the peer says that it wants to be told.
-    pub fn from(book: &Book, resume: &Resume) -> Self {
+    /// From where the peer says that it wants to be told; by `us`, whom it knows as a member.
+    pub fn from(book: &Book, resume: &Resume, us: &NodeId) -> Self {
         let known = resume.known_log == book.log();
         Self {
             store: resume.store,
-            rosters: book.rosters(&resume.store).into(),
+            us: *us,
+            rosters: book.rosters(&resume.store, us, 0).into(),
+            roster_place: book.last_place(),
             place: if known { resume.known_place.min(book.last_place()) } else { 0 },
             echo_from: book.last_place(),
         }
@@ -38,6 +44,11 @@ impl Feed {
 
     /// The next statement for `peer`.
     pub fn next(&mut self, book: &Book, peer: &NodeId) -> Option<Statement> {
+        if book.last_roster() > self.roster_place {
+            // One that is said anew comes after whatever was said by those whom it names.
+            self.rosters.extend(book.rosters(&self.store, &self.us, self.roster_place));
+            self.roster_place = book.last_place();
+        }
         if let Some(roster) = self.rosters.pop_front() {
             // Out of its turn: it says nothing about what lies before its place.
             return Some(roster.to_wire(0));

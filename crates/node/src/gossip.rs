@@ -37,7 +37,7 @@ impl Gossip {
             return;
         }
         core.witness.note_log(&peer.id, &store, resume.own_log);
-        let feed = Feed::from(&lock(&core.witness.book), &resume);
+        let feed = Feed::from(&lock(&core.witness.book), &resume, &core.config.identity.id());
         self.feeds.insert(store, feed);
     }
 

@@ -7,6 +7,7 @@
 //! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
 
 mod statements;
+mod together;
 
 use std::path::{Path, PathBuf};
 
@@ -17,11 +18,12 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::api::{Event, Severity};
+use crate::api::{Event, Severity, remedy_for};
 use crate::budget::{EVENTS_KEPT, LEDGER_CACHE_BYTES, TICKETS_KEPT};
 use crate::error::{Error, Result};
 use crate::overrides::{Order, Override, Scope};
 use crate::ticket::{self, Issued, SecretHash};
+use together::Together;
 
 const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets.v1");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events.v1");
@@ -34,6 +36,7 @@ const OVERRIDES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("overrid
 pub struct Ledger {
     database: Database,
     path: PathBuf,
+    together: Together,
 }
 
 #[derive(Encode, Decode)]
@@ -123,7 +126,7 @@ impl Ledger {
             }
             Err(error) => return Err(state(path, &error)),
         };
-        let ledger = Self { database, path: path.to_owned() };
+        let ledger = Self { database, path: path.to_owned(), together: Together::default() };
         // Tables exist from the start, so that reading needs no special case.
         ledger.write(|transaction| {
             transaction.open_table(TICKETS)?;
@@ -214,33 +217,12 @@ impl Ledger {
         })
     }
 
-    /// Remembers or forgets that a store is in service here.
-    pub fn note_store(&self, name: &StoreName, id: Option<StoreId>) -> Result<()> {
-        self.write(|transaction| {
-            let mut table = transaction.open_table(STORES)?;
-            match id {
-                Some(id) => table.insert(name.as_str(), id.as_bytes())?.is_some(),
-                None => table.remove(name.as_str())?.is_some(),
-            };
-            Ok(())
-        })
-    }
-
     /// For whom generations of a store were counted last, and how many.
     pub fn counted(&self, name: &StoreName) -> Result<Option<(NodeId, u64)>> {
         self.read(|transaction| {
             let table = transaction.open_table(COUNTED)?;
             let row = table.get(name.as_str())?;
             Ok(row.map(|row| (NodeId::from_bytes(*row.value().0), row.value().1)))
-        })
-    }
-
-    /// Remembers how many generations of a store were counted for somebody.
-    pub fn note_counted(&self, name: &StoreName, writer: NodeId, counted: u64) -> Result<()> {
-        self.write(|transaction| {
-            let mut table = transaction.open_table(COUNTED)?;
-            table.insert(name.as_str(), (writer.as_bytes(), counted))?;
-            Ok(())
         })
     }
 
@@ -427,7 +409,10 @@ fn event_record(happening: &Happening) -> EventRecord {
 }
 
 fn event_of(number: u64, record: EventRecord) -> Event {
+    // Not kept but looked up: a later version may know better.
+    let remedy = (record.severity > 0).then(|| remedy_for(&record.code).to_owned());
     Event {
+        remedy,
         number,
         time: rfc3339(record.unix_ms),
         code: record.code,
@@ -514,6 +499,17 @@ mod tests {
         assert_eq!(kept.last().map(|e| e.number), Some(12_000));
         assert_eq!(kept[0].time, "1970-01-01T00:00:02.000Z");
         assert_eq!(ledger.events(11_999).expect("read").len(), 1);
+    }
+
+    #[test]
+    fn an_event_that_is_not_as_it_should_be_says_what_to_do() {
+        let (_dir, ledger) = ledger();
+        let missed =
+            Happening { code: "WINDOW_MISSED", severity: Severity::Warning, ..happening(2) };
+        ledger.append(&[happening(1), missed]).expect("appended");
+        let events = ledger.events(0).expect("read");
+        assert_eq!(events[0].remedy, None);
+        assert_eq!(events[1].remedy.as_deref(), Some(remedy_for("WINDOW_MISSED")));
     }
 
     #[test]

@@ -29,10 +29,10 @@ use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
 use crate::foresight;
-use crate::http;
 use crate::ledger::Ledger;
 use crate::limit::{self, Limit};
 use crate::members::Members;
+use crate::opening;
 use crate::overrides::Overrides;
 use crate::peer::Peer;
 use crate::rates;
@@ -53,7 +53,6 @@ pub struct Node {
     core: Arc<Core>,
     tasks: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
-    http_address: Option<SocketAddr>,
 }
 
 impl Node {
@@ -88,6 +87,7 @@ impl Node {
             encoded: Encoded::new(budget::ENCODED_BYTES),
             counts: Arc::default(),
             watching: Arc::default(),
+            http: Default::default(),
             members: Mutex::new(members),
             stores: RwLock::new(BTreeMap::new()),
             peers: RwLock::new(BTreeMap::new()),
@@ -95,21 +95,25 @@ impl Node {
             measured: Mutex::default(),
             trends: Mutex::default(),
             misses: Mutex::default(),
+            above: Mutex::default(),
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            looks: Semaphore::new(budget::STORES_LOOKING_MAX),
             receiving: Arc::default(),
             receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
             tries: Mutex::default(),
+            tokens_shown: Mutex::default(),
             changed: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             started: Instant::now(),
             live: RwLock::new(Arc::new(config.clone())),
+            rereading: Mutex::default(),
             instance: crate::session::new_instance()?,
             config,
         });
         let (tasks, writer) = (Vec::new(), tokio::spawn(writer.run()));
-        let mut node = Self { core, tasks, writer, http_address: None };
+        let mut node = Self { core, tasks, writer };
         node.populate().await?;
         Ok(node)
     }
@@ -126,7 +130,7 @@ impl Node {
 
     /// Where HTTP is served, with the port that the system chose.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http_address
+        self.core.http.address()
     }
 
     /// Packs that were read and compressed, and packs that served one more peer after that.
@@ -152,17 +156,16 @@ impl Node {
     /// # Errors
     /// It can't be meant; nothing has changed, and an event says so (`CONFIG_REJECTED`).
     pub fn reload(&self, config: Config, restart: Vec<String>) -> Result<Reloaded> {
-        let done = reload::reload(&self.core, config, restart);
-        if let Err(error) = &done {
-            self.reject_config(&error.to_string());
-        }
-        done
+        reload::reload_or_reject(&self.core, config, restart)
     }
 
-    /// Notes that a configuration which was read again is bad: the running one stays in force.
-    pub fn reject_config(&self, what: &str) {
-        let text = format!("{what}; the running one stays in force");
-        self.core.events.note(Note::error("CONFIG_REJECTED", text));
+    /// Reads the configuration file again and puts it into force, as [`Node::reload`] does. Blocks for
+    /// as long as that takes.
+    ///
+    /// # Errors
+    /// As [`Node::reload`]; the file can't be used, or the configuration is from no file.
+    pub fn reread(&self) -> Result<Reloaded> {
+        reload::reread(&self.core)
     }
 
     /// Stops: connections are closed, what runs is waited for a while, nothing is lost.
@@ -198,14 +201,11 @@ impl Node {
     async fn populate(&mut self) -> Result<()> {
         let core = self.core.clone();
         let members = lock(&core.members).clone();
-        for store in core.config.stores.clone() {
-            self.open_store(store, true).await?;
-        }
-        for store in members.stores.into_values() {
-            if !core.config.stores.iter().any(|s| s.name == store.name) {
-                self.open_store(store, false).await?;
-            }
-        }
+        let of_file = |store: &StoreConfig| core.config.stores.iter().any(|s| s.name == store.name);
+        let added = members.stores.into_values().filter(|store| !of_file(store));
+        let stores = core.config.stores.iter().cloned().map(|store| (store, true));
+        let stores = stores.chain(added.map(|store| (store, false))).collect();
+        self.tasks.extend(opening::all(&core, stores).await?);
         for peer in core.config.peers.clone() {
             self.tasks.push(start_peer(&core, peer, true));
         }
@@ -224,35 +224,17 @@ impl Node {
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
         self.tasks.push(tokio::spawn(trends::run(core.clone())));
         self.tasks.push(tokio::spawn(witness::run(core.clone())));
+        self.tasks.push(tokio::spawn(crate::watermarks::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
             let listener = admin::bind(&path)?;
             self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
         }
-        if let Some(config) = &core.config.http {
-            let listener = http::bind(config).await?;
-            self.http_address = listener.address();
-            self.tasks.push(tokio::spawn(http::run(core.clone(), listener)));
-        }
+        let served = core.http.prepare(core.config.http.as_ref())?;
+        core.http.apply(&core, served, &mut Reloaded::default());
         let listen: Vec<_> = self.local_addresses().iter().map(ToString::to_string).collect();
         info!(node = %core.config.name, id = %self.id(), ?listen, "started");
         core.events.note(Note::info("STARTED", format!("{} started", core.config.name)));
         Ok(())
-    }
-
-    /// A store that is locked means a second process: the node does not start. Anything else may
-    /// pass (a disk that is mounted later), so the store is tried again.
-    async fn open_store(&mut self, store: StoreConfig, configured: bool) -> Result<()> {
-        match serve_store(&self.core, store.clone(), configured, Origin::Ours).await {
-            Err(error) if error.code() == "STORE_LOCKED" => Err(error),
-            Err(error) => {
-                let text = format!("{}: {error}", store.path.display());
-                self.core.events.note(Note::error(error.code(), text).store(&store.name));
-                let core = self.core.clone();
-                self.tasks.push(tokio::spawn(retry_store(core, store, configured)));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
     }
 }
 
@@ -272,7 +254,8 @@ pub(crate) async fn open_store_live(core: Arc<Core>, store: StoreConfig) {
     }
 }
 
-async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
+/// Tries a store again and again until it is in service.
+pub(crate) async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
     loop {
         tokio::select! {
             () = core.stopped() => return,
@@ -292,7 +275,7 @@ async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) 
 }
 
 /// Opens a store and starts its task.
-async fn serve_store(
+pub(crate) async fn serve_store(
     core: &Arc<Core>,
     store: StoreConfig,
     configured: bool,
@@ -376,11 +359,9 @@ pub(crate) fn close_store(core: &Core, store: &OpenStore) {
     core.events.note(Note::info("STORE_REMOVED", text).store(&name));
 }
 
-/// Makes a peer of a node that has paired, or shares one more store with a known one.
-pub(crate) async fn admit_peer(
-    core: &Arc<Core>,
-    new: PeerConfig,
-) -> Result<Arc<crate::peer::Peer>> {
+/// Makes a peer of a node that has paired, or shares one more store with a known one. A new one isn't
+/// dialled yet.
+pub(crate) async fn admit_peer(core: &Arc<Core>, new: PeerConfig) -> Result<dialing::Admitted> {
     core.trust.pardon(&new.id);
     let known = core.peer(&new.id);
     let mut config = known.as_ref().map_or_else(|| new.clone(), |peer| peer.config());
@@ -415,11 +396,9 @@ pub(crate) async fn admit_peer(
         if shares_more {
             peer.reconnect(close::MEMBERSHIP, "MEMBERSHIP_CHANGED");
         }
-        return Ok(peer);
+        return Ok(dialing::Admitted { peer, is_new: false });
     }
-    let peer = core.add_peer(config, false);
-    tokio::spawn(dialing::keep(core.clone(), peer.clone()));
-    Ok(peer)
+    Ok(dialing::Admitted { peer: core.add_peer(config, false), is_new: true })
 }
 
 /// Ends the pairing with a peer: its key is revoked, its connection closed.

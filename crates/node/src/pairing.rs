@@ -19,6 +19,7 @@ use crate::api::Role;
 use crate::budget;
 use crate::config::{Allowance, PeerConfig, StoreConfig, check_store};
 use crate::core::{Core, blocking, lock};
+use crate::dialing::Admitted;
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::node;
@@ -31,8 +32,14 @@ use crate::transport::{self, Link, close, closed, deadline};
 /// The hub's side: one question, one answer, within [`budget::PAIRING_DEADLINE`].
 pub(crate) async fn host(core: Arc<Core>, link: Link) -> Result<()> {
     let from = link.connection.remote_address();
-    let dialogue = deadline("pairing", budget::PAIRING_DEADLINE, answer(&core, &link, from));
+    let mut admitted = None;
+    let answer = answer(&core, &link, from, &mut admitted);
+    let dialogue = deadline("pairing", budget::PAIRING_DEADLINE, answer);
     let result = dialogue.await.and_then(|result| result);
+    // Not before the joiner has made a peer of us: it would refuse us as a stranger.
+    if let Some(admitted) = admitted {
+        admitted.dial(&core);
+    }
     let (code, reason) = match &result {
         Ok(()) => (close::PAIRED, "PAIRED"),
         Err(error) => (close::NOT_A_MEMBER, error.code()),
@@ -41,7 +48,12 @@ pub(crate) async fn host(core: Arc<Core>, link: Link) -> Result<()> {
     result
 }
 
-async fn answer(core: &Arc<Core>, link: &Link, from: SocketAddr) -> Result<()> {
+async fn answer(
+    core: &Arc<Core>,
+    link: &Link,
+    from: SocketAddr,
+    admitted: &mut Option<Admitted>,
+) -> Result<()> {
     let name = link.peer.short();
     let streams = link.connection.accept_bi().await.map_err(|e| closed(&name, &e))?;
     let (mut stream_out, mut stream_in) = streams;
@@ -53,7 +65,10 @@ async fn answer(core: &Arc<Core>, link: &Link, from: SocketAddr) -> Result<()> {
         return Err(Error::Wire(wrong.into()));
     };
     let reply = match admit(core, link.peer, from, join).await {
-        Ok(accepted) => Message::from(accepted),
+        Ok((accepted, peer)) => {
+            *admitted = Some(peer);
+            Message::from(accepted)
+        }
         Err(error) => {
             let text = format!("a join of {from} is refused: {error}");
             core.events.note(Note::warning(error.code(), text).peer(&name));
@@ -63,7 +78,7 @@ async fn answer(core: &Arc<Core>, link: &Link, from: SocketAddr) -> Result<()> {
     // The limit is for images; a handful of bytes need not queue behind them.
     write_frame(&name, &mut stream_out, &reply.encode()?, None, None).await?;
     let _closed = stream_out.finish();
-    // The joiner closes when it has read the answer; then nothing can be lost.
+    // The joiner closes when it has made a peer of us; then nothing can be lost.
     let read = tokio::time::timeout(Duration::from_secs(5), link.connection.closed()).await;
     info!(peer = %name, confirmed = read.is_ok(), "pairing is over");
     Ok(())
@@ -74,7 +89,7 @@ async fn admit(
     joiner: NodeId,
     from: SocketAddr,
     join: Join,
-) -> Result<JoinAccepted> {
+) -> Result<(JoinAccepted, Admitted)> {
     let now = Instant::now();
     lock(&core.tries).allowed(from.ip(), now)?;
     let store = core.store(join.store.as_str()).map_err(|_| Error::TokenScope)?;
@@ -99,15 +114,16 @@ async fn admit(
         compression: None,
         send: Allowance::default(),
     };
-    node::admit_peer(core, peer).await?;
+    let admitted = node::admit_peer(core, peer).await?;
     let identity = store.store.identity().clone();
-    Ok(JoinAccepted {
+    let accepted = JoinAccepted {
         store_name: identity.name,
         store: identity.id,
         key: identity.key,
         role: wire_role(issued.role),
         node_name: core.config.name.clone(),
-    })
+    };
+    Ok((accepted, admitted))
 }
 
 /// What came of joining.
@@ -138,7 +154,7 @@ pub(crate) async fn join(
         check_store(&store, &others)?;
         std::fs::create_dir_all(&store.path).map_err(|e| Error::io("create", &store.path, e))?;
     }
-    let accepted = ask(core, &ticket).await?;
+    let (accepted, link) = ask(core, &ticket).await?;
     store.role = role_of(accepted.role);
     let hub = PeerConfig {
         name: name.unwrap_or(accepted.node_name),
@@ -159,12 +175,14 @@ pub(crate) async fn join(
         }
         None => node::take_store(core, store.clone(), Origin::Granted(identity)).await?,
     }
-    let peer = node::admit_peer(core, hub).await?;
+    let peer = node::admit_peer(core, hub).await?.dial(core);
+    // The hub dials us when this is over.
+    link.connection.close(close::PAIRED.into(), b"PAIRED");
     Ok(Joined { store, peer: peer.config() })
 }
 
 /// Shows the ticket to the hub, at the first of its addresses that answers.
-async fn ask(core: &Arc<Core>, ticket: &Ticket) -> Result<JoinAccepted> {
+async fn ask(core: &Arc<Core>, ticket: &Ticket) -> Result<(JoinAccepted, Link)> {
     let mut last = Error::NoAddress { host: "the ticket's hub".into(), what: "none".into() };
     for host in &ticket.addresses {
         let found = match transport::lookup(host).await {
@@ -176,7 +194,7 @@ async fn ask(core: &Arc<Core>, ticket: &Ticket) -> Result<JoinAccepted> {
         };
         for address in found {
             match core.transport.dial(address, ticket.hub, Purpose::Pairing).await {
-                Ok(link) => return show(core, &link, ticket).await,
+                Ok(link) => return Ok((show(core, &link, ticket).await?, link)),
                 Err(error) => last = worse(last, error),
             }
         }
@@ -231,8 +249,11 @@ async fn show(core: &Arc<Core>, link: &Link, ticket: &Ticket) -> Result<JoinAcce
         }
     };
     let result = deadline("pairing", budget::PAIRING_DEADLINE, dialogue).await;
-    link.connection.close(close::PAIRED.into(), b"PAIRED");
-    result.and_then(|result| result).map_err(|error| told_at_the_door(error, ticket))
+    let result = result.and_then(|result| result);
+    result.map_err(|error| {
+        link.connection.close(close::PAIRED.into(), b"PAIRED");
+        told_at_the_door(error, ticket)
+    })
 }
 
 fn refusal_of(error: &Error) -> Refusal {

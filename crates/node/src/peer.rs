@@ -5,8 +5,8 @@
 //! dials while we believe to be connected has usually been restarted.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, NodeId, StoreName};
@@ -16,6 +16,7 @@ use crate::api::{PeerState, Role};
 use crate::budget;
 use crate::config::PeerConfig;
 use crate::core::lock;
+use crate::known::Known;
 use crate::events::now_unix_ms;
 use crate::level::Chooser;
 use crate::transport::Link;
@@ -34,10 +35,16 @@ pub(crate) struct Peer {
     /// It stands in the configuration file.
     pub(crate) configured: AtomicBool,
     config: RwLock<PeerConfig>,
+    /// The stores among it: asked for each store and each peer.
+    shared: RwLock<BTreeSet<StoreName>>,
+    /// How often what we were told of it has changed.
+    changes: AtomicU64,
     active: Mutex<Option<Active>>,
     /// What connections that are gone have carried.
     past: Mutex<Carried>,
     state: Mutex<PeerState>,
+    /// Why the two don't talk, since they did last.
+    refused: Mutex<Option<&'static str>>,
     /// When it was connected or lost last, in milliseconds since 1970.
     since_unix_ms: AtomicI64,
     /// The connection has ended.
@@ -50,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) receives: Arc<Semaphore>,
     /// Whether two places show its key.
     pub(crate) twins: Mutex<Twins>,
+    /// What it said of itself, and why it isn't connected.
+    pub(crate) known: Known,
     /// It is no peer any more: its tasks end.
     gone: tokio::sync::watch::Sender<bool>,
 }
@@ -62,6 +71,16 @@ pub(crate) struct Active {
     pub(crate) outbox: Arc<Outbox>,
     /// Feature bits both have.
     features: Arc<AtomicU64>,
+    spoken: Arc<OnceLock<Spoken>>,
+}
+
+/// What the hellos came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spoken {
+    /// Protocol version.
+    pub(crate) version: u16,
+    /// Program and version of the peer.
+    pub(crate) agent: String,
 }
 
 /// It has been neither connected nor lost.
@@ -136,16 +155,20 @@ impl Peer {
         Self {
             id: config.id,
             configured: AtomicBool::new(configured),
+            shared: RwLock::new(config.stores.iter().cloned().collect()),
+            changes: AtomicU64::new(0),
             config: RwLock::new(config),
             active: Mutex::new(None),
             past: Mutex::default(),
             state: Mutex::new(PeerState::Down),
+            refused: Mutex::default(),
             since_unix_ms: AtomicI64::new(UNKNOWN),
             dial_wake: Notify::new(),
             redial: Notify::new(),
             chooser: Mutex::new(Chooser::new(workers)),
             receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS_PER_PEER)),
             twins: Mutex::default(),
+            known: Known::new(Instant::now()),
             gone: tokio::sync::watch::Sender::new(false),
         }
     }
@@ -157,7 +180,10 @@ impl Peer {
 
     /// Changes what we were told of it; `redial`: where it is, too.
     pub(crate) fn set_config(&self, config: PeerConfig, redial: bool) {
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) =
+            config.stores.iter().cloned().collect();
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        self.changes.fetch_add(1, Ordering::Release);
         if redial {
             self.redial.notify_one();
         }
@@ -170,8 +196,12 @@ impl Peer {
 
     /// Whether it shares a store.
     pub(crate) fn shares(&self, store: &StoreName) -> bool {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        config.stores.contains(store)
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).contains(store)
+    }
+
+    /// How often what we were told of it has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Its role in a store, as far as we know: tickets say who is a mirror.
@@ -187,6 +217,9 @@ impl Peer {
 
     /// Notes how it is reached.
     pub(crate) fn set_state(&self, state: PeerState) {
+        if state == PeerState::Up {
+            *lock(&self.refused) = None;
+        }
         let before = std::mem::replace(&mut *lock(&self.state), state);
         if (before == PeerState::Up) != (state == PeerState::Up) {
             self.since_unix_ms.store(now_unix_ms(), Ordering::Relaxed);
@@ -197,6 +230,16 @@ impl Peer {
     /// been since the start.
     pub(crate) fn since_unix_ms(&self) -> Option<i64> {
         Some(self.since_unix_ms.load(Ordering::Relaxed)).filter(|at| *at != UNKNOWN)
+    }
+
+    /// Why the two don't talk, by a stable code; `None`: nothing is known against it.
+    pub(crate) fn refused(&self) -> Option<&'static str> {
+        *lock(&self.refused)
+    }
+
+    /// Notes why the two don't talk; whether that is news.
+    pub(crate) fn note_refused(&self, code: &'static str) -> bool {
+        lock(&self.refused).replace(code) != Some(code)
     }
 
     /// The connection.
@@ -305,6 +348,17 @@ impl Active {
         self.features.store(features, Ordering::Relaxed);
     }
 
+    /// Notes what the hellos came to.
+    pub(crate) fn note_spoken(&self, spoken: Spoken) {
+        // There is one hello for each connection.
+        let _first = self.spoken.set(spoken);
+    }
+
+    /// What the hellos came to, once they were exchanged.
+    pub(crate) fn spoken(&self) -> Option<&Spoken> {
+        self.spoken.get()
+    }
+
     /// Can both sides do this?
     pub(crate) fn knows(&self, feature: u64) -> bool {
         self.features.load(Ordering::Relaxed) & feature != 0
@@ -320,7 +374,13 @@ impl Active {
 }
 
 fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
-    let active = Active { link, since: now, outbox: Arc::default(), features: Arc::default() };
+    let active = Active {
+        link,
+        since: now,
+        outbox: Arc::default(),
+        features: Arc::default(),
+        spoken: Arc::default(),
+    };
     if let Some(old) = slot.replace(active.clone()) {
         let code = crate::transport::close::DUPLICATE;
         old.link.connection.close(code.into(), b"DUPLICATE_CONNECTION");

@@ -24,8 +24,9 @@ use crate::exchange::version_of;
 use crate::hook::{self, Occasion};
 use crate::judge::Version;
 use crate::ledger::rfc3339;
-use crate::readiness::{Survey, survey};
+use crate::readiness::{Survey, add, companions, survey};
 use crate::requests::{Spec, done};
+use crate::sets;
 use crate::standing::Standing;
 use crate::stores::{Activity, OpenStore};
 use crate::witness;
@@ -61,15 +62,27 @@ fn promote_here(
 ) -> Result<(PromoteReport, Option<Occasion>)> {
     let store = &spec.store;
     // Nothing is recorded or received meanwhile: what is decided is still so when it is recorded.
-    let _doing = store.begin(&spec.image, Activity::Recording)?;
+    let doing = |image: &ImageName| store.begin(image, Activity::Recording);
+    let _doing = doing(&spec.image)?;
+    let others = sets::companions(store, &spec.image);
+    let _others = others.iter().map(doing).collect::<Result<Vec<_>>>()?;
     let survey = survey(core, spec)?;
     let wanted = match (&survey.own, spec.number) {
         // What is meant is what is here, whatever others hold by now.
         (Some(own), None) => version_of(own),
         (_, number) => survey.wanted(number)?,
     };
-    let ready = survey.report(core, spec, &wanted, require)?;
-    let refusal = refusal(core, spec, &survey, &wanted, &ready)?;
+    let mut ready = survey.report(core, spec, &wanted, require)?;
+    let mut refusal = refusal(core, spec, &survey, &wanted, &ready)?;
+    // A set is used as one: what forbids it of one of its images forbids it of all.
+    for (of, survey, newest) in companions(core, spec)? {
+        let wanted = survey.own.as_ref().map_or(newest, version_of);
+        let other = survey.report(core, &of, &wanted, require)?;
+        if refusal.is_none() {
+            refusal = self::refusal(core, &of, &survey, &wanted, &other)?;
+        }
+        add(&mut ready, other, require);
+    }
     let (schema, image, generation) = (Schema, survey.name.clone(), wanted.number);
     let promoted = refusal.is_none();
     let (code, message) = refusal.unzip();
@@ -151,12 +164,25 @@ fn refusal(
 /// What some member holds that forbids it, whoever is required: first what went its own way, then what
 /// is newer, then a change that is no generation yet.
 fn elsewhere(core: &Core, survey: &Survey, wanted: &Version) -> Option<(&'static str, String)> {
+    let torn = |name: &str, number| {
+        let text = format!(
+            "{name} keeps a content beside {}@{number} that went its own way: nothing was \
+             overwritten. Decide first: blockferry conflicts",
+            survey.name
+        );
+        Some(("DIVERGED", text))
+    };
+    if survey.standing(&core.config.identity.id(), wanted) == Standing::Diverged {
+        return torn(&core.config.name, wanted.number);
+    }
     let mut newer = None;
     let mut changed = None;
     for (node, known) in &survey.members {
         let number = survey.held.get(node).map_or(0, |held| held.number);
         let theirs = || format!("{} holds {}@{number}", known.name, survey.name);
+        let same = survey.held.get(node).is_some_and(|held| held.root == wanted.root);
         match survey.standing(node, wanted) {
+            Standing::Diverged if same => return torn(&known.name, number),
             Standing::Diverged => {
                 let text = format!(
                     "{}, which went its own way beside @{} of {}: nothing was overwritten",

@@ -74,7 +74,7 @@ async fn try_prove(core: &Arc<Core>, which: &Which) -> Option<Duration> {
         Err(Error::Store(StoreError::Cancelled)) => Some(budget::READ_BACK_RETRY),
         Err(error) => {
             warn!(image = %which.1, code = error.code(), %error, "not read back");
-            Some(core.config.rescan)
+            Some(core.live().rescan)
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::api::{
 };
 use crate::backlog::Reason;
 use crate::budget;
+use crate::conflict;
 use crate::core::{Core, blocking, key, lock};
 use crate::error::{Error, Result};
 use crate::exchange::version_of;
@@ -30,6 +31,7 @@ use crate::ledger::rfc3339;
 use crate::reports;
 use crate::requests::{Spec, done};
 use crate::roster::Known;
+use crate::sets;
 use crate::standing::{Standing, newest, standing};
 use crate::stores::OpenStore;
 use crate::witness;
@@ -64,7 +66,13 @@ pub(crate) fn survey(core: &Core, spec: &Spec) -> Result<Survey> {
     let (id, us) = (store.store.identity().id, core.config.identity.id());
     let book = lock(&core.witness.book);
     let nodes = members.keys().copied().chain([us]);
-    let held = nodes.filter_map(|node| Some((node, book.holding(&id, &node, image)?))).collect();
+    let mut held: BTreeMap<NodeId, Holding> =
+        nodes.filter_map(|node| Some((node, book.holding(&id, &node, image)?))).collect();
+    drop(book);
+    if let Some((own, held)) = own.as_ref().zip(held.get_mut(&us)) {
+        // What is kept here is known before it is stated.
+        held.rivals = conflict::rivals(&store.store, own)?;
+    }
     Ok(Survey { name: store.full_name(image), own, history, members, held })
 }
 
@@ -117,7 +125,8 @@ impl Survey {
         let mut all: Vec<Asked> = self.members.iter().map(member).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         let Require::Peers(names) = require else {
-            if !self.is_here(wanted) {
+            let torn = self.standing(&core.config.identity.id(), wanted) == Standing::Diverged;
+            if torn || !self.is_here(wanted) {
                 all.push(us());
             }
             return Ok(all);
@@ -139,16 +148,14 @@ impl Survey {
         let ahead = OnceCell::new();
         let peers: Vec<PeerReady> =
             rows.map(|asked| self.row(core, spec, wanted, &asked, &ahead)).collect();
-        let count = peers.iter().filter(|p| p.ready).count();
-        let ready = match require {
-            // Nobody to ask is no proof that it is anywhere.
-            Require::All | Require::Peers(_) => {
-                !peers.is_empty() && peers.iter().all(|peer| peer.ready)
-            }
-            Require::Count(least) => count as u64 >= u64::from(*least),
-        };
         let (schema, image) = (Schema, self.name.clone());
+        let ready = is_enough(&peers, require);
         Ok(ReadyReport { schema, image, generation: wanted.number, ready, peers })
+    }
+
+    /// Whether the generation is the newest that is known: then it stands or falls with its set.
+    pub(crate) fn is_newest(&self, wanted: &Version) -> bool {
+        self.wanted(None).is_ok_and(|newest| newest.lineage == wanted.lineage)
     }
 
     fn row(
@@ -166,6 +173,7 @@ impl Survey {
             Standing::Changed => Some(WaitReason::Changed),
             Standing::Damaged => Some(WaitReason::Damaged),
             Standing::Diverged => Some(WaitReason::Diverged),
+            Standing::Unknown if core.witness.is_full() => Some(WaitReason::StatementsFull),
             Standing::Behind | Standing::Unknown if asked.us => Some(WaitReason::Transferring),
             Standing::Behind | Standing::Unknown => Some(waits(core, spec, asked)),
         };
@@ -175,9 +183,50 @@ impl Survey {
             ready: standing.is_ready(),
             reason,
             generation: self.held.get(&asked.node).map(|held| held.number),
+            of: None,
             eta: if behind && asked.direct { eta(core, spec, asked, ahead) } else { None },
         }
     }
+}
+
+fn is_enough(peers: &[PeerReady], require: &Require) -> bool {
+    match require {
+        // Nobody to ask is no proof that it is anywhere.
+        Require::All | Require::Peers(_) => {
+            !peers.is_empty() && peers.iter().all(|peer| peer.ready)
+        }
+        Require::Count(least) => {
+            peers.iter().filter(|p| p.ready).count() as u64 >= u64::from(*least)
+        }
+    }
+}
+
+/// The other images of the set of an image, each with what is known of it and its newest generation:
+/// the set is used as one, so that it is ready as one. Blocking.
+pub(crate) fn companions(core: &Core, spec: &Spec) -> Result<Vec<(Spec, Survey, Version)>> {
+    let mut all = Vec::new();
+    for image in sets::companions(&spec.store, &spec.image) {
+        let of = Spec { store: spec.store.clone(), image, number: None };
+        let survey = survey(core, &of)?;
+        // One that was never recorded anywhere is no part of what is used.
+        if let Ok(wanted) = survey.wanted(None) {
+            all.push((of, survey, wanted));
+        }
+    }
+    Ok(all)
+}
+
+/// Adds to what is reported of an image what is lacking of another one of its set.
+pub(crate) fn add(report: &mut ReadyReport, other: ReadyReport, require: &Require) {
+    for row in other.peers.into_iter().filter(|row| !row.ready) {
+        let row = PeerReady { of: Some(other.image.clone()), ..row };
+        match report.peers.iter_mut().find(|known| known.peer == row.peer) {
+            Some(known) if known.ready => *known = row,
+            Some(_) => {}
+            None => report.peers.push(row),
+        }
+    }
+    report.ready = is_enough(&report.peers, require);
 }
 
 /// How an image stands at members whom we don't meet ourselves.
@@ -249,7 +298,12 @@ pub(crate) async fn ready(
             Some(wanted) => wanted,
             None => survey.wanted(spec.number)?,
         };
-        let report = survey.report(&core, &spec, &wanted, &require)?;
+        let mut report = survey.report(&core, &spec, &wanted, &require)?;
+        if survey.is_newest(&wanted) {
+            for (of, survey, wanted) in companions(&core, &spec)? {
+                add(&mut report, survey.report(&core, &of, &wanted, &require)?, &require);
+            }
+        }
         Ok((wanted, report))
     })
     .await
@@ -282,6 +336,10 @@ pub(crate) async fn wait(
         wanted = Some(fixed);
         if report.ready {
             return done(&report);
+        }
+        if report.peers.iter().any(|peer| peer.reason == Some(WaitReason::StatementsFull)) {
+            // It would wait for ever for what isn't heard.
+            return Err(Error::StatementsFull { image: report.image });
         }
         if let Some(limit) = limit
             && started.elapsed() >= limit

@@ -12,10 +12,12 @@ use std::sync::atomic::Ordering;
 
 use blockferry_delta::NodeId;
 
-use crate::config::{Config, InUse, PeerConfig, StoreConfig, check_store};
+use crate::config::{
+    Config, ConfigFile, FreeMin, InUse, PeerConfig, StoreConfig, Watermarks, check_store,
+};
 use crate::core::{Core, lock};
 use crate::dialing;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::node;
 use crate::peer::Peer;
@@ -30,18 +32,67 @@ pub struct Reloaded {
     pub restart: Vec<String>,
 }
 
+/// Reads the configuration file again and puts it into force: what SIGHUP does.
+pub(crate) fn reread(core: &Arc<Core>) -> Result<Reloaded> {
+    change(core, |_| Ok(()))
+}
+
+/// Changes the configuration file and puts it into force, with nobody else at it meanwhile. Blocking.
+///
+/// # Errors
+/// Those of `change`, and of reading it again: then what the file says is not in force.
+pub(crate) fn change(
+    core: &Arc<Core>,
+    change: impl FnOnce(&dyn ConfigFile) -> Result<()>,
+) -> Result<Reloaded> {
+    let nobodys = || Error::ConfigReadOnly {
+        path: "the configuration".into(),
+        what: "this node was not started from a file".to_owned(),
+    };
+    let file = core.config.file.as_ref().ok_or_else(nobodys)?;
+    let _turn = lock(&core.rereading);
+    change(file.as_ref())?;
+    match file.load() {
+        Ok((config, restart)) => reload_or_reject(core, config, restart),
+        Err(what) => {
+            reject(core, &what);
+            Err(Error::Config { what })
+        }
+    }
+}
+
+/// Puts a configuration into force, or says that the running one stays.
+pub(crate) fn reload_or_reject(
+    core: &Arc<Core>,
+    new: Config,
+    restart: Vec<String>,
+) -> Result<Reloaded> {
+    let done = reload(core, new, restart);
+    if let Err(error) = &done {
+        reject(core, &error.to_string());
+    }
+    done
+}
+
+fn reject(core: &Core, what: &str) {
+    let text = format!("{what}; the running one stays in force");
+    core.events.note(Note::error("CONFIG_REJECTED", text));
+}
+
 /// Puts a configuration into force; `restart` are keys that others know to need one.
 ///
 /// # Errors
 /// It can't be meant, or collides with what was added by command; nothing has changed.
-pub(crate) fn reload(core: &Arc<Core>, new: Config, restart: Vec<String>) -> Result<Reloaded> {
+fn reload(core: &Arc<Core>, new: Config, restart: Vec<String>) -> Result<Reloaded> {
     new.check()?;
     let (old, new) = (core.live(), Arc::new(new));
     check_beside(core, &old, &new)?;
+    let http = core.http.prepare(new.http.as_ref())?;
     let mut done = Reloaded { changed: Vec::new(), restart };
     done.restart.extend(fixed(&core.config, &new));
     done.changed.extend(of_node(&old, &new));
     *core.live.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+    core.http.apply(core, http, &mut done);
     core.limit.change(|rates| {
         let fresh = new.rates();
         (rates.node, rates.calendars, rates.deadlines) =
@@ -91,7 +142,6 @@ fn fixed(start: &Config, new: &Config) -> Vec<String> {
         ("node.listen", start.listen != new.listen),
         ("node.state_dir", start.state_dir != new.state_dir),
         ("admin.socket", start.admin_socket != new.admin_socket),
-        ("admin.http", start.http != new.http),
         ("limits.store_free_min", start.store_free_min != new.store_free_min),
     ];
     changed(String::new(), &keys)
@@ -106,6 +156,8 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
         ("limits.send", old.send_limit_bits_per_second != new.send_limit_bits_per_second),
         ("limits.schedule", old.send_schedule != new.send_schedule),
         ("limits.compression", old.compression != new.compression),
+        ("limits.backlog_high", old.watermarks.backlog != new.watermarks.backlog),
+        ("limits.staging_high", staging(&old.watermarks) != staging(&new.watermarks)),
         ("promote.require", old.promote.require != new.promote.require),
         ("promote.hook_after", old.promote.hook_after != new.promote.hook_after),
     ];
@@ -119,6 +171,11 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
     };
     keys.extend(names.iter().filter(differs).map(|name| format!("schedules.{name}")));
     keys
+}
+
+/// A low mark changes with its high one.
+fn staging(marks: &Watermarks) -> (FreeMin, FreeMin) {
+    (marks.staging_high, marks.staging_low)
 }
 
 fn changed(section: String, keys: &[(&str, bool)]) -> Vec<String> {
@@ -189,6 +246,7 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("in_use", old.in_use != next.in_use),
         ("send", old.send.limit != next.send.limit),
         ("schedule", old.send.schedule != next.send.schedule),
+        ("lane", old.send.lane != next.send.lane),
     ];
     let keys = changed(section, &keys);
     if keys.is_empty() {
@@ -235,9 +293,12 @@ fn peers(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
             ("compression", before.compression != peer.compression),
             ("send", before.send.limit != peer.send.limit),
             ("schedule", before.send.schedule != peer.send.schedule),
+            ("weight", before.send.weight != peer.send.weight),
+            ("polite", before.send.polite != peer.send.polite),
         ];
         let mut keys = changed(format!("peers.{}.", peer.name), &keys);
-        if before.name != peer.name {
+        // What has no key of its own here is not left out: all of a peer can change.
+        if before.name != peer.name || (keys.is_empty() && before != *peer) {
             keys.push(format!("peers.{}", peer.name));
         }
         if !keys.is_empty() {

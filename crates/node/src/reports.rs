@@ -59,6 +59,7 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let active = peer.active();
     let lacks = lock(&core.backlog).items_of(peer.id);
     let verdict = core.limit.verdict(&Scope::peer(peer.id));
+    let spoken = active.as_ref().and_then(|active| active.spoken().cloned());
     PeerRow {
         id: peer.id.to_string(),
         name: config.name,
@@ -80,6 +81,9 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
             .and_then(|at| next_rate(core, peer, at)),
         since: peer.since_unix_ms().map(rfc3339),
         finish: last(ahead, |key| key.peer == peer.id),
+        refused: peer.refused().map(str::to_owned),
+        protocol: spoken.as_ref().map(|spoken| spoken.version),
+        agent: spoken.map(|spoken| spoken.agent),
     }
 }
 
@@ -169,7 +173,7 @@ pub(crate) fn image_row(core: &Core, store: &OpenStore, generation: &Generation)
         sharers.iter().map(|p| image_peer(core, store, generation, p)).collect();
     peers.extend(far_peers(core, store, generation));
     let diverged = peers.iter().any(|p| p.state == PairState::Diverged)
-        || diverged::is_open(store, generation);
+        || diverged::is_open(core, store, generation);
     let activity = lock(&store.activity).get(image).copied();
     let state = match (activity, store.seen(image.as_str())) {
         (Some(Activity::Recording), _) => ImageState::Recording,
@@ -262,6 +266,7 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         eta: ahead.finish(&item.key).and_then(Finish::unix_ms).map(rfc3339),
         reason: wait_reason(item.reason),
         holder: None,
+        refused: refused(core, &item),
     });
     let mut items: Vec<BacklogItem> = items.collect();
     for store in core.all_stores().iter().filter(|s| s.config.role == Role::Writer) {
@@ -273,6 +278,12 @@ pub(crate) fn backlog(core: &Core, peer: Option<NodeId>) -> BacklogReport {
         }
     }
     BacklogReport { schema: Schema, items }
+}
+
+/// Why the peer that something waits for and we don't talk, if that is so.
+fn refused(core: &Core, item: &Item) -> Option<String> {
+    let peer = core.peer(&item.key.peer).filter(|_| item.reason == Reason::PeerDown)?;
+    peer.refused().map(str::to_owned)
 }
 
 /// Adds what waits here for whoever writes it: no generation of it exists that a peer could lack.
@@ -292,6 +303,7 @@ fn defer(items: &mut Vec<BacklogItem>, store: &OpenStore, deferred: &Deferred, p
                 eta: None,
                 reason: deferred.reason,
                 holder: deferred.holder.clone(),
+                refused: None,
             }),
         }
     }

@@ -17,6 +17,7 @@ use crate::api::{
 use crate::config::StoreConfig;
 use crate::core::{Core, blocking};
 use crate::diverged;
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::events::now_unix_ms;
 use crate::foresight;
@@ -32,6 +33,7 @@ use crate::promote;
 use crate::readiness;
 use crate::reports;
 use crate::rollback;
+use crate::schedules;
 use crate::stores::{OpenStore, Origin};
 use crate::trends;
 
@@ -83,7 +85,10 @@ pub(crate) async fn handle(
         | Request::LimitClear { .. }
         | Request::Orders {}) => order(core, request).await,
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
+        Request::Doctor {} => doctor::examine(core).await,
         Request::Backlog { peer } => backlog(core, peer).await,
+        Request::Schedules { name } => schedules::report(core, name.as_deref()).await,
+        Request::ScheduleSet { name, tag, edit } => schedules::set(core, name, tag, edit).await,
         Request::Trends { peer } => done(&trends::report(core, peer.as_deref())?),
         Request::Events { follow, since_seconds } => {
             events(core, follow, since_seconds, client).await
@@ -110,14 +115,15 @@ async fn membership(core: &Arc<Core>, request: Request) -> Result<Answer> {
             invite(core, store, role, Duration::from_secs(ttl_seconds)).await
         }
         Request::Join { ticket, path, name } => join(core, &ticket, path, name).await,
-        Request::PeerLs {} => done(&peers(core, &core.all_peers())),
-        Request::PeerShow { peer } => done(&peers(core, &[core.find_peer(&peer)?])),
+        Request::PeerLs {} => peers(core, core.all_peers()).await,
+        Request::PeerShow { peer } => peers(core, vec![core.find_peer(&peer)?]).await,
         Request::PeerRm { peer } => {
             let removed = node::remove_peer(core, &peer).await?;
             done(&Removed { schema: Schema, removed })
         }
         Request::PeerSet { peer, key, value } => {
-            done(&peers(core, &[node::set_peer(core, &peer, &key, &value).await?]))
+            let changed = node::set_peer(core, &peer, &key, &value).await?;
+            peers(core, vec![changed]).await
         }
         _ => Err(misdirected()),
     }
@@ -265,10 +271,14 @@ async fn stores(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer>
     done(&StoresReport { schema: Schema, stores: rows.await? })
 }
 
-fn peers(core: &Core, peers: &[Arc<crate::peer::Peer>]) -> PeersReport {
-    let ahead = foresight::now(core);
-    let rows = peers.iter().map(|p| reports::peer_row(core, p, &ahead));
-    PeersReport { schema: Schema, peers: rows.collect() }
+/// Off the threads that serve: with a long backlog the forecast takes a while.
+async fn peers(core: &Arc<Core>, peers: Vec<Arc<crate::peer::Peer>>) -> Result<Answer> {
+    let to = core.clone();
+    let rows = blocking("a report", move || {
+        let ahead = foresight::now(&to);
+        Ok(peers.iter().map(|p| reports::peer_row(&to, p, &ahead)).collect())
+    });
+    done(&PeersReport { schema: Schema, peers: rows.await? })
 }
 
 async fn image_ls(core: &Arc<Core>, store: Option<String>) -> Result<Answer> {

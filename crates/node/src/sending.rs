@@ -170,8 +170,15 @@ async fn try_send(
 /// Closes the connection of a peer that broke the rules.
 pub(crate) fn end_connection_if_due(link: &Link, error: &Error) {
     if let verdict::Connection::Close { number, code } = verdict::connection_after(error) {
-        info!(peer = %link.peer.short(), code, %error, "the peer broke the rules");
-        link.connection.close(number.into(), code.as_bytes());
+        info!(peer = %link.peer.short(), code, %error, "the connection is closed");
+        // Both ranges of versions are said, for the other side to show them; what else is wrong with
+        // what it said is its own to know.
+        match error {
+            Error::Wire(wire @ blockferry_wire::Error::PeerIncompatible(_)) => {
+                link.connection.close(number.into(), wire.to_string().as_bytes());
+            }
+            _ => link.connection.close(number.into(), code.as_bytes()),
+        }
     }
 }
 

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use blockferry_delta::{ImageName, StoreId, StoreName};
 use blockferry_wire::{
-    Control, ControlEvent, FEATURE_DELETIONS, FEATURE_STATEMENTS, Head, Hello, Inventory,
-    InventoryEntry, Message,
+    Control, ControlEvent, FEATURE_DELETIONS, Head, Hello, Inventory, InventoryEntry, Message,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::oneshot;
@@ -19,13 +18,15 @@ use tracing::{debug, info};
 
 use crate::api::PeerState;
 use crate::budget;
+use crate::config::Dialect;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
 use crate::gossip::Gossip;
 use crate::judge::Version;
-use crate::peer::{Active, Adoption, Peer};
+use crate::peer::{Active, Adoption, Peer, Spoken};
 use crate::receiving::receive;
+use crate::refusal;
 use crate::rewound;
 use crate::sending::end_connection_if_due;
 use crate::stores::OpenStore;
@@ -58,9 +59,10 @@ pub(crate) async fn run(core: Arc<Core>, peer: Arc<Peer>, link: Link) -> Result<
         link.connection.close(close::STOPPING.into(), error.code().as_bytes());
     }
     if peer.drop_link(&link) {
+        peer.known.note_down(result.as_ref().err(), Instant::now());
         lock(&core.backlog).handle_peer_down(peer.id);
         core.wake();
-        if !core.is_stopping() && !peer.is_gone() {
+        if !core.is_stopping() && !peer.is_gone() && !refusal::is_refusal(&result) {
             let why = result.as_ref().err().map_or("closed".into(), ToString::to_string);
             let text = format!("{} is not connected any more: {why}", peer.name());
             core.events.note(Note::info("PEER_DOWN", text).peer(&peer.name()));
@@ -105,9 +107,12 @@ async fn serve(core: &Arc<Core>, peer: &Arc<Peer>, active: &Active) -> Result<()
     let (stream, mut stream_in) = control_stream(&active.link, &peer.name()).await?;
     let name = peer.name();
     let agent = concat!("blockferry/", env!("CARGO_PKG_VERSION"));
-    let features = FEATURE_DELETIONS | FEATURE_STATEMENTS;
+    let Dialect { version_min, version_max, features } = core.config.dialect;
     let instance = Some(core.instance);
-    let hello = Hello { features, instance, ..Hello::new(&core.config.name, agent) };
+    let known = Hello::new(&core.config.name, agent);
+    let clock_unix_ms = u64::try_from(now_unix_ms()).ok();
+    let hello =
+        Hello { version_min, version_max, features, instance, clock_unix_ms, ..known };
     let control = if active.link.dialled { Control::dial(hello) } else { Control::listen(hello) };
     let mut dialogue = Dialogue {
         core,
@@ -176,10 +181,20 @@ impl Dialogue<'_> {
         let event = self.control.handle_message(message)?;
         self.transmit().await?;
         match event {
-            Some(ControlEvent::Ready { node_name, agent, version, features, instance }) => {
+            Some(ControlEvent::Ready {
+                node_name,
+                agent,
+                version,
+                features,
+                instance,
+                clock_unix_ms,
+            }) => {
                 self.active.note_features(features);
+                self.active.note_spoken(Spoken { version, agent: agent.clone() });
                 self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
+                let rtt = self.active.link.connection.rtt();
+                self.peer.known.note_hello(agent, clock_unix_ms, now_unix_ms(), rtt);
                 self.gossip.begin(features);
                 self.active.outbox.wake.notify_one();
                 self.greet().await
@@ -304,9 +319,7 @@ impl Dialogue<'_> {
     }
 
     fn shared(&self, id: StoreId) -> Option<Arc<OpenStore>> {
-        let fits =
-            |s: &Arc<OpenStore>| s.store.identity().id == id && self.peer.shares(&s.config.name);
-        self.core.all_stores().into_iter().find(fits)
+        self.core.store_by_id(&id).filter(|s| self.peer.shares(&s.config.name))
     }
 
     /// From now on we offer.

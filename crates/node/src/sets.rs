@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blockferry_delta::{Fault, Grouping, ImageName, Sets};
+use blockferry_delta::{Fault, Grouping, ImageName, SetFile, Sets};
 use blockferry_store::{Discover, Generation, Store};
 use blockferry_wire::SetMember;
 use blockferry_wire::limits::SET_MEMBERS_MAX;
@@ -55,18 +55,28 @@ impl SetRules {
 
     /// Looks again. Blocking.
     fn look(&self, store: &Store, takes: &dyn Fn(&str) -> bool) -> Result<Arc<Sets>> {
-        let group_of = |globs: &globset::GlobSet, name: &str| globs.matches(name).first().copied();
-        let sets = match &self.by {
-            By::Nothing => Sets::default(),
-            By::Auto => Sets::find(&store.set_files(takes)?, &self.path, Grouping::Auto),
-            By::Globs(globs) => {
-                let group = |name: &str| group_of(globs, name);
-                Sets::find(&store.set_files(takes)?, &self.path, Grouping::Named(&group))
-            }
-        };
-        let sets = Arc::new(sets);
+        let sets = Arc::new(self.with(store, takes, &[])?);
         *lock(&self.now) = sets.clone();
         Ok(sets)
+    }
+
+    /// The sets that there would be with `other` files in the places of those of their names. Blocking.
+    fn with(&self, store: &Store, takes: &dyn Fn(&str) -> bool, other: &[SetFile]) -> Result<Sets> {
+        let files = || -> Result<Vec<SetFile>> {
+            let mut files = store.set_files(takes)?;
+            files.retain(|file| other.iter().all(|other| other.name != file.name));
+            files.extend_from_slice(other);
+            Ok(files)
+        };
+        let group_of = |globs: &globset::GlobSet, name: &str| globs.matches(name).first().copied();
+        Ok(match &self.by {
+            By::Nothing => Sets::default(),
+            By::Auto => Sets::find(&files()?, &self.path, Grouping::Auto),
+            By::Globs(globs) => {
+                let group = |name: &str| group_of(globs, name);
+                Sets::find(&files()?, &self.path, Grouping::Named(&group))
+            }
+        })
     }
 }
 
@@ -114,6 +124,49 @@ pub(crate) fn may_record(core: &Core, store: &OpenStore, image: &ImageName) -> R
         }
         _ => Ok(()),
     }
+}
+
+/// The images that go back together when `image` goes back to generation `number`, in the order of
+/// need, each with its generation. Blocking.
+///
+/// # Errors
+/// [`Error::SetWouldBreak`] when they would not fit each other.
+pub(crate) fn going_back(
+    store: &OpenStore,
+    image: &ImageName,
+    number: u64,
+) -> Result<Vec<(ImageName, u64)>> {
+    let alone = || vec![(image.clone(), number)];
+    let sets = store.sets.now();
+    let Some(set) = sets.set_of(image) else { return Ok(alone()) };
+    let mut all = store.store.together(image, number, &set.members)?;
+    all.extend(alone());
+    all.sort_by_key(|(name, _)| set.members.iter().position(|member| member == name));
+    let mut files = Vec::new();
+    for (name, number) in &all {
+        if let (_, Some(kept)) = store.store.earlier(name, *number)? {
+            // The content may be kept under another image's name.
+            files.push(SetFile { name: name.clone(), ..store.store.set_file_of(&kept)? });
+        }
+    }
+    let then = store.sets.with(&store.store, &|name| store.takes(name), &files)?;
+    let broken = set.members.iter().find_map(|member| Some((member, then.fault(member)?)));
+    let Some((member, fault)) = broken else { return Ok(all) };
+    Err(Error::SetWouldBreak {
+        image: store.full_name(image),
+        what: format!(
+            "going back to @{number} would break the set {}: {member}: {fault}; nothing has changed",
+            set.name
+        ),
+        code: if fault.is_mismatch() { "PARENT_MISMATCH" } else { "SET_INCOMPLETE" },
+    })
+}
+
+/// The other images of an image's set, in the order of need.
+pub(crate) fn companions(store: &OpenStore, image: &ImageName) -> Vec<ImageName> {
+    let sets = store.sets.now();
+    let members = sets.set_of(image).map(|set| set.members.clone()).unwrap_or_default();
+    members.into_iter().filter(|member| member != image).collect()
 }
 
 /// Is it an error of [`may_record`] that ends when another image of the set changes?

@@ -36,6 +36,8 @@ struct Entry {
     unchanged_since: Instant,
     /// When we first saw that it changed, or tried to record it last.
     waiting_since: Instant,
+    /// When we first saw that it changed.
+    changed_since: Instant,
     failures: u32,
     not_before: Option<Instant>,
     recording: bool,
@@ -83,6 +85,7 @@ impl Settle {
                     quiet_since_unix_ms: file.quiet_since_unix_ms,
                     unchanged_since: now,
                     waiting_since: other.as_ref().map_or(now, |e| e.waiting_since),
+                    changed_since: other.as_ref().map_or(now, |e| e.changed_since),
                     failures: 0,
                     not_before: None,
                     recording: other.is_some_and(|e| e.recording),
@@ -175,6 +178,13 @@ impl Settle {
         by_watch.min(by_date).min(at_the_latest).max(left(entry.not_before.as_ref()))
     }
 
+    /// All files that are changed and wait: for how long, and why recording failed the last time.
+    pub fn waiting(&self, now: Instant) -> Vec<(String, Duration, Option<String>)> {
+        let waits = |e: &Entry| now.saturating_duration_since(e.changed_since);
+        let row = |(name, e): (&String, &Entry)| (name.clone(), waits(e), e.last_code.clone());
+        self.entries.iter().map(row).collect()
+    }
+
     /// Whether the file is changed and waits, and why it failed the last time.
     pub fn pending(&self, name: &str) -> Option<Option<&str>> {
         self.entries.get(name).map(|e| e.last_code.as_deref())
@@ -211,6 +221,19 @@ mod tests {
             settle.handle_seen(&seen("a", unix), now);
             assert_eq!(settle.poll_due(now, unix), None);
         }
+    }
+
+    #[test]
+    fn how_long_a_file_waits_counts_from_its_first_change() {
+        let (mut settle, t0) = (Settle::new(QUIET), Instant::now());
+        for step in 0..4_u32 {
+            settle.handle_seen(&seen("a", i64::from(step) * 1000), t0 + QUIET * step);
+        }
+        settle.handle_failed("a", "IN_USE", t0 + QUIET * 3);
+        let waits = settle.waiting(t0 + QUIET * 4);
+        assert_eq!(waits, [("a".to_owned(), QUIET * 4, Some("IN_USE".to_owned()))]);
+        settle.handle_recorded("a");
+        assert_eq!(settle.waiting(t0), []);
     }
 
     #[test]

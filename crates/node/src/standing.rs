@@ -5,7 +5,7 @@
 //! member has read back what it committed.
 
 use blockferry_delta::Order;
-use blockferry_wire::{Holding, Proof};
+use blockferry_wire::{Holding, Proof, Rival};
 
 use crate::judge::Version;
 
@@ -24,7 +24,8 @@ pub enum Standing {
     Ahead(bool),
     /// What it holds is older.
     Behind,
-    /// It holds something that neither descends from the generation nor is older.
+    /// It holds, or keeps beside what it holds, something that neither descends from the generation nor
+    /// is older.
     Diverged,
     /// It has not said what it holds.
     Unknown,
@@ -41,6 +42,14 @@ impl Standing {
 pub fn standing(wanted: &Version, held: Option<&Holding>) -> Standing {
     let Some(held) = held else { return Standing::Unknown };
     let order = held.lineage.compare(&wanted.lineage);
+    // It holds this or another one, and beside it what nobody has decided about.
+    let torn = |rival: &Rival| {
+        let order = rival.lineage.compare(&wanted.lineage);
+        rival.root != wanted.root && matches!(order, Order::Equal | Order::Concurrent)
+    };
+    if held.rivals.iter().any(torn) {
+        return Standing::Diverged;
+    }
     let same_bytes = held.root == wanted.root;
     match (order, held.proof) {
         (Order::Older, _) => Standing::Behind,
@@ -91,7 +100,8 @@ mod tests {
 
     fn held(of: Version, proof: Proof) -> Holding {
         let Version { number, root, lineage } = of;
-        Holding { image: ImageName::new("x").expect("a name"), number, root, lineage, proof }
+        let (image, rivals) = (ImageName::new("x").expect("a name"), Vec::new());
+        Holding { image, number, root, lineage, proof, rivals }
     }
 
     #[test]
@@ -118,6 +128,21 @@ mod tests {
         for (of, proof, expected) in rows {
             let held = held(of, proof);
             assert_eq!(standing(&wanted, Some(&held)), expected, "{held:?}");
+        }
+        for (rival, expected) in [
+            (version(2, 3, &[(2, 1)]), Standing::Diverged),
+            (version(2, 3, &[(1, 2)]), Standing::Diverged), // a fork
+            (version(2, 3, &[(1, 1)]), Standing::Verified), // decided
+            (version(2, 3, &[(1, 2), (2, 1)]), Standing::Verified), // of what came of it
+            (version(2, 2, &[(2, 1)]), Standing::Verified), // the same bytes
+        ] {
+            let mut torn = held(wanted.clone(), ReadBack);
+            let Version { number, root, lineage } = rival;
+            let author = NodeId::from_bytes([2; 32]);
+            let (size_bytes, recorded_unix_ms) = (1, 0);
+            torn.rivals =
+                vec![Rival { number, root, lineage, author, size_bytes, recorded_unix_ms }];
+            assert_eq!(standing(&wanted, Some(&torn)), expected, "{torn:?}");
         }
         assert_eq!(standing(&wanted, None), Standing::Unknown);
         assert!(Standing::Verified.is_ready() && Standing::Ahead(true).is_ready());

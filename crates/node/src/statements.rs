@@ -3,13 +3,14 @@
 //! Pure. A place in the book is given anew each time an entry changes, so that "everything after
 //! place N" is what somebody who knew N lacks: that is how statements go from peer to peer, over any
 //! number of hubs. What may be said by whom is decided in `roster`, signatures are checked by who
-//! hears. The book is bounded: what doesn't fit is not taken.
+//! hears. The book is bounded: what nobody needs to know whether an image is everywhere goes first, the
+//! oldest of it first; then what doesn't fit is not taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use blockferry_delta::{ImageName, NodeId, Root, StoreId};
-use blockferry_wire::{Holding, Promotion, Roster, Said, Statement, What};
+use blockferry_wire::{Holding, Promotion, Resolution, Roster, Said, Statement, What};
 
 use crate::budget;
 use crate::identity::PublicKey;
@@ -23,6 +24,8 @@ pub enum Topic {
     Holding(ImageName),
     /// That the node promoted a content of an image.
     Promotion(ImageName, Root),
+    /// How a conflict about an image is to end.
+    Resolution(ImageName),
 }
 
 /// Whose statement about what.
@@ -76,6 +79,7 @@ impl Signed {
             What::Roster(_) => Topic::Roster,
             What::Holding(holding) => Topic::Holding(holding.image.clone()),
             What::Promotion(p) => Topic::Promotion(p.image.clone(), p.root),
+            What::Resolution(resolution) => Topic::Resolution(resolution.image.clone()),
             What::Unknown(_) => return None,
         };
         Some(Slot { store: self.said.store, node: self.node(), topic })
@@ -84,6 +88,15 @@ impl Signed {
     /// What it takes in memory, in bytes, about: once as bytes and once as what they say.
     fn weight(&self) -> u64 {
         2 * self.body.len() as u64 + 256
+    }
+
+    /// Whether it gives way to receipts and rosters: it says what was, not what is there.
+    fn gives_way(&self) -> bool {
+        match &self.said.what {
+            What::Promotion(_) | What::Resolution(_) => true,
+            What::Holding(holding) => holding.root == Root::NOTHING,
+            What::Roster(_) | What::Unknown(_) => false,
+        }
     }
 }
 
@@ -111,16 +124,24 @@ struct Entry {
 pub struct Book {
     log: u64,
     last_place: u64,
+    /// The highest place that was given to a roster.
+    last_roster: u64,
     entries: BTreeMap<Slot, Entry>,
     places: BTreeMap<u64, Slot>,
     bytes: u64,
+    /// What gives way, by the order in which it was said.
+    spare: BTreeSet<(u64, Slot)>,
+    /// What has given way and isn't told to the ledger yet.
+    gone: Vec<Slot>,
 }
 
 impl Book {
     /// An empty book; `log` is a number that no other run of any node has for its places, not 0.
     pub fn new(log: u64) -> Self {
         let (entries, places) = (BTreeMap::new(), BTreeMap::new());
-        Self { log: log.max(1), last_place: 0, entries, places, bytes: 0 }
+        let (spare, gone) = (BTreeSet::new(), Vec::new());
+        let (log, last_place, last_roster, bytes) = (log.max(1), 0, 0, 0);
+        Self { log, last_place, last_roster, entries, places, bytes, spare, gone }
     }
 
     /// The number of this list of places.
@@ -133,6 +154,11 @@ impl Book {
         self.last_place
     }
 
+    /// The highest place given to a roster so far.
+    pub fn last_roster(&self) -> u64 {
+        self.last_roster
+    }
+
     /// Takes a statement whose signature is good, said by somebody who may.
     pub fn take(&mut self, signed: Signed, from: Option<NodeId>) -> Taken {
         let Some(slot) = signed.slot() else { return Taken::Known };
@@ -141,14 +167,27 @@ impl Book {
             return Taken::Known;
         }
         let old = before.map_or(0, |b| b.signed.weight());
-        let bytes = self.bytes - old + signed.weight();
-        if bytes > budget::STATEMENTS_BYTES {
+        let needed = signed.weight();
+        let is_over = |bytes: u64| bytes - old + needed > budget::STATEMENTS_BYTES;
+        while is_over(self.bytes) && !signed.gives_way() {
+            let oldest = self.spare.first().filter(|(_, spare)| *spare != slot).cloned();
+            let Some((_, oldest)) = oldest else { break };
+            self.forget(&oldest);
+            self.gone.push(oldest);
+        }
+        if is_over(self.bytes) {
             return Taken::Full;
         }
         self.forget(&slot);
+        if signed.gives_way() {
+            self.spare.insert((signed.said.sequence, slot.clone()));
+        }
         self.bytes += signed.weight();
         self.last_place += 1;
         let place = self.last_place;
+        if slot.topic == Topic::Roster {
+            self.last_roster = place;
+        }
         self.places.insert(place, slot.clone());
         self.entries.insert(slot, Entry { place, from, signed: Arc::new(signed) });
         Taken::New
@@ -157,9 +196,15 @@ impl Book {
     /// Forgets a statement.
     pub fn forget(&mut self, slot: &Slot) -> bool {
         let Some(entry) = self.entries.remove(slot) else { return false };
+        self.spare.remove(&(entry.signed.said.sequence, slot.clone()));
         self.places.remove(&entry.place);
         self.bytes -= entry.signed.weight();
         true
+    }
+
+    /// Takes the slots of what has given way to others.
+    pub fn take_gone(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.gone)
     }
 
     /// The first statement after `place` that is for whoever shares `store`; what came from `peer`
@@ -195,6 +240,21 @@ impl Book {
         }
     }
 
+    /// How a node has decided a conflict about an image, if it couldn't end it itself.
+    pub fn resolution(
+        &self,
+        store: &StoreId,
+        node: &NodeId,
+        image: &ImageName,
+    ) -> Option<Resolution> {
+        let topic = Topic::Resolution(image.clone());
+        let signed = self.get(&Slot { store: *store, node: *node, topic })?;
+        match &signed.said.what {
+            What::Resolution(resolution) => Some(resolution.clone()),
+            _ => None,
+        }
+    }
+
     /// With whom a node says it shares a store.
     pub fn roster(&self, store: &StoreId, node: &NodeId) -> Option<Roster> {
         let signed = self.get(&Slot { store: *store, node: *node, topic: Topic::Roster })?;
@@ -204,11 +264,24 @@ impl Book {
         }
     }
 
-    /// All rosters of a store.
-    pub fn rosters(&self, store: &StoreId) -> Vec<Arc<Signed>> {
-        let of_store = self.entries.iter().filter(|(slot, _)| slot.store == *store);
-        let rosters = of_store.filter(|(slot, _)| slot.topic == Topic::Roster);
-        rosters.map(|(_, entry)| entry.signed.clone()).collect()
+    /// The rosters of a store as they lead from `from` to ever further members: whoever knows that
+    /// `from` is one knows of each that it is, before its roster comes. Those with a place after
+    /// `place`.
+    pub fn rosters(&self, store: &StoreId, from: &NodeId, place: u64) -> Vec<Arc<Signed>> {
+        let (mut seen, mut next) = (BTreeSet::from([*from]), VecDeque::from([*from]));
+        let mut rosters = Vec::new();
+        while let Some(node) = next.pop_front() {
+            let slot = Slot { store: *store, node, topic: Topic::Roster };
+            let Some(entry) = self.entries.get(&slot) else { continue };
+            if let What::Roster(roster) = &entry.signed.said.what {
+                let members = roster.members.iter().map(|member| member.node);
+                next.extend(members.filter(|member| seen.insert(*member)));
+            }
+            if entry.place > place {
+                rosters.push(entry.signed.clone());
+            }
+        }
+        rosters
     }
 
     /// Who promoted what of an image and when (milliseconds since 1970), oldest first.

@@ -16,7 +16,7 @@ use blockferry_store::{
     CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
     RecoveryReport, Store, StoreIdentity, Told,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 use tracing::debug;
 
 use crate::api::Role;
@@ -290,6 +290,14 @@ impl OpenStore {
         lock(&self.settle).pending(image.as_str()) == Some(None)
     }
 
+    /// Images that changed and are no generation yet: since how long, and why not.
+    pub(crate) fn waiting_to_settle(
+        &self,
+        now: Instant,
+    ) -> Vec<(String, Duration, Option<String>)> {
+        lock(&self.settle).waiting(now)
+    }
+
     /// Why a changed image could not be recorded the last time.
     pub(crate) fn last_code(&self, image: &ImageName) -> Option<String> {
         lock(&self.settle).pending(image.as_str()).flatten().map(str::to_owned)
@@ -350,13 +358,17 @@ pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
 /// Looks after a store until the node stops or the store is removed.
 pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     let _watch = core.watching.watch(&store.config.path, store.wake.clone());
-    upkeep::after_open(&store).await;
+    {
+        let _turn = turn(&core).await;
+        upkeep::after_open(&store).await;
+    }
     let mut gone = store.gone.subscribe();
     let mut asked = retention::Asked::default();
     loop {
         let pause = match round(&core, &store).await {
             Ok(pause) => {
                 store.no_news("round");
+                let _turn = turn(&core).await;
                 retention::release(&store, &mut asked).await;
                 pause
             }
@@ -377,6 +389,11 @@ pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
     }
 }
 
+/// Waits for a turn to look at a store: each takes a thread, and many stores want one at the start.
+async fn turn(core: &Core) -> Option<SemaphorePermit<'_>> {
+    tokio::time::timeout(budget::LOOK_TURN_MAX, core.looks.acquire()).await.ok()?.ok()
+}
+
 /// Resolves when the store is out of service.
 async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
     // The sender is part of the store and outlives its task.
@@ -385,6 +402,7 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 
 /// One look, and everything that is due; says how long until the next.
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
+    let turn = turn(core).await;
     let at = Instant::now();
     let (to, looking) = (core.clone(), store.clone());
     let look = move || {
@@ -392,6 +410,7 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
         Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
     };
     let (looks, images, sets) = blocking("a look", look).await?;
+    drop(turn);
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
     take_looks(core, store, &looks, images);
     store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
@@ -416,6 +435,9 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
     let mut seen = BTreeMap::new();
     let mut gone = Vec::new();
     let mut changed = Vec::new();
+    let writer = store.config.role == Role::Writer;
+    let moved =
+        |look: &Look| writer && look.moved_to.as_deref().is_some_and(|name| store.takes(name));
     for look in looks.iter().filter(|l| store.takes(&l.name)) {
         match look.state {
             LookState::Unchanged => {
@@ -426,7 +448,9 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
                 name: look.name.clone(),
                 quiet_since_unix_ms: look.quiet_since_unix_ms,
             }),
-            LookState::Missing if store.config.role == Role::Writer => gone.push(look.name.clone()),
+            // Renamed: it is as deleted as its new name is recorded (`deletions::note_renames`).
+            LookState::Missing if moved(look) => {}
+            LookState::Missing if writer => gone.push(look.name.clone()),
             LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
             LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
             LookState::NotRegular => {

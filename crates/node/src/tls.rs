@@ -35,7 +35,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// The protocol and its version, as ALPN names it.
+    /// The protocol as ALPN names it. Its number is that of frames and hellos; which version of the
+    /// messages is spoken the hellos say. A node that knows a later one offers that as well as this.
     pub const fn alpn(self) -> &'static [u8] {
         match self {
             Purpose::Session => b"blockferry/1",
@@ -56,12 +57,17 @@ const ALERT_REVOKED: u8 = 44;
 /// Alert by which a peer learns that it doesn't hold its certificate's key (TLS `decrypt_error`).
 const ALERT_BAD_SIGNATURE: u8 = 51;
 
+/// Alert by which a peer learns that it names no protocol that is spoken there (TLS
+/// `no_application_protocol`).
+const ALERT_NO_PROTOCOL: u8 = 120;
+
 /// The stable code for a TLS alert of the other side.
 pub fn code_of_alert(alert: u8) -> &'static str {
     match alert {
         ALERT_UNKNOWN => "PEER_UNKNOWN",
         ALERT_REVOKED => "PEER_REVOKED",
         ALERT_BAD_SIGNATURE => "TLS_BAD_SIGNATURE",
+        ALERT_NO_PROTOCOL => "VERSION_UNSUPPORTED",
         _ => "TLS_REFUSED",
     }
 }
@@ -300,6 +306,21 @@ mod tests {
         let client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
         let server = server_config(&hub, trust).expect("server");
         shake(client, server).expect("members meet");
+    }
+
+    #[test]
+    fn of_several_protocols_the_one_in_common_is_spoken() {
+        let (hub, branch, trust) = pair();
+        let naming = |names: &[&str]| {
+            let mut client = client_config(&branch, hub.id(), Purpose::Session).expect("client");
+            client.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let server = server_config(&hub, trust.clone()).expect("server");
+            shake(client, server)
+        };
+        naming(&["blockferry/2", "blockferry/1"]).expect("one of a later version knows this one");
+        let none = naming(&["blockferry/2", "h3"]);
+        assert!(matches!(none, Err(TlsError::NoApplicationProtocol)), "{none:?}");
+        assert_eq!(code_of_alert(ALERT_NO_PROTOCOL), "VERSION_UNSUPPORTED");
     }
 
     #[test]

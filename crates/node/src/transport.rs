@@ -42,6 +42,8 @@ pub mod close {
     pub const PAIRED: u32 = 5;
     /// The two share other stores now: dial again and tell each other what there is.
     pub const MEMBERSHIP: u32 = 6;
+    /// No protocol version is in common; the reason has both ranges.
+    pub const VERSION: u32 = blockferry_wire::VERSION_UNSUPPORTED as u32;
 }
 
 /// A connection whose other side has proved its key.
@@ -64,6 +66,8 @@ pub struct Link {
 pub struct Transport {
     identity: Identity,
     endpoints: Vec<Endpoint>,
+    /// What each socket was granted to receive and to send, in bytes, as the kernel counts.
+    granted: Vec<[usize; 2]>,
     transport: Arc<TransportConfig>,
 }
 
@@ -80,14 +84,23 @@ impl Transport {
             .max_incoming(budget::INCOMING_MAX)
             .incoming_buffer_size(budget::INCOMING_BUFFER_BYTES)
             .incoming_buffer_size_total(budget::INCOMING_BUFFER_BYTES_TOTAL);
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut granted) = (Vec::new(), Vec::new());
         for address in listen {
-            endpoints.push(endpoint(identity, *address, Some(server.clone()))?);
+            let (endpoint, buffers) = endpoint(identity, *address, Some(server.clone()))?;
+            endpoints.push(endpoint);
+            granted.push(buffers);
         }
         if endpoints.is_empty() {
-            endpoints.push(dialling_endpoint(identity)?);
+            let (endpoint, buffers) = dialling_endpoint(identity)?;
+            endpoints.push(endpoint);
+            granted.push(buffers);
         }
-        Ok(Self { identity: identity.clone(), endpoints, transport })
+        Ok(Self { identity: identity.clone(), endpoints, granted, transport })
+    }
+
+    /// What each socket was granted to receive and to send, in bytes; the kernel counts each twice.
+    pub fn granted(&self) -> &[[usize; 2]] {
+        &self.granted
     }
 
     /// The addresses that are listened on, with the ports the system chose.
@@ -152,7 +165,7 @@ impl Transport {
         };
         match self.endpoints.iter().filter(reaches).find(same_reach) {
             Some(endpoint) => Ok(endpoint.clone()),
-            None => dialling_endpoint(&self.identity),
+            None => dialling_endpoint(&self.identity).map(|(endpoint, _)| endpoint),
         }
     }
 }
@@ -195,6 +208,7 @@ pub fn closed(peer: &str, error: &ConnectionError) -> Error {
                 Ok(close::NOT_A_MEMBER) => "PEER_REVOKED",
                 Ok(close::PAIRED) => "PAIRED",
                 Ok(close::MEMBERSHIP) => "MEMBERSHIP_CHANGED",
+                Ok(close::VERSION) => "VERSION_UNSUPPORTED",
                 _ => "PROTOCOL",
             };
             Error::PeerClosed { peer, code, reason }
@@ -295,7 +309,7 @@ fn transport_config() -> TransportConfig {
 }
 
 /// An endpoint that only dials, on a port the system chooses; IPv4 where IPv6 is not to be had.
-fn dialling_endpoint(identity: &Identity) -> Result<Endpoint> {
+fn dialling_endpoint(identity: &Identity) -> Result<(Endpoint, [usize; 2])> {
     let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
     let any4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     endpoint(identity, any6, None).or_else(|_| endpoint(identity, any4, None))
@@ -307,19 +321,21 @@ fn endpoint(
     identity: &Identity,
     address: SocketAddr,
     server: Option<ServerConfig>,
-) -> Result<Endpoint> {
+) -> Result<(Endpoint, [usize; 2])> {
     let at = |op| move |e| Error::io(op, address.to_string(), e);
-    let socket = socket(address).map_err(at("bind"))?;
+    let (socket, granted) = socket(address).map_err(at("bind"))?;
     let secret = identity.derive("blockferry stateless reset 1");
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     config
         .max_udp_payload_size(budget::DATAGRAM_BYTES_MAX)
         .expect("the limit lies between 1200 and 65,527");
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(at("listen on"))
+    let endpoint = Endpoint::new(config, server, socket, Arc::new(TokioRuntime));
+    Ok((endpoint.map_err(at("listen on"))?, granted))
 }
 
-fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+/// A socket, and what it was granted to receive and to send.
+fn socket(address: SocketAddr) -> std::io::Result<(UdpSocket, [usize; 2])> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -348,7 +364,7 @@ fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
         });
     }
     socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok((socket.into(), granted))
 }
 
 /// What the kernel says that it granted is twice that: it counts what it needs itself.

@@ -100,6 +100,8 @@ pub enum Connection {
 pub fn connection_after(error: &Error) -> Connection {
     match error {
         Error::Wire(wire) if wire.is_peer_fault() => close(wire),
+        // Nobody's fault; whoever reads it must know what it is about.
+        Error::Wire(wire @ WireError::PeerIncompatible(_)) => close(wire),
         Error::Store(store) if is_peers_doing(store) => {
             Connection::Close { number: MANIFEST_NUMBER, code: store.code() }
         }
@@ -121,7 +123,7 @@ fn close(error: &WireError) -> Connection {
 mod tests {
     use super::*;
     use blockferry_delta::{ImageName, Root};
-    use blockferry_wire::{Invalid, PeerMisbehaved};
+    use blockferry_wire::{Invalid, PeerIncompatible, PeerMisbehaved};
     use std::io;
 
     fn image() -> ImageName {
@@ -197,11 +199,18 @@ mod tests {
         for error in keeps {
             assert_eq!(connection_after(&error), Connection::Keep, "{error}");
         }
+        let version = PeerIncompatible::VersionUnsupported {
+            ours_min: 1,
+            ours_max: 1,
+            theirs_min: 2,
+            theirs_max: 2,
+        };
         let closes = [
             Error::Wire(Invalid::UnknownMessage { kind: 99 }.into()),
             Error::Wire(PeerMisbehaved::ChunkMismatch.into()),
             Error::Store(StoreError::BlockMismatch { image: image(), block: 1 }),
             Error::BadReceipt { peer: "p".into(), image: "a".into() },
+            Error::Wire(version.into()),
         ];
         for error in closes {
             assert!(matches!(connection_after(&error), Connection::Close { .. }), "{error}");

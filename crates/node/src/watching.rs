@@ -48,6 +48,11 @@ impl Watching {
         }
     }
 
+    /// Whether a directory is watched.
+    pub(crate) fn is_watched(&self, path: &Path) -> bool {
+        lock(&self.wakes).contains_key(path)
+    }
+
     fn add(&self, path: &Path) -> notify::Result<()> {
         let mut watcher = lock(&self.watcher);
         if watcher.is_none() {

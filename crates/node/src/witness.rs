@@ -14,18 +14,21 @@ use aws_lc_rs::rand;
 use blockferry_delta::{ImageName, NodeId, StoreId, StoreName};
 use blockferry_store::{LookState, Proven};
 use blockferry_wire::{
-    Holding, Member, PeerMisbehaved, Promotion, Proof, Roster, Said, Statement, What,
+    Holding, Member, PeerMisbehaved, Promotion, Proof, Resolution, Roster, Said, Statement, What,
 };
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::api::Role;
+use crate::budget;
+use crate::conflict;
 use crate::core::{Core, blocking, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
 use crate::peer::Peer;
 use crate::proving;
+use crate::resolutions;
 use crate::roster::{self, Known};
 use crate::statements::{Book, Signed, Slot, Taken, Topic};
 use crate::stores::OpenStore;
@@ -45,7 +48,10 @@ pub(crate) struct Witness {
     pub(crate) proven: Mutex<BTreeMap<Which, Found>>,
     /// Where each peer is to go on: its list, and the last place of it that came.
     heard: Mutex<BTreeMap<(NodeId, StoreId), (u64, u64)>>,
+    /// A statement wasn't taken since the start: what is known may lack receipts.
     full: AtomicBool,
+    /// Statements have given way since the start.
+    pruned: AtomicBool,
 }
 
 /// What reading an image back came to last.
@@ -73,7 +79,13 @@ impl Witness {
             proven: Mutex::default(),
             heard: Mutex::default(),
             full: AtomicBool::new(false),
+            pruned: AtomicBool::new(false),
         })
+    }
+
+    /// Whether there was no room for a statement since the start: its receipt is not known here.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Something happened to an image: what is stated about it may have to be said anew.
@@ -115,9 +127,15 @@ impl Witness {
 /// Keeps statements up to date until the node stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut changed = core.changed.subscribe();
+    let mut said_of = None;
     loop {
-        for store in core.all_stores() {
-            refresh_roster(&core, &store);
+        // With hundreds of stores and dozens of peers rosters are not looked at for every receipt.
+        let now = Some(membership(&core));
+        if said_of != now {
+            said_of = now;
+            for store in core.all_stores() {
+                refresh_roster(&core, &store);
+            }
         }
         attest_due(&core).await;
         save(&core).await;
@@ -129,6 +147,13 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
     }
     save(&core).await;
+}
+
+/// What rosters are made of: while this is the same, so are they.
+fn membership(core: &Core) -> (Vec<StoreId>, Vec<(NodeId, u64)>) {
+    let stores = core.all_stores().iter().map(|store| store.store.identity().id).collect();
+    let peers = core.all_peers().iter().map(|peer| (peer.id, peer.changes())).collect();
+    (stores, peers)
 }
 
 async fn save(core: &Arc<Core>) {
@@ -155,9 +180,23 @@ async fn attest_due(core: &Arc<Core>) {
         match blocking("a statement", move || attest(&to, &of)).await {
             Ok(Some(Proof::Durable)) => proving::prove(core, which),
             Ok(_) => {}
-            Err(error) => debug!(image = %which.1, code = error.code(), %error, "not stated"),
+            Err(error) => {
+                debug!(image = %which.1, code = error.code(), %error, "not stated");
+                again(core, which);
+            }
         }
     }
+}
+
+/// Something was in the way: looks at an image once more in a while.
+fn again(core: &Arc<Core>, which: Which) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = core.stopped() => {}
+            () = tokio::time::sleep(budget::READ_BACK_RETRY) => core.witness.touch(&which.0, &which.1),
+        }
+    });
 }
 
 /// Says what is held of an image, if that isn't what was said last; how sure we are. Blocking.
@@ -165,12 +204,15 @@ fn attest(core: &Core, which: &Which) -> Result<Option<Proof>> {
     let (name, image) = which;
     let Ok(store) = core.store(name.as_str()) else { return Ok(None) };
     let (id, us) = (store.store.identity().id, core.config.identity.id());
+    resolutions::carry_out(core, &store, image)?;
+    resolutions::tell(core, &store, image)?;
     let before = lock(&core.witness.book).holding(&id, &us, image);
     let current = store.store.current(image)?.filter(|g| core.travels(&store, g));
     let Some(current) = current else {
         // What was held once is not held any more.
         if let Some(before) = before.filter(|before| before.proof != Proof::Changed) {
-            say(core, &store, What::Holding(Holding { proof: Proof::Changed, ..before }))?;
+            let (proof, rivals) = (Proof::Changed, Vec::new());
+            say(core, &store, What::Holding(Holding { proof, rivals, ..before }))?;
         }
         return Ok(None);
     };
@@ -190,8 +232,9 @@ fn attest(core: &Core, which: &Which) -> Result<Option<Proof>> {
             proof => proof,
         }),
     };
+    let rivals = conflict::rivals(&store.store, &current)?;
     let (image, number, root) = (image.clone(), current.number, current.root);
-    let holding = Holding { image, number, root, lineage: current.lineage, proof };
+    let holding = Holding { image, number, root, lineage: current.lineage, proof, rivals };
     if before.as_ref() != Some(&holding) {
         say(core, &store, What::Holding(holding))?;
     }
@@ -256,6 +299,7 @@ fn topic_of(what: &What) -> Topic {
     match what {
         What::Holding(holding) => Topic::Holding(holding.image.clone()),
         What::Promotion(p) => Topic::Promotion(p.image.clone(), p.root),
+        What::Resolution(resolution) => Topic::Resolution(resolution.image.clone()),
         What::Roster(_) | What::Unknown(_) => Topic::Roster,
     }
 }
@@ -293,7 +337,16 @@ pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()>
     match what {
         What::Promotion(promotion) if taken == Taken::New => told(core, &store, node, &promotion),
         // Somebody with our key says something else: what is true here is said again.
-        What::Holding(holding) if us => core.witness.touch(&store.config.name, &holding.image),
+        What::Holding(Holding { image, .. }) if us => {
+            core.witness.touch(&store.config.name, &image);
+        }
+        // A conflict that is to be told here, or one that is to be ended.
+        What::Holding(Holding { image, rivals, .. }) if !rivals.is_empty() => {
+            core.witness.touch(&store.config.name, &image);
+        }
+        What::Resolution(Resolution { image, .. }) => {
+            core.witness.touch(&store.config.name, &image);
+        }
         _ => {}
     }
     Ok(())
@@ -305,9 +358,13 @@ fn taken_up(core: &Core, store: &OpenStore, slot: Slot, taken: Taken, from: Opti
         Taken::Known => return,
         Taken::Full => {
             if !core.witness.full.swap(true, Ordering::Relaxed) {
-                let text = "more statements of members than this node keeps: some receipts of \
-                            others are not known here";
-                let note = Note::warning("STATEMENTS_FULL", text);
+                let text = format!(
+                    "{}: more images times members than this node can keep receipts of ({} MiB): it \
+                     can't say of all images that they are everywhere; `ready` says no then",
+                    store.config.name,
+                    budget::STATEMENTS_BYTES >> 20
+                );
+                let note = Note::error("STATEMENTS_FULL", text);
                 core.events.note(note.store(&store.config.name));
             }
             return;
@@ -315,6 +372,14 @@ fn taken_up(core: &Core, store: &OpenStore, slot: Slot, taken: Taken, from: Opti
         Taken::New => {}
     }
     let mut slots = BTreeSet::from([slot.clone()]);
+    let gone = lock(&core.witness.book).take_gone();
+    if !gone.is_empty() && !core.witness.pruned.swap(true, Ordering::Relaxed) {
+        let text = "receipts take all the room that statements have: the oldest promotions, and \
+                    what is known of deleted images, give way to them";
+        let note = Note::warning("STATEMENTS_PRUNED", text.to_owned());
+        core.events.note(note.store(&store.config.name));
+    }
+    slots.extend(gone);
     if let Topic::Promotion(image, _) = &slot.topic {
         let mut book = lock(&core.witness.book);
         let old = book.old_promotions(&slot.store, &slot.node, image);

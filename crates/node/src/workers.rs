@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use blockferry_wire::{Compression, Packer};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::budget;
 use crate::error::{Error, Result};
@@ -179,6 +179,10 @@ impl Drop for Workers {
 }
 
 fn work(shared: &Arc<Shared>, mut press: Press) {
+    // Of this thread alone. Whoever asks the service something is not to wait behind compression.
+    if let Err(error) = rustix::process::nice(budget::WORKER_NICE) {
+        debug!(%error, "workers have the priority of all others");
+    }
     while let Some((job, number)) = shared.next() {
         let held = Arc::new(Held { shared: shared.clone(), number });
         let run = std::panic::AssertUnwindSafe(|| job(&mut press, held));

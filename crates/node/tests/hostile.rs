@@ -292,7 +292,8 @@ fn holding(by: &Identity, signer: &Identity, store: StoreId, number: u64) -> Sta
     let root = Root::from_bytes([number as u8; 32]);
     let lineage = Lineage::from_entries([(NodeId::from_bytes([1; 32]), number)]).expect("valid");
     let image = ImageName::new("x.img").expect("a name");
-    let what = What::Holding(Holding { image, number, root, lineage, proof: Proof::ReadBack });
+    let (proof, rivals) = (Proof::ReadBack, Vec::new());
+    let what = What::Holding(Holding { image, number, root, lineage, proof, rivals });
     let said = Said { key: by.public().to_bytes(), store, sequence: number, unix_ms: 0, what };
     let body = said.encode().expect("keeps the rules");
     let signature = signer.sign(&Statement::signed_bytes(&body));

@@ -4,7 +4,9 @@
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{CatalogWrite, Checkpoint, Generation, ImageRecord, Prepared, Spare};
+use crate::catalog::{
+    CatalogWrite, Checkpoint, Discover, Generation, ImageRecord, Prepared, SetPart, Spare,
+};
 use crate::disk::{DiskFile, Kind, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::kept::{Keep, Why};
@@ -24,14 +26,39 @@ pub struct Received {
     pub millis: u64,
 }
 
+impl Received {
+    /// Puts it into the record of the generation.
+    pub(crate) fn stamp(self, generation: &mut Generation) {
+        generation.recorded_unix_ms = self.recorded_unix_ms;
+        generation.wire_bytes = self.wire_bytes;
+        generation.millis = self.millis;
+        generation.discover = Discover::Received;
+    }
+}
+
+/// A file that is to become the image.
+pub(crate) struct Whole {
+    pub(crate) image: Option<ImageRecord>,
+    pub(crate) generation: Generation,
+    pub(crate) path: String,
+    pub(crate) file: Box<dyn DiskFile>,
+    pub(crate) spool: Spool,
+    /// What it displaces is kept until somebody acknowledges it.
+    pub(crate) keep_replaced: bool,
+}
+
+/// A commit that is prepared.
+pub(crate) struct Ready {
+    pub(crate) image: ImageRecord,
+    pub(crate) generation: Generation,
+    pub(crate) prepared: Prepared,
+    pub(crate) spool: Spool,
+}
+
 impl Store {
     /// Commits a sealed staging. When it returns, the generation survives a power cut.
-    pub fn commit(&self, sealed: Sealed, received: Received) -> Result<Generation> {
-        let mut sealed = sealed;
-        sealed.generation.recorded_unix_ms = received.recorded_unix_ms;
-        sealed.generation.wire_bytes = received.wire_bytes;
-        sealed.generation.millis = received.millis;
-        sealed.generation.discover = crate::catalog::Discover::Received;
+    pub fn commit(&self, mut sealed: Sealed, received: Received) -> Result<Generation> {
+        received.stamp(&mut sealed.generation);
         self.commit_sealed(sealed)
     }
 
@@ -67,26 +94,44 @@ impl Store {
                 file
             }
         };
-        let done = self.commit_whole((image, generation), (path, file), spool, keep_replaced);
+        let done = self.commit_whole(Whole { image, generation, path, file, spool, keep_replaced });
         drop(claim);
         done
     }
 
     /// Commits a file that is to become the image.
-    pub(crate) fn commit_whole(
+    pub(crate) fn commit_whole(&self, whole: Whole) -> Result<Generation> {
+        let write = self.catalog.write()?;
+        let ready = self.prepare(&write, whole, None)?;
+        write.commit()?;
+        if let Err(error) = self.take_place(&ready.image.name, &ready.prepared) {
+            // After a failed sync the names may have changed places: only recovery can tell.
+            if !self.is_degraded() {
+                self.give_up(ready.image.id, &ready.prepared)?;
+            }
+            return Err(error);
+        }
+        self.conclude(ready)
+    }
+
+    /// The intent of a commit: which file takes whose place, and what becomes of what it displaces.
+    /// `set`: its part of a set, which has one intent.
+    pub(crate) fn prepare(
         &self,
-        (image, generation): (Option<ImageRecord>, Generation),
-        (path, file): (String, Box<dyn DiskFile>),
-        spool: Spool,
-        keep_replaced: bool,
-    ) -> Result<Generation> {
-        let name = generation.image.clone();
+        write: &CatalogWrite,
+        whole: Whole,
+        set: Option<SetPart>,
+    ) -> Result<Ready> {
+        let Whole { image, generation, path, file, spool, keep_replaced } = whole;
+        let name = &generation.image;
         let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let sealed = file.stat().during("look at", &path)?;
+        drop(file);
         let history = match keep_replaced {
             true => None,
             false => self.history_of(image.as_ref(), &generation, replaced.as_ref())?,
         };
+        let image = self.image_record(write, name, image)?;
         let prepared = Prepared {
             name: name.to_string(),
             staging: path,
@@ -99,26 +144,20 @@ impl Store {
             spool_sum: Some(spool.sum().into()),
             journal: None,
             keep_replaced: keep_replaced.then_some(true),
-            set: None,
+            set,
         };
-        drop(file);
-        let write = self.catalog.write()?;
-        let image = self.image_record(&write, &name, image)?;
         write.put_image(&image)?;
         write.put_prepared(image.id, Some(&prepared))?;
         if let Some((stat, keep)) = replaced.zip(history) {
             // The two will have changed places.
-            self.note_kept(&write, &name, &prepared.staging, &stat, &keep)?;
+            self.note_kept(write, name, &prepared.staging, &stat, &keep)?;
         }
-        write.commit()?;
-        if let Err(error) = self.take_place(&name, &prepared) {
-            // After a failed sync the names may have changed places: only recovery can tell.
-            if !self.is_degraded() {
-                self.give_up(image.id, &prepared)?;
-            }
-            return Err(error);
-        }
-        // What took its place must become current: if not now, when the store is opened again.
+        Ok(Ready { image, generation, prepared, spool })
+    }
+
+    /// What took its place must become current: if not now, when the store is opened again.
+    pub(crate) fn conclude(&self, ready: Ready) -> Result<Generation> {
+        let Ready { image, generation, prepared, spool } = ready;
         let made = self.make_current(&image, &prepared, generation, &Entries::Spool(&spool));
         let generation = made.inspect_err(|_| self.degrade())?;
         spool.remove(self.disk.as_ref())?;

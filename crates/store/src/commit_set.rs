@@ -8,37 +8,18 @@
 
 use blockferry_delta::ImageName;
 
-use crate::catalog::{Checkpoint, Discover, Generation, ImageRecord, Prepared, SetPart};
-use crate::commit::Received;
-use crate::disk::{DiskFile, RenameHow};
+use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, SetPart};
+use crate::claim::Claim;
+use crate::commit::{Ready, Received, Whole};
+use crate::disk::RenameHow;
 use crate::error::{Error, IoContext, Result};
 use crate::layout::STAGING;
 use crate::recover::RecoveryReport;
-use crate::spool::{Entries, Spool};
 use crate::staging::{Built, Sealed};
 use crate::store::Store;
 
 /// Members that are committed as one at most. Their stagings are there side by side.
 pub const SET_COMMIT_MAX: usize = 128;
-
-/// A member on its way.
-struct Member {
-    name: ImageName,
-    image: Option<ImageRecord>,
-    generation: Generation,
-    path: String,
-    file: Box<dyn DiskFile>,
-    spool: Spool,
-    keep_replaced: bool,
-}
-
-/// A member whose commit is prepared.
-struct Ready {
-    image: ImageRecord,
-    generation: Generation,
-    prepared: Prepared,
-    spool: Spool,
-}
 
 /// An image and its prepared commit, as recovery finds them.
 pub(crate) type Prep<'a> = (&'a ImageRecord, Prepared);
@@ -50,6 +31,15 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`]. [`Error::LocalChange`] names the member that is in the way.
     pub fn commit_set(&self, members: Vec<(Sealed, Received)>) -> Result<Vec<Generation>> {
+        let stamped = members.into_iter().map(|(mut sealed, received)| {
+            received.stamp(&mut sealed.generation);
+            sealed
+        });
+        self.commit_sealed_set(stamped.collect())
+    }
+
+    /// The same with generations whose records are complete.
+    pub(crate) fn commit_sealed_set(&self, members: Vec<Sealed>) -> Result<Vec<Generation>> {
         let outcome = self.commit_set_steps(members);
         // After a failed catalog write nobody knows what is on disk until it is opened again.
         if let Err(Error::Catalog(_)) = &outcome {
@@ -58,15 +48,15 @@ impl Store {
         outcome
     }
 
-    fn commit_set_steps(&self, members: Vec<(Sealed, Received)>) -> Result<Vec<Generation>> {
+    fn commit_set_steps(&self, members: Vec<Sealed>) -> Result<Vec<Generation>> {
         self.check_health()?;
         if members.len() > SET_COMMIT_MAX {
             return Err(Error::StoreUnsafe("a set of more images than are committed as one"));
         }
         let mut claims = Vec::new();
         let mut whole = Vec::new();
-        for (sealed, received) in members {
-            let (claim, member) = self.member(sealed, received)?;
+        for sealed in members {
+            let (claim, member) = self.member(sealed)?;
             claims.push(claim);
             whole.push(member);
         }
@@ -79,27 +69,17 @@ impl Store {
             }
             return Err(error);
         }
-        let mut generations = Vec::new();
-        for Ready { image, generation, prepared, spool } in ready {
-            // What took its place must become current: if not now, when the store is opened again.
-            let made = self.make_current(&image, &prepared, generation, &Entries::Spool(&spool));
-            generations.push(made.inspect_err(|_| self.degrade())?);
-            spool.remove(self.disk.as_ref())?;
-        }
+        let made = ready.into_iter().map(|member| self.conclude(member)).collect();
         drop(claims);
-        Ok(generations)
+        made
     }
 
     /// Makes a whole file of what was sealed: a change of the image's own file could not be taken
     /// back with the others.
-    fn member(&self, sealed: Sealed, received: Received) -> Result<(crate::claim::Claim, Member)> {
-        let Sealed { claim, image, mut generation, path, built, spool, keep_replaced, .. } = sealed;
-        let name = generation.image.clone();
-        generation.recorded_unix_ms = received.recorded_unix_ms;
-        generation.wire_bytes = received.wire_bytes;
-        generation.millis = received.millis;
-        generation.discover = Discover::Received;
-        self.check_target(&name, image.as_ref())?;
+    fn member(&self, sealed: Sealed) -> Result<(Claim, Whole)> {
+        let Sealed { claim, image, generation, path, built, spool, keep_replaced, .. } = sealed;
+        let name = &generation.image;
+        self.check_target(name, image.as_ref())?;
         let (path, file) = match built {
             Built::Whole(file) => (path, file),
             Built::Journal(redo) => {
@@ -107,48 +87,23 @@ impl Store {
                 self.convert(image, redo, &generation)?
             }
         };
-        Ok((claim, Member { name, image, generation, path, file, spool, keep_replaced }))
+        Ok((claim, Whole { image, generation, path, file, spool, keep_replaced }))
     }
 
     /// The intent: one transaction that names every member.
-    fn prepare_set(&self, members: Vec<Member>) -> Result<Vec<Ready>> {
+    fn prepare_set(&self, mut members: Vec<Whole>) -> Result<Vec<Ready>> {
         let write = self.catalog.write()?;
         let count = members.len() as u32;
-        let mut token = None;
+        // The number of the first image: no other set can be on its way with it.
+        let mut token = 0;
+        if let Some(first) = members.first_mut() {
+            let image = self.image_record(&write, &first.generation.image, first.image.take())?;
+            token = first.image.insert(image).id;
+        }
         let mut ready = Vec::new();
         for (place, member) in (0..count).zip(members) {
-            let Member { name, image, generation, path, file, spool, keep_replaced } = member;
-            let replaced = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
-            let sealed = file.stat().during("look at", &path)?;
-            drop(file);
-            let history = match keep_replaced {
-                true => None,
-                false => self.history_of(image.as_ref(), &generation, replaced.as_ref())?,
-            };
-            let image = self.image_record(&write, &name, image)?;
-            // The number of the first image: no other set can be on its way with it.
-            let token = *token.get_or_insert(image.id);
-            let prepared = Prepared {
-                name: name.to_string(),
-                staging: path,
-                inode: sealed.inode,
-                generation: generation.encode().into(),
-                spool: spool.path().to_owned(),
-                replaces: replaced.map(|stat| stat.inode),
-                keep_spare: history.is_none() && self.keeps_spare(replaced.as_ref())?,
-                sealed: Some(Checkpoint::of(&sealed)),
-                spool_sum: Some(spool.sum().into()),
-                journal: None,
-                keep_replaced: keep_replaced.then_some(true),
-                set: (count > 1).then_some(SetPart { token, place, count }),
-            };
-            write.put_image(&image)?;
-            write.put_prepared(image.id, Some(&prepared))?;
-            if let Some((stat, keep)) = replaced.zip(history) {
-                // The two will have changed places.
-                self.note_kept(&write, &name, &prepared.staging, &stat, &keep)?;
-            }
-            ready.push(Ready { image, generation, prepared, spool });
+            let part = (count > 1).then_some(SetPart { token, place, count });
+            ready.push(self.prepare(&write, member, part)?);
         }
         write.commit()?;
         Ok(ready)

@@ -10,6 +10,7 @@ use blockferry_delta::{Header, HeaderError, ImageName, ReadAt, SetFile, read_hea
 use crate::catalog::Checkpoint;
 use crate::disk::{DiskFile, Kind, Open, Stat};
 use crate::error::{IoContext, Result};
+use crate::kept::Kept;
 use crate::store::Store;
 
 /// What was read of a file, and when that was: its header, or why it has none that can be used.
@@ -69,6 +70,26 @@ impl Store {
         }
         *self.headers.known() = known;
         Ok(files)
+    }
+
+    /// What the header of a kept content says, as if it lay under its image's name.
+    ///
+    /// # Errors
+    /// [`Error::LocalChange`](crate::Error::LocalChange) when its file was touched since it was kept.
+    pub fn set_file_of(&self, kept: &Kept) -> Result<SetFile> {
+        let file = self.open_kept(kept)?;
+        let bytes = Bytes { file: file.as_ref(), size_bytes: kept.size_bytes };
+        let read = read_header(&bytes);
+        let mtime_ns = kept.generation.as_ref().map_or(0, |generation| generation.meta.mtime_ns);
+        Ok(SetFile {
+            name: kept.image.clone(),
+            unreadable: match &read {
+                Err(HeaderError::Read(_)) | Ok(_) => None,
+                Err(error) => Some(error.to_string()),
+            },
+            header: read.ok().flatten(),
+            modified_unix_s: i64::try_from(mtime_ns.div_euclid(NS)).unwrap_or(i64::MAX),
+        })
     }
 
     /// Reads the header of one file. One that can't be read counts as having none: recording it

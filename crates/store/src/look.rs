@@ -7,7 +7,7 @@ use blockferry_delta::ImageName;
 
 use crate::catalog::Checkpoint;
 use crate::changed::is_sidecar;
-use crate::disk::Kind;
+use crate::disk::{Kind, Stat};
 use crate::error::{IoContext, Result};
 use crate::layout::PRIVATE;
 use crate::store::Store;
@@ -21,6 +21,8 @@ pub struct Look {
     pub state: LookState,
     /// Last change of content or metadata, milliseconds since 1970.
     pub quiet_since_unix_ms: i64,
+    /// Where the file of a missing image is now: under a name that no generation is known of.
+    pub moved_to: Option<String>,
 }
 
 /// What a look at a name says.
@@ -51,6 +53,7 @@ impl Store {
             .map(|i| (i.name, i.checkpoint))
             .collect();
         let mut looks = Vec::new();
+        let mut new = Vec::new();
         for entry in self.disk.list("").during("list", "store directory")? {
             let text = entry.name.to_string_lossy();
             if text == PRIVATE {
@@ -60,8 +63,7 @@ impl Store {
                 Ok(name) if entry.name.to_str().is_some() => name,
                 _ if text.starts_with('.') => continue,
                 _ => {
-                    let name = text.escape_default().to_string();
-                    looks.push(Look { name, state: LookState::BadName, quiet_since_unix_ms: 0 });
+                    looks.push(Look::at(&text.escape_default(), LookState::BadName, 0));
                     continue;
                 }
             };
@@ -69,14 +71,23 @@ impl Store {
             if checkpoint.is_none() && is_sidecar(&text) {
                 continue;
             }
-            looks.extend(self.look_at(&name, checkpoint)?);
+            let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+            let Some(stat) = stat else { continue };
+            let look = self.look_at(&name, &stat, checkpoint)?;
+            if look.state == LookState::New {
+                new.push((look.name.clone(), stat));
+            }
+            looks.push(look);
         }
-        let missing = known.into_keys().map(|name| Look {
-            name: name.to_string(),
-            state: LookState::Missing,
-            quiet_since_unix_ms: 0,
-        });
-        looks.extend(missing);
+        // A rename changes neither the inode nor what was written to it when.
+        let place_of = |point: &Checkpoint| {
+            let found = new.iter().find(|(_, stat)| point.same_content(stat));
+            found.map(|(name, _)| name.clone())
+        };
+        looks.extend(known.into_iter().map(|(name, point)| Look {
+            moved_to: point.as_ref().and_then(place_of),
+            ..Look::at(&name, LookState::Missing, 0)
+        }));
         Ok(looks)
     }
 
@@ -93,22 +104,23 @@ impl Store {
     fn look_at(
         &self,
         name: &ImageName,
+        stat: &Stat,
         checkpoint: Option<Option<Checkpoint>>,
-    ) -> Result<Option<Look>> {
-        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
-        let Some(stat) = stat else { return Ok(None) };
+    ) -> Result<Look> {
         let state = match checkpoint {
             _ if stat.kind != Kind::File => LookState::NotRegular,
             None => LookState::New,
-            Some(point) if point == Some(Checkpoint::of(&stat)) => LookState::Unchanged,
+            Some(point) if point == Some(Checkpoint::of(stat)) => LookState::Unchanged,
             Some(_) if self.is_being_committed(name)? => LookState::Unchanged,
             Some(_) => LookState::Changed,
         };
         let quiet_ns = stat.mtime_ns.max(stat.ctime_ns);
-        Ok(Some(Look {
-            name: name.to_string(),
-            state,
-            quiet_since_unix_ms: i64::try_from(quiet_ns / 1_000_000).unwrap_or(i64::MAX),
-        }))
+        Ok(Look::at(name, state, i64::try_from(quiet_ns / 1_000_000).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Look {
+    fn at(name: &dyn std::fmt::Display, state: LookState, quiet_since_unix_ms: i64) -> Self {
+        Self { name: name.to_string(), state, quiet_since_unix_ms, moved_to: None }
     }
 }

@@ -22,6 +22,8 @@ use crate::error::{Error, IoContext, Result};
 
 /// Finished segments that may wait for an earlier one.
 const SEGMENTS_AHEAD: usize = 8;
+/// Niceness of scanning threads: whoever asks the service something goes first.
+const SCAN_NICE: i32 = 5;
 /// Told how a long job gets on; may ask it to stop.
 pub trait Progress: Sync {
     /// `done_bytes` of `total_bytes` are done.
@@ -136,6 +138,10 @@ impl Scan<'_> {
     fn work(&self, next: &AtomicU32, stop: &AtomicBool, send: &SyncSender<Result<Outcome>>) {
         if let Err(error) = set_idle_io_priority() {
             tracing::debug!(%error, "scanning at normal I/O priority");
+        }
+        // Of this thread alone, which ends with the scan.
+        if let Err(error) = rustix::process::nice(SCAN_NICE) {
+            tracing::debug!(%error, "scanning at normal priority");
         }
         let room = PAGE_BYTES + SEGMENT_BYTES as usize + LOOKAHEAD_BYTES;
         let mut buf = AlignedBuf::with_capacity(room);

@@ -133,6 +133,8 @@ pub struct Store {
     pub(crate) claims: Arc<Claims>,
     /// Bytes promised to stagings that haven't taken them yet.
     pub(crate) reserved_bytes: Arc<AtomicU64>,
+    /// Bytes promised to stagings that are there, used or not.
+    pub(crate) staging_bytes: Arc<AtomicU64>,
     /// Walks begun since it was opened.
     pub(crate) walks: AtomicU64,
     /// What the headers of its files said.
@@ -170,6 +172,7 @@ impl Store {
             degraded: AtomicBool::new(false),
             claims: Arc::default(),
             reserved_bytes: Arc::default(),
+            staging_bytes: Arc::default(),
             walks: AtomicU64::new(0),
             headers: Headers::default(),
             service: ServiceClock::default(),
@@ -214,6 +217,11 @@ impl Store {
     /// Is a deletion the last that is known of an image?
     pub fn is_deleted(&self, name: &ImageName) -> Result<bool> {
         Ok(self.current(name)?.is_some_and(|current| current.is_deleted()))
+    }
+
+    /// Room that was promised to the stagings under way, in bytes.
+    pub fn staging_bytes(&self) -> u64 {
+        self.staging_bytes.load(Ordering::Relaxed)
     }
 
     /// Did a failed sync leave the store in doubt?

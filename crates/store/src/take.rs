@@ -4,6 +4,7 @@
 use blockferry_delta::{ImageName, Lineage, NodeId};
 
 use crate::catalog::{Discover, Generation};
+use crate::commit::Whole;
 use crate::disk::{DiskFile, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
 use crate::kept::{Kept, Why};
@@ -11,7 +12,7 @@ use crate::layout::{KEPT, STAGING, staging_path};
 use crate::scan::data_extents;
 use crate::spool::Spool;
 use crate::store::Store;
-use crate::writer::{COUNTED, descendant};
+use crate::writer::descendant;
 
 impl Store {
     /// Makes a kept content the current one, as a generation that `writer` makes of the present one
@@ -67,14 +68,13 @@ impl Store {
             millis: 0,
             ..theirs
         };
-        let made = self.commit_whole((Some(image), generation), (path, file), spool, true);
+        let (image, keep_replaced) = (Some(image), true);
+        let made = self.commit_whole(Whole { image, generation, path, file, spool, keep_replaced });
         if let Err(Error::Catalog(_)) = &made {
             self.degrade();
         }
         let made = made?;
-        let write = self.catalog.write()?;
-        write.count_mark(COUNTED)?;
-        write.commit()?;
+        self.count_made()?;
         drop(claim);
         Ok(made)
     }

@@ -4,10 +4,9 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Error, PeerIncompatible, PeerMisbehaved, Result, wrong_state};
+use crate::error::{PeerMisbehaved, Result, wrong_state};
 use crate::message::{
-    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement, VERSION_MAX,
-    VERSION_MIN,
+    Goodbye, Head, Hello, HelloAck, Inventory, Message, Ping, Pong, Resume, Statement,
 };
 
 /// What the control stream tells its driver.
@@ -25,6 +24,8 @@ pub enum ControlEvent {
         agent: String,
         /// The number that this start of the peer has, if it said one.
         instance: Option<u64>,
+        /// The peer's clock as it said this, in milliseconds since 1970, if it did.
+        clock_unix_ms: Option<u64>,
     },
     /// Current generations of a store at the peer.
     Inventory(Inventory),
@@ -145,33 +146,27 @@ impl Control {
     }
 
     fn hello(&mut self, theirs: Hello) -> Result<ControlEvent> {
-        let version = theirs.negotiate()?;
+        let version = self.hello.negotiate(&theirs)?;
         self.transmit.push_back(Message::HelloAck(HelloAck {
             version,
             features: self.hello.features,
             node_name: self.hello.node_name.clone(),
             agent: self.hello.agent.clone(),
             instance: self.hello.instance,
+            clock_unix_ms: self.hello.clock_unix_ms,
         }));
         self.state = State::Ready;
         let features = self.hello.features & theirs.features;
-        let Hello { node_name, agent, instance, .. } = theirs;
-        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
+        let Hello { node_name, agent, instance, clock_unix_ms, .. } = theirs;
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance, clock_unix_ms })
     }
 
     fn hello_ack(&mut self, ack: HelloAck) -> Result<ControlEvent> {
-        let HelloAck { version, features, node_name, agent, instance } = ack;
-        if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
-            return Err(Error::from(PeerIncompatible::VersionUnsupported {
-                ours_min: VERSION_MIN,
-                ours_max: VERSION_MAX,
-                theirs_min: version,
-                theirs_max: version,
-            }));
-        }
+        let HelloAck { version, features, node_name, agent, instance, clock_unix_ms } = ack;
+        let version = self.hello.take_choice(version)?;
         self.state = State::Ready;
         let features = self.hello.features & features;
-        Ok(ControlEvent::Ready { version, features, node_name, agent, instance })
+        Ok(ControlEvent::Ready { version, features, node_name, agent, instance, clock_unix_ms })
     }
 
     /// Answers a ping. A peer that pings faster than its pongs are taken is flooding.

@@ -6,6 +6,9 @@ use crate::limits;
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Number of the close code that says that no protocol version is in common.
+pub const VERSION_UNSUPPORTED: u16 = 0x0301;
+
 /// Whose fault it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -207,7 +210,7 @@ impl Error {
                 P::RateLimited => (0x020b, "RATE_LIMITED"),
             },
             Error::PeerIncompatible(PeerIncompatible::VersionUnsupported { .. }) => {
-                (0x0301, "VERSION_UNSUPPORTED")
+                (VERSION_UNSUPPORTED, "VERSION_UNSUPPORTED")
             }
             Error::ApiMisuse(_) => (0x0401, "API_MISUSE"),
         }

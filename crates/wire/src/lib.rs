@@ -31,14 +31,14 @@ mod wants;
 
 pub use compression::Compression;
 pub use control::{Control, ControlEvent};
-pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result};
+pub use error::{Error, Invalid, PeerIncompatible, PeerMisbehaved, Result, VERSION_UNSUPPORTED};
 pub use frame::{FLAG_OPTIONAL, Frame, FrameDecoder, Kind};
 pub use message::{
     Abort, Accept, Encoding, FEATURE_DELETIONS, FEATURE_STATEMENTS, Failed, Filled, Goodbye, Head,
     Hello, HelloAck, Holding, Inventory, InventoryEntry, Join, JoinAccepted, JoinRefused, Lane,
-    Member, Message, Offer, Pack, PartsEnd, Ping, Pong, Promotion, Proof, Receipt, Refuse, Resume,
-    Role, Roster, Said, SetMember, Statement, Text, VERSION_MAX, VERSION_MIN, Values, WalkStart,
-    Want, What,
+    Member, Message, Offer, Pack, PartsEnd, Ping, Pong, Promotion, Proof, Receipt, Refuse,
+    Resolution, Resume, Rival, Role, Roster, Said, SetMember, Statement, Text, VERSION_MAX,
+    VERSION_MIN, Values, WalkStart, Want, What,
 };
 pub use pack::{Dictionary, Packer, unpack, unpack_with};
 pub use receiver::{Receiver, ReceiverEvent};

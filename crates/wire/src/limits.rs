@@ -114,6 +114,8 @@ pub const BASES_MAX: usize = 16;
 pub const LINEAGE_ENTRIES_MAX: usize = 256;
 /// Highest generation number.
 pub const GENERATION_NUMBER_MAX: u64 = 1 << 48;
+/// Contents beside the current one that a holding names. Who keeps more of them says so of these.
+pub const RIVALS_MAX: usize = 8;
 /// Members that a roster names, and receipts that a promotion rests on.
 pub const ROSTER_MEMBERS_MAX: usize = 1024;
 /// Entries of one inventory message.
@@ -166,6 +168,14 @@ const PROMOTION_BYTES: usize = SAID_BYTES
     + (3 + TEXT_BYTES_MAX)
     + HEAD
     + ROSTER_MEMBERS_MAX * 34;
+/// Bytes of an encoded holding at most.
+const HOLDING_BYTES: usize = SAID_BYTES
+    + 6
+    + (2 + IMAGE_NAME_BYTES_MAX)
+    + 3 * HEAD
+    + 34
+    + LINEAGE_BYTES
+    + RIVALS_MAX * (3 * HEAD + 34 + LINEAGE_BYTES + 34);
 /// Bytes of an encoded offer at most.
 const OFFER_BYTES: usize = 32 * HEAD
     + 3 * 35
@@ -203,6 +213,7 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX + 2 * HEAD + 17 <= HEAD_BYTES_MAX, "the largest entry fits a head");
     assert!(ROSTER_BYTES <= STATEMENT_BODY_BYTES_MAX, "the longest roster fits a statement");
     assert!(PROMOTION_BYTES <= STATEMENT_BODY_BYTES_MAX, "the longest promotion fits, too");
+    assert!(HOLDING_BYTES <= STATEMENT_BODY_BYTES_MAX, "and the longest holding");
     assert!(
         STATEMENT_BODY_BYTES_MAX + 4 * HEAD + 66 <= STATEMENT_BYTES_MAX,
         "the longest statement fits its frame"

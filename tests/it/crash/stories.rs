@@ -4,10 +4,7 @@
 use blockferry_delta::{ImageName, Meta, Root};
 use blockferry_store::disk::{SimDisk, Snapshot};
 use blockferry_store::{CommitMode, Options};
-use blockferry_tests::{Edit, Feed, Rng, Shape, Side, image_name, options};
-
-/// Each seed takes another way to commit.
-const MODES: [CommitMode; 3] = [CommitMode::Clone, CommitMode::Copy, CommitMode::Journal];
+use blockferry_tests::{Edit, Feed, MODES, Rng, Shape, Side, image_name, options};
 
 /// A segment and a bit for some seeds: large images cost time and show little more.
 fn sparse_bytes(seed: u64) -> u64 {

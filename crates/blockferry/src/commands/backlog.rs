@@ -13,7 +13,7 @@ pub(crate) fn run(app: &App, peer: Option<String>) -> Result<Exit, Failure> {
                 item.peer.clone(),
                 format!("{}/{}", item.store, item.image),
                 size(item.bytes),
-                match &item.holder {
+                match item.holder.as_ref().or(item.refused.as_ref()) {
                     Some(holder) => format!("{}: {holder}", word(&item.reason)),
                     None => word(&item.reason),
                 },

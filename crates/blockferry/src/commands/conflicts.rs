@@ -57,7 +57,10 @@ fn rows(row: &ConflictRow) -> impl Iterator<Item = Vec<String>> + '_ {
             size(content.size_bytes),
             content.root.chars().take(12).collect(),
             content.peers.join(","),
-            content.path.clone(),
+            match content.path.is_empty() {
+                true => format!("only at {}", content.kept_at.join(",")),
+                false => content.path.clone(),
+            },
         ]
     })
 }
@@ -65,6 +68,13 @@ fn rows(row: &ConflictRow) -> impl Iterator<Item = Vec<String>> + '_ {
 fn resolved(report: &ResolveReport, acknowledged: bool) -> String {
     if acknowledged {
         return format!("{}: {} kept contents were let go of", report.image, report.released);
+    }
+    if let Some(told) = &report.told {
+        return format!(
+            "{}: {told} has the content and is asked to end it; it is over when it arrives here: \
+             blockferry conflicts {}",
+            report.image, report.image
+        );
     }
     let mut text = format!("{}@{} is what goes on", report.image, report.generation);
     for other in &report.beside {

@@ -11,7 +11,10 @@ pub(crate) fn run(app: &App, follow: bool, since: Option<Period>) -> Result<Exit
     let request = Request::Events { follow, since_seconds: since.map(Period::seconds) };
     let done: EventsDone = app.job(&request, |out, answer| match answer {
         Answer::Event(event) => {
-            out.either(&json!({ "schema": Schema, "event": event }), || line(&event))
+            out.either(&json!({ "schema": Schema, "event": event }), || match &event.remedy {
+                Some(remedy) if out.verbose > 0 => format!("{}\n  help: {remedy}", line(&event)),
+                _ => line(&event),
+            })
         }
         _ => Ok(()),
     })?;
@@ -53,6 +56,7 @@ mod tests {
             store: Some("vdisks".into()),
             image: Some("a.raw".into()),
             peer: Some("b".into()),
+            remedy: None,
         };
         assert_eq!(line(&event), "2026-01-02T03:04:05Z info    PEER_UP vdisks/a.raw b: connected");
     }

@@ -20,9 +20,13 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Exit, Failure> {
             let show = || report.images.iter().map(show).collect::<Vec<_>>().join("\n\n");
             app.out.either(&report, show)?;
         }
-        ImageCommand::History { image } => {
+        ImageCommand::History { image, csv } => {
             let report: HistoryReport = app.ask(&Request::ImageHistory { image })?;
-            app.out.either(&report, || history(&report))?;
+            if csv {
+                app.out.data(&super::csv::history(&report))?;
+            } else {
+                app.out.either(&report, || history(&report))?;
+            }
         }
     }
     Ok(Exit::Done)

@@ -3,13 +3,17 @@
 //! Everything they share is in `App`: how to speak, where the configuration is, how long to wait.
 
 pub(crate) mod backlog;
+pub(crate) mod bundle;
 pub(crate) mod config;
 pub(crate) mod conflicts;
+pub(crate) mod csv;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod generate;
 pub(crate) mod id;
 pub(crate) mod image;
 pub(crate) mod init;
+mod live;
 pub(crate) mod netcheck;
 pub(crate) mod orders;
 pub(crate) mod pairing;
@@ -26,6 +30,7 @@ pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod token;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 use crate::args::Global;
 use crate::config::Location;

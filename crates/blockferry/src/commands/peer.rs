@@ -42,7 +42,7 @@ pub(crate) fn peers(peers: &[PeerRow]) -> String {
         vec![
             peer.name.clone(),
             peer.id.chars().take(8).collect(),
-            word(&peer.state),
+            state(peer),
             or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
             or_dash(peer.rate_limit_bits_per_second.map(bits_text)),
             backlog(peer),
@@ -61,6 +61,20 @@ fn backlog(peer: &PeerRow) -> String {
         0 => "-".to_owned(),
         images => format!("{}, {}", count(images, "image"), size(peer.backlog_bytes)),
     }
+}
+
+/// How it is reached, or why the two don't talk.
+fn state(peer: &PeerRow) -> String {
+    match &peer.refused {
+        Some(code) if !peer.connected => format!("refused: {code}"),
+        _ => word(&peer.state),
+    }
+}
+
+/// What it runs, and the version that both speak.
+fn speaks(peer: &PeerRow) -> Option<String> {
+    let agent = peer.agent.as_ref()?;
+    Some(peer.protocol.map_or(agent.clone(), |version| format!("{agent}, protocol {version}")))
 }
 
 /// The limit with what it comes from and until when.
@@ -83,11 +97,12 @@ fn limit(peer: &PeerRow) -> String {
 fn details(peers: &[PeerRow]) -> String {
     let one = |peer: &PeerRow| {
         format!(
-            "{}\n  id       {}\n  state    {}\n  address  {}\n  stores   {}\n  rtt      {}\n  \
+            "{}\n  id       {}\n  state    {}\n  runs     {}\n  address  {}\n  stores   {}\n  rtt      {}\n  \
              limit    {}\n  schedule {}\n  backlog  {}",
             peer.name,
             peer.id,
-            word(&peer.state),
+            state(peer),
+            or_dash(speaks(peer)),
             or_dash(Some(peer.addresses.join(", ")).filter(|text| !text.is_empty())),
             or_dash(Some(peer.stores.join(", ")).filter(|text| !text.is_empty())),
             or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),

@@ -38,7 +38,8 @@ fn text(report: &ReadyReport) -> String {
 
 /// How one member stands.
 pub(crate) fn line(peer: &PeerReady) -> String {
-    let name = &peer.peer;
+    let of = peer.of.as_ref().map_or_else(String::new, |of| format!(" {of}"));
+    let name = format!("{}{of}", peer.peer);
     let holds = peer.generation.map_or_else(String::new, |number| format!(", holds @{number}"));
     let eta = peer.eta.as_ref().map_or_else(String::new, |eta| format!(", there by {eta}"));
     match (&peer.reason, peer.ready) {

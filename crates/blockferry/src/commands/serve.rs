@@ -5,10 +5,11 @@
 //! it and leaves the running one alone. The watchdog is fed from the loop that serves, so a loop that hangs is noticed.
 
 use super::App;
+use super::live::LiveFile;
 use crate::args::ServeArgs;
 use crate::config::{
-    CommitChoice, HoldBaseChoice, InUseChoice, Location, PeerSettings, Reserve, RoleChoice,
-    SetsChoice, Settings, Shown, StoreSettings,
+    CommitChoice, HoldBaseChoice, InUseChoice, PeerSettings, Reserve, RoleChoice, SetsChoice,
+    Settings, Shown, StoreSettings,
 };
 use crate::failure::{AdminError, Failure};
 use crate::logging;
@@ -17,6 +18,7 @@ use blockferry_node::config::{
     Commit, Config, FreeMin, HoldBase, InUse, PeerConfig, SetsBy, StoreConfig,
 };
 use blockferry_node::{Identity, Node};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::future::pending;
 use std::io::Read;
@@ -27,6 +29,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Interval, interval};
 
+/// Steps of tasks between two looks for what has come in.
+const STEPS_AT_ONCE: u32 = 7;
+/// Open files that a node with all the stores and peers it may have needs, and then some.
+const FILES_MAX: u64 = 65_536;
 /// How often systemd's status line is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
@@ -34,23 +40,27 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<Exit, Failure> {
     let settings = app.location.load()?;
     logging::start(&settings, app.out.verbose)?;
     let identity = identity(&settings.identity)?;
-    let config = node_config(&settings, identity);
+    let mut config = node_config(&settings, identity.clone());
+    config.file = Some(LiveFile::new(&app.location, &settings, identity));
     config.check()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    grant_files();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // A transfer always has something to do: who asks, and what other threads answer, is looked for
+    // between its steps, not after sixty of them.
+    runtime.enable_all().event_interval(STEPS_AT_ONCE).global_queue_interval(STEPS_AT_ONCE);
+    let runtime = runtime.build();
     let runtime = runtime.map_err(|error| AdminError::new("IO", format!("runtime: {error}")))?;
     let closed = args.until_stdin_closes.then(stdin_closes);
-    runtime.block_on(serve(&app.location, &settings, config, closed))
+    runtime.block_on(serve(&settings, config, closed))
 }
 
 async fn serve(
-    location: &Location,
     settings: &Settings,
     config: Config,
     closed: Option<oneshot::Receiver<()>>,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let own = config.identity.clone();
-    let id = own.id();
+    let id = config.identity.id();
     let node = Node::start(config).await.map_err(locked)?;
     tracing::info!(node = %settings.node_name, %id, socket = %settings.socket.display(), "ready");
     tell(&[NotifyState::Ready, NotifyState::Status(&node.status_line())]);
@@ -62,7 +72,7 @@ async fn serve(
             _ = signals.terminate.recv() => break "SIGTERM",
             _ = signals.interrupt.recv() => break "SIGINT",
             () = &mut closed => break "stdin was closed",
-            _ = signals.hangup.recv() => reload(location, settings, &node, &own),
+            _ = signals.hangup.recv() => reload(&node),
             () = tick(watchdog.as_mut()) => tell(&[NotifyState::Watchdog]),
             _ = status.tick() => tell(&[NotifyState::Status(&node.status_line())]),
         }
@@ -92,6 +102,18 @@ impl Signals {
     }
 }
 
+/// Takes as many open files as may be had: each store needs two, and a shell grants 1024.
+fn grant_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|granted| granted >= FILES_MAX) {
+        return;
+    }
+    limit.current = limit.maximum.map_or(Some(FILES_MAX), |most| Some(most.min(FILES_MAX)));
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "no more open files than were granted");
+    }
+}
+
 /// Never ends when nobody asked for it.
 async fn starter_gone(closed: Option<oneshot::Receiver<()>>) {
     match closed {
@@ -115,30 +137,13 @@ fn tell(state: &[NotifyState<'_>]) {
 }
 
 /// What SIGHUP does. Whatever happens is an event, too.
-fn reload(location: &Location, started: &Settings, node: &Node, identity: &Identity) {
-    let (settings, findings) = location.check();
-    for finding in &findings {
-        tracing::error!(code = "CONFIG_ERROR", "{finding}");
-    }
-    let Some(settings) = settings.filter(|_| findings.is_empty()) else {
-        let more = match findings.len() {
-            0 | 1 => String::new(),
-            count => format!(" (and {} more: blockferry config check)", count - 1),
-        };
-        let first = findings.first().map_or_else(|| "it can't be used".into(), ToString::to_string);
-        node.reject_config(&format!("{first}{more}"));
-        return;
-    };
-    // What this process looked at before there was a node.
-    let ours = |key: &String| key.starts_with("log.") || key == "node.identity";
-    let mut restart = changed_keys(&started.shown, &settings.shown);
-    restart.retain(ours);
-    if let Err(error) = node.reload(node_config(&settings, identity.clone()), restart) {
+fn reload(node: &Node) {
+    if let Err(error) = node.reread() {
         tracing::error!(code = error.code(), %error, "not reloaded");
     }
 }
 
-fn changed_keys(before: &[Shown], after: &[Shown]) -> Vec<String> {
+pub(super) fn changed_keys(before: &[Shown], after: &[Shown]) -> Vec<String> {
     let differs = |one: &Shown, others: &[Shown]| {
         !others.iter().any(|other| other.key == one.key && other.value == one.value)
     };
@@ -178,7 +183,7 @@ fn locked(error: blockferry_node::Error) -> Failure {
     error.into()
 }
 
-fn node_config(settings: &Settings, identity: Identity) -> Config {
+pub(super) fn node_config(settings: &Settings, identity: Identity) -> Config {
     let mut config = Config::new(settings.node_name.as_str(), identity, settings.state_dir.clone());
     config.listen.clone_from(&settings.listen);
     config.advertise.clone_from(&settings.advertise);
@@ -192,8 +197,10 @@ fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.schedules.clone_from(&settings.schedules);
     config.deadlines.clone_from(&settings.deadlines);
     config.promote.clone_from(&settings.promote);
+    config.file_tag = Some(settings.tag.clone());
     config.rescan = settings.rescan;
     config.settle = settings.settle;
+    config.watermarks = settings.watermarks;
     config.store_free_min = match settings.store_free_min {
         Reserve::Bytes(bytes) => FreeMin::Bytes(bytes),
         Reserve::Percent(percent) => FreeMin::Percent(percent),

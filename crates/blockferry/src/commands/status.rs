@@ -1,17 +1,22 @@
-//! `status`: one screen.
+//! `status`: one screen. With `--watch` it is kept up to date (`watch`).
 
-use super::{App, peer, store};
+use super::{App, peer, store, watch};
+use crate::args::StatusArgs;
 use crate::failure::Failure;
 use crate::output::seconds;
 use blockferry_node::api::{Exit, Request, StatusReport};
 
-pub(crate) fn run(app: &App) -> Result<Exit, Failure> {
+pub(crate) fn run(app: &App, args: &StatusArgs) -> Result<Exit, Failure> {
+    if args.watch {
+        return watch::run(app);
+    }
     let report: StatusReport = app.ask(&Request::Status {})?;
     app.out.either(&report, || text(&report))?;
     Ok(Exit::Done)
 }
 
-fn text(report: &StatusReport) -> String {
+/// The screen, also drawn again and again by `watch`.
+pub(crate) fn text(report: &StatusReport) -> String {
     let node = &report.node;
     #[expect(clippy::cast_precision_loss, reason = "an uptime for people")]
     let up = seconds(node.uptime_seconds as f64);

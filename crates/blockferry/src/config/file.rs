@@ -7,7 +7,7 @@
 use super::promote::Requirement;
 use super::values::{
     ClockText, Compression, DatesText, DaysText, DfsrText, Period, Rate, Reserve, ScheduleRate,
-    SetsChoice, WindowText,
+    SetsChoice, Size, WindowText,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -240,6 +240,16 @@ pub(crate) struct LimitsSection {
     pub(crate) schedule: Option<String>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
+    /// A peer that lacks more than this is an event, BACKLOG_HIGH: changed bytes before any saving.
+    /// Default: 100 GiB.
+    pub(crate) backlog_high: Option<Size>,
+    /// And when it lacks less than this again, BACKLOG_LOW. Default: half of backlog_high.
+    pub(crate) backlog_low: Option<Size>,
+    /// Transfers under way that need more room in a store than this are an event, STAGING_HIGH: bytes
+    /// or a share of its file system. Default: 20%.
+    pub(crate) staging_high: Option<Reserve>,
+    /// And when they need less than this again, STAGING_LOW. Default: half of staging_high.
+    pub(crate) staging_low: Option<Reserve>,
 }
 
 /// When a generation may be used.

@@ -14,6 +14,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// Largest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Hexadecimal digits of a tag: 128 bits.
+const TAG_DIGITS: usize = 32;
 
 /// A key as a list of its parts.
 pub(crate) type Key = Vec<String>;
@@ -33,27 +35,53 @@ impl Leaf {
     }
 }
 
+/// Texts that stand in the place of files.
+pub(crate) type Texts = BTreeMap<PathBuf, String>;
+
 /// The effective value of each key.
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     pub(crate) leaves: BTreeMap<Key, Leaf>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) files: Vec<PathBuf>,
+    /// What each of them said.
+    pub(crate) texts: Texts,
 }
 
 impl Layers {
     /// The file, what is in `conf.d` beside it, and the environment.
     pub(crate) fn load(file: &Path, required: bool, environment: &[(String, String)]) -> Layers {
+        Layers::load_with(file, required, environment, Texts::new())
+    }
+
+    /// The same as if these files said something else.
+    pub(crate) fn load_with(
+        file: &Path,
+        required: bool,
+        environment: &[(String, String)],
+        mut instead: Texts,
+    ) -> Layers {
         let shape = known::shape();
         let mut layers = Layers::default();
-        if required || file.exists() {
-            layers.add_file(file, &shape);
-        }
-        for path in conf_d(file, &mut layers.findings) {
-            layers.add_file(&path, &shape);
+        let conf_d = conf_d(file, &mut layers.findings);
+        let first = (required || file.exists()).then(|| file.to_owned());
+        for path in first.into_iter().chain(conf_d) {
+            let text = instead.remove(&path);
+            layers.add_file(&path, text, &shape);
         }
         layers.add_environment(environment, &shape);
         layers
+    }
+
+    /// Which state of the files this is: the same for the same files with the same bytes.
+    pub(crate) fn tag(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (path, text) in &self.texts {
+            for part in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            }
+        }
+        hasher.finalize().to_hex().chars().take(TAG_DIGITS).collect()
     }
 
     /// One layer from text, as if it were a file.
@@ -71,10 +99,14 @@ impl Layers {
         }
     }
 
-    fn add_file(&mut self, path: &Path, shape: &Shape) {
+    /// `text`: what stands in its place.
+    fn add_file(&mut self, path: &Path, text: Option<String>, shape: &Shape) {
         self.files.push(path.to_owned());
-        match read(path) {
-            Ok(text) => self.add_text(path, &text, shape),
+        match text.map_or_else(|| read(path), Ok) {
+            Ok(text) => {
+                self.add_text(path, &text, shape);
+                self.texts.insert(path.to_owned(), text);
+            }
             Err(message) => {
                 let place = Place::File { path: path.to_owned(), line: 0, column: 0 };
                 let finding = Finding::new(place, message);
@@ -125,7 +157,7 @@ fn split(text: &str) -> toml::Value {
     toml::Value::Array(parts.collect())
 }
 
-fn read(path: &Path) -> Result<String, String> {
+pub(super) fn read(path: &Path) -> Result<String, String> {
     let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > FILE_BYTES_MAX {
         return Err(format!("{length} bytes, at most {FILE_BYTES_MAX}"));

@@ -5,8 +5,9 @@
 //! silently: an unknown key is a finding, and so is a key of a later version.
 //!
 //! `known` is the list of keys, `layers` merges, `settings` and `schedules` decide what the result
-//! means.
+//! means. `rewrite` changes a schedule in the file, `edit` its text.
 
+mod edit;
 mod file;
 mod host;
 mod http;
@@ -14,9 +15,11 @@ mod known;
 mod layers;
 mod profiles;
 mod promote;
+mod rewrite;
 mod schedules;
 mod settings;
 mod values;
+mod watermarks;
 
 pub(crate) use file::{CommitChoice, HoldBaseChoice, InUseChoice, LogFormat, RoleChoice};
 pub(crate) use known::{closest, schema};

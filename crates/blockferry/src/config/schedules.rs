@@ -14,6 +14,23 @@ use blockferry_node::config::Allowance;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// What a rule means; `None`: it has no rate, or says once beside something else.
+pub(super) fn rule(raw: RuleSection) -> Option<Rule> {
+    let ScheduleRate(rate) = raw.rate?;
+    let often = raw.days.is_some() || raw.dates.is_some() || raw.from.is_some() || raw.to.is_some();
+    let when = match raw.once {
+        Some(_) if often => return None,
+        Some(windows) => When::Once(windows.into_iter().map(|window| window.0).collect()),
+        None => When::Often {
+            days: raw.days.map_or(Days::ALL, |days| days.0),
+            dates: raw.dates.unwrap_or_default().into_iter().map(|dates| dates.0).collect(),
+            from: raw.from.map_or(Clock::MIDNIGHT, |from| from.0),
+            to: raw.to.map_or(Clock::MIDNIGHT, |to| to.0),
+        },
+    };
+    Some(Rule { when, rate, polite: raw.polite })
+}
+
 impl Reader<'_> {
     /// Every schedule that is right.
     pub(super) fn schedules(
@@ -101,39 +118,27 @@ impl Reader<'_> {
         let place = list.and_then(|leaf| leaf.items.get(index).cloned());
         let place = place.unwrap_or_else(|| self.place(&["schedules", name, "rule"]));
         let number = index + 1;
-        let Some(ScheduleRate(rate)) = raw.rate else {
+        if raw.rate.is_none() {
             let what = format!("rule {number} of schedules.{name} has no rate");
             let help = "add rate = \"5 Mbit/s\", \"unlimited\" or \"pause\"".to_owned();
             self.complain_with(place, what, help);
             return None;
         };
-        let often =
-            raw.days.is_some() || raw.dates.is_some() || raw.from.is_some() || raw.to.is_some();
-        let dates: Vec<_> = raw.dates.unwrap_or_default().into_iter().map(|d| d.0).collect();
-        let windows: Option<Vec<_>> = raw.once.map(|list| list.into_iter().map(|w| w.0).collect());
-        let count = dates.len().max(windows.as_ref().map_or(0, Vec::len));
+        let count =
+            raw.dates.as_ref().map_or(0, Vec::len).max(raw.once.as_ref().map_or(0, Vec::len));
         if count > DATES_MAX {
             let what = format!("rule {number} of schedules.{name} has {count} dates");
             self.complain_with(place, what, format!("at most {DATES_MAX}; make it two rules"));
             return None;
         }
-        let when = match windows {
-            Some(_) if often => {
-                let what = format!(
-                    "rule {number} of schedules.{name} has once beside days, dates, from or to"
-                );
-                self.complain_with(place, what, "make it two rules".to_owned());
-                return None;
-            }
-            Some(windows) => When::Once(windows),
-            None => When::Often {
-                days: raw.days.map_or(Days::ALL, |days| days.0),
-                dates,
-                from: raw.from.map_or(Clock::MIDNIGHT, |from| from.0),
-                to: raw.to.map_or(Clock::MIDNIGHT, |to| to.0),
-            },
-        };
-        Some(Rule { when, rate, polite: raw.polite })
+        let read = rule(raw);
+        if read.is_none() {
+            let what = format!(
+                "rule {number} of schedules.{name} has once beside days, dates, from or to"
+            );
+            self.complain_with(place, what, "make it two rules".to_owned());
+        }
+        read
     }
 
     /// `send` and `schedule` of a section.

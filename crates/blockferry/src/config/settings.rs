@@ -11,10 +11,11 @@ use super::host::{beside, host_name, is_host_port, resolved};
 use super::known;
 use super::layers::{Key, Layers, Leaf};
 use super::profiles;
+use super::watermarks::Raw;
 use super::{Compression, Finding, LogFormat, Period, Place, Reserve, SetsChoice};
 use blockferry_delta::{NodeId, StoreName};
 use blockferry_node::calendar::{Calendar, Clock};
-use blockferry_node::config::{Allowance, Lane, PromoteConfig};
+use blockferry_node::config::{Allowance, Lane, PromoteConfig, Watermarks};
 use blockferry_node::http::HttpConfig;
 use blockferry_node::rates;
 use globset::Glob;
@@ -63,12 +64,15 @@ pub(crate) struct Settings {
     pub(crate) deadlines: BTreeMap<String, Clock>,
     pub(crate) promote: PromoteConfig,
     pub(crate) store_free_min: Reserve,
+    pub(crate) watermarks: Watermarks,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     /// Each effective value, in the order of the keys.
     pub(crate) shown: Vec<Shown>,
     /// Each file that was read.
     pub(crate) files: Vec<PathBuf>,
+    /// Which state of these files it is.
+    pub(crate) tag: String,
 }
 
 /// One store.
@@ -128,6 +132,7 @@ pub(super) fn socket(file: &Path, layers: Layers) -> Result<PathBuf, Vec<Finding
 impl Settings {
     /// The settings, unless something is wrong; and what is.
     pub(super) fn from_layers(file: &Path, layers: Layers) -> (Option<Settings>, Vec<Finding>) {
+        let tag = layers.tag();
         let mut reader =
             Reader { file, leaves: layers.leaves, findings: layers.findings, shown: vec![] };
         let raw = match ConfigFile::deserialize(reader.tree()) {
@@ -138,6 +143,7 @@ impl Settings {
             }
         };
         let settings = reader.settings(raw, layers.files);
+        let settings = settings.map(|settings| Settings { tag, ..settings });
         (reader.findings.is_empty().then_some(settings).flatten(), reader.findings)
     }
 }
@@ -175,6 +181,7 @@ impl Reader<'_> {
         let socket = self.path(&["admin", "socket"], raw.admin.socket.clone(), DEFAULT_SOCKET);
         self.socket_length(&socket);
         let http = self.http(raw.admin);
+        let marks = Raw::of(&raw.limits);
         let compression = raw.limits.compression.unwrap_or_default();
         self.show(&["limits", "compression"], compression.to_toml());
         let deadlines = self.deadlines(&raw.schedules);
@@ -183,6 +190,7 @@ impl Reader<'_> {
         let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
+        let watermarks = self.watermarks(marks);
         let promote = self.promote(raw.promote);
         let level = raw.log.level.unwrap_or_else(|| DEFAULT_LOG_LEVEL.to_owned());
         let log_level = self.log_level(level);
@@ -212,10 +220,12 @@ impl Reader<'_> {
             deadlines,
             promote,
             store_free_min: free,
+            watermarks,
             log_level,
             log_format,
             shown: std::mem::take(&mut self.shown),
             files,
+            tag: String::new(),
         })
     }
 

@@ -3,6 +3,7 @@
 use super::layers::Layers;
 use super::{Finding, Place, SetsChoice, Settings, known};
 use blockferry_node::api::Require;
+use blockferry_node::config::{FreeMin, Marks, Watermarks};
 use std::path::Path;
 
 const FILE: &str = "/etc/blockferry/blockferry.toml";
@@ -397,5 +398,27 @@ fn every_cut_and_flip_of_a_file_is_handled() {
         if let Ok(text) = String::from_utf8(bytes) {
             let _ = read(&[&text], &[]);
         }
+    }
+}
+
+#[test]
+fn watermarks_have_a_low_mark_below_the_high_one() {
+    let marks = |text: &str| read(&[text], &[]).0.unwrap().watermarks;
+    assert_eq!(marks(""), Watermarks::default());
+    let set = marks("[limits]\nbacklog_high = \"8 GiB\"\nstaging_high = \"30%\"\n");
+    assert_eq!(set.backlog, Marks { high_bytes: 8 << 30, low_bytes: 4 << 30 });
+    assert_eq!((set.staging_high, set.staging_low), (FreeMin::Percent(30), FreeMin::Percent(15)));
+    let equal = marks("[limits]\nstaging_high = \"1 GiB\"\nstaging_low = \"1 GiB\"\n");
+    assert_eq!(
+        (equal.staging_high, equal.staging_low),
+        (FreeMin::Bytes(1 << 30), FreeMin::Bytes(1 << 30))
+    );
+    for text in [
+        "[limits]\nbacklog_low = \"101 GiB\"\n",
+        "[limits]\nstaging_high = \"10%\"\nstaging_low = \"11%\"\n",
+        "[limits]\nstaging_low = \"1 GiB\"\n",
+    ] {
+        let found = finding(text);
+        assert!(found.contains("_low is not below limits."), "{found}");
     }
 }

@@ -177,7 +177,9 @@ impl fmt::Display for Reserve {
 }
 
 /// A number of bytes above zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("examples" = ["100 GiB"]))]
 pub(crate) struct Size(u64);
 
 impl Size {
@@ -337,7 +339,8 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Rate, Reserve, Period, ScheduleRate, DaysText, ClockText, DatesText, WindowText, DfsrText);
+as_text!(Rate, Reserve, Size, Period, ScheduleRate);
+as_text!(DaysText, ClockText, DatesText, WindowText, DfsrText);
 
 #[cfg(test)]
 mod tests {

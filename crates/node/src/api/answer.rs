@@ -103,6 +103,9 @@ pub struct Event {
     /// Which peer, if one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// What to do, unless it is as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 #[cfg(test)]

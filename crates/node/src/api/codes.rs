@@ -4,7 +4,9 @@
 //! documentation. A code that is not in the table is a plain failure (exit 1) that points at the
 //! service's log: a new code in `node` or `store` can therefore never break a script.
 
+use super::notices;
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
 /// Exit statuses of the `blockferry` binary: a contract with scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +76,8 @@ pub struct CodeRow {
     pub remedy: &'static str,
 }
 
-const fn row(code: &'static str, exit: Exit, remedy: &'static str) -> CodeRow {
+/// A row.
+pub(super) const fn row(code: &'static str, exit: Exit, remedy: &'static str) -> CodeRow {
     CodeRow { code, exit, remedy }
 }
 
@@ -83,7 +86,7 @@ const NEW_TICKET: &str = "ask for a new ticket: blockferry invite --store NAME";
 const REPORT: &str = "update both nodes to the same version; if it stays, report it with the log";
 const VERIFY: &str = "check the disk, then run: blockferry verify IMAGE";
 
-/// All codes in alphabetical order.
+/// All codes of errors in alphabetical order; those of events and findings are in `notices`.
 const ROWS: &[CodeRow] = &[
     row("ALREADY_INITIALISED", Exit::Failed, "nothing was changed; choose another directory"),
     row("API_MISUSE", Exit::Failed, "this is a bug in blockferry: please report it with the log"),
@@ -107,12 +110,19 @@ const ROWS: &[CodeRow] = &[
     row("CATALOG_ERROR", Exit::Failed, SEE_LOG),
     row("CHANGED_WHILE_READING", Exit::Locked, "try again when nothing writes the image"),
     row("CHUNK_MISMATCH", Exit::VerifyFailed, VERIFY),
+    row("CONFIG_CHANGED", Exit::Locked, "systemctl reload blockferry if need be, and look again"),
     row("CONFIG_ERROR", Exit::Config, "correct the file, then: blockferry config check"),
+    row(
+        "CONFIG_READ_ONLY",
+        Exit::Refused,
+        "edit the file by hand and reload, or let the service write it: docs/http.md",
+    ),
     row(
         "CONFIG_REJECTED",
         Exit::Config,
         "correct the named key, then: systemctl reload blockferry (or kill -HUP)",
     ),
+    row("CONFIG_TAG", Exit::Usage, "send If-Match with the ETag of what you have looked at"),
     row("CONTROL_BAD_REQUEST", Exit::Usage, "use the blockferry command of the same version"),
     row("CONTROL_BUSY", Exit::Unreachable, "too many admin connections; close some and try again"),
     row("CONTROL_FORBIDDEN", Exit::Refused, "run as root or as a member of the socket's group"),
@@ -265,6 +275,11 @@ const ROWS: &[CodeRow] = &[
     row("SOURCE_NOT_REGULAR", Exit::Usage, "an image is a regular file directly in the store"),
     row("SOURCE_TORN", Exit::Locked, "the image changed while it was read; it will be tried again"),
     row(
+        "STATEMENTS_FULL",
+        Exit::Failed,
+        "spread the images over nodes or stores with fewer members: docs/decisions/0031 has the sizes",
+    ),
+    row(
         "STATE_LOCKED",
         Exit::Locked,
         "another blockferry runs on this state directory; stop that one first",
@@ -333,11 +348,16 @@ const ROWS: &[CodeRow] = &[
 /// The whole table, in alphabetical order of the codes.
 #[must_use]
 pub fn code_rows() -> &'static [CodeRow] {
-    ROWS
+    static ALL: LazyLock<Vec<CodeRow>> = LazyLock::new(|| {
+        let mut all = [ROWS, notices::ROWS].concat();
+        all.sort_by_key(|row| row.code);
+        all
+    });
+    &ALL
 }
 
 fn find(code: &str) -> Option<&'static CodeRow> {
-    ROWS.iter().find(|row| row.code == code)
+    code_rows().iter().find(|row| row.code == code)
 }
 
 /// The exit status that belongs to an error code: the only place where one becomes the other.
@@ -402,14 +422,14 @@ mod tests {
 
     #[test]
     fn table_is_sorted_and_without_twins() {
-        for pair in ROWS.windows(2) {
+        for pair in code_rows().windows(2) {
             assert!(pair[0].code < pair[1].code, "{} {}", pair[0].code, pair[1].code);
         }
     }
 
     #[test]
     fn codes_are_screaming_snake_and_remedies_are_one_line() {
-        for row in ROWS {
+        for row in code_rows() {
             assert!(row.code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{}", row.code);
             assert!(!row.remedy.is_empty() && row.remedy.len() < 100, "{}", row.code);
             assert!(row.remedy.is_ascii() && !row.remedy.contains('\n'), "{}", row.code);
@@ -418,15 +438,15 @@ mod tests {
 
     #[test]
     fn every_documented_status_is_reachable() {
-        let mut seen: Vec<u8> = ROWS.iter().map(|row| row.exit.status()).collect();
+        let mut seen: Vec<u8> = code_rows().iter().map(|row| row.exit.status()).collect();
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!(seen, [1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 78, 130]);
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 78, 130]);
     }
 
     #[test]
     fn status_equals_discriminant() {
-        for row in ROWS {
+        for row in code_rows() {
             #[expect(clippy::as_conversions, reason = "the discriminant is what is checked")]
             let number = row.exit as u8;
             assert_eq!(row.exit.status(), number);

@@ -59,10 +59,13 @@ pub struct ConflictContent {
     pub author: String,
     /// When this node recorded or received it, RFC 3339.
     pub recorded: String,
-    /// Where it lies here.
+    /// Where it lies here; empty: only others keep it.
     pub path: String,
     /// Peers that say they hold it as current, by name.
     pub peers: Vec<String>,
+    /// Members that keep it beside their current one, by name, where it isn't here.
+    #[serde(default)]
+    pub kept_at: Vec<String>,
 }
 
 /// `resolve`.
@@ -80,4 +83,8 @@ pub struct ResolveReport {
     pub beside: Vec<String>,
     /// How many kept contents were let go of (`--acknowledge`).
     pub released: u64,
+    /// The member that was asked to end the conflict, for the content isn't here: `generation` is then
+    /// what is current here, `root` what will be. `null`: it is over.
+    #[serde(default)]
+    pub told: Option<String>,
 }

@@ -78,6 +78,8 @@ pub enum WaitReason {
     Changed,
     /// What was read back there is not what was written.
     Damaged,
+    /// What it holds isn't known: there is no room for its receipt here.
+    StatementsFull,
     /// Something a newer service knows.
     #[default]
     #[serde(other)]
@@ -100,6 +102,7 @@ impl WaitReason {
             WaitReason::Verifying => "verifying",
             WaitReason::Changed => "changed",
             WaitReason::Damaged => "damaged",
+            WaitReason::StatementsFull => "statements_full",
             WaitReason::Other => "other",
         }
     }
@@ -232,6 +235,26 @@ pub struct RollbackReport {
     pub size_bytes: u64,
     /// How long it took here.
     pub seconds: f64,
+    /// Other images of its set that went back with it, as one.
+    #[serde(default)]
+    pub with: Vec<RolledBack>,
+}
+
+/// An image that went back with another one of its set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolledBack {
+    /// `STORE/NAME`.
+    pub image: String,
+    /// The generation whose content it is.
+    pub from: u64,
+    /// `false`: the image had that content already.
+    pub recorded: bool,
+    /// The generation that is current now.
+    pub generation: u64,
+    /// Hex BLAKE3.
+    pub root: String,
+    /// Size of the image.
+    pub size_bytes: u64,
 }
 
 /// `publish`.
@@ -365,6 +388,9 @@ pub struct BacklogItem {
     /// can be told.
     #[serde(default)]
     pub holder: Option<String>,
+    /// Why the peer and this node don't talk, a stable code, where that is why it is down.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// `ready`, `wait`.
@@ -397,6 +423,10 @@ pub struct PeerReady {
     /// When it would be there, RFC 3339; `null` when it is there or that isn't known here.
     #[serde(default)]
     pub eta: Option<String>,
+    /// The image of the set that `reason`, `generation` and `eta` are about, `STORE/NAME`; `null`: the one
+    /// that was asked about.
+    #[serde(default)]
+    pub of: Option<String>,
 }
 
 /// `promote`.

@@ -14,12 +14,16 @@ mod client;
 mod codec;
 mod codes;
 mod conflicts;
+mod doctor;
+mod csv;
 mod images;
 mod netcheck;
+mod notices;
 mod objects;
 mod openapi;
 mod orders;
 mod request;
+mod schedules;
 mod trends;
 
 pub use answer::{Answer, Event, Progress, Severity};
@@ -27,11 +31,13 @@ pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
+pub use doctor::{DoctorReport, Finding};
+pub use csv::history_csv;
 pub use images::{
     BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
     ImagePeer, ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,
-    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, VerifiedImage,
-    VerifyDone, WaitReason,
+    PromotedRow, PublishReport, PushDone, PushPeer, ReadyReport, RollbackReport, RolledBack,
+    VerifiedImage, VerifyDone, WaitReason,
 };
 pub use netcheck::NetcheckReport;
 pub use objects::{
@@ -40,4 +46,7 @@ pub use objects::{
 };
 pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
 pub use request::{Affected, Lane, Request, Require, Role};
+pub use schedules::{
+    RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState, SchedulesReport,
+};
 pub use trends::{BacklogPoint, RatePoint, TrendsReport};

@@ -131,6 +131,16 @@ pub struct PeerRow {
     /// When everything that it lacks will be there, RFC 3339; `null`: nothing waits, or nobody can say.
     #[serde(default)]
     pub finish: Option<String>,
+    /// Why the two don't talk though they reach each other, a stable code as `VERSION_UNSUPPORTED`;
+    /// `null`: nothing is known against it.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// Protocol version that both speak; `null` when not connected.
+    #[serde(default)]
+    pub protocol: Option<u16>,
+    /// Its program and version, as it says; `null` when not connected.
+    #[serde(default)]
+    pub agent: Option<String>,
 }
 
 /// `peer ls`, `peer show`, `peer set`.

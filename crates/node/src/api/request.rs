@@ -4,6 +4,7 @@
 //! `{"cmd":"publish","image":"vdisks/win11.vhdx"}`. Unknown commands and unknown arguments are
 //! refused, so that a newer client never believes that an older service did what it asked.
 
+use super::schedules::ScheduleEdit;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::ToSchema;
@@ -212,6 +213,8 @@ pub enum Request {
         /// How often it is asked, at most 10,000 times.
         count: u32,
     },
+    /// What is wrong here, as far as the service sees. Done: `DoctorReport`.
+    Doctor {},
     /// Is a generation verified there? Done: `ReadyReport`, whatever the answer is.
     Ready {
         /// Image or generation.
@@ -295,6 +298,23 @@ pub enum Request {
     },
     /// The orders in force, and the rate towards each peer. Done: `OrdersReport`.
     Orders {},
+    /// The calendars, or one of them. Done: `SchedulesReport`.
+    Schedules {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Change a calendar in the configuration file, and put that into force. Done: `SchedulesReport`
+    /// with one row.
+    ScheduleSet {
+        /// Which calendar.
+        name: String,
+        /// `tag` of the report that the change is based on; `*`: whatever there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<String>,
+        /// What changes.
+        edit: ScheduleEdit,
+    },
     /// Events, oldest first, one `event` line each; done: `EventsDone` unless followed.
     Events {
         /// Keep the connection and send new events as they happen.

@@ -73,11 +73,13 @@ impl Cluster {
         }
         let (feeds, lines) = (BTreeMap::new(), BTreeMap::new());
         let mut cluster = Self { nodes, feeds, lines, starts: count as u64 };
-        for at in 0..count {
-            let members = cluster.direct(at);
-            cluster.say(at, What::Roster(Roster { node_name: format!("n{at}"), members }));
-        }
+        (0..count).for_each(|at| cluster.say_roster(at));
         cluster
+    }
+
+    fn say_roster(&mut self, at: usize) {
+        let members = self.direct(at);
+        self.say(at, What::Roster(Roster { node_name: format!("n{at}"), members }));
     }
 
     fn direct(&self, at: usize) -> Vec<Member> {
@@ -111,6 +113,7 @@ impl Cluster {
                 root: Root::from_bytes([number as u8; 32]),
                 lineage: Lineage::default(),
                 proof: Proof::Durable,
+                rivals: Vec::new(),
             }),
         );
     }
@@ -123,7 +126,8 @@ impl Cluster {
                 self.nodes[to].heard.get(&from).copied().unwrap_or_default();
             let own_log = self.nodes[to].book.log();
             let resume = Resume { store: STORE, own_log, known_log, known_place };
-            self.feeds.insert((from, to), Feed::from(&self.nodes[from].book, &resume));
+            let feed = Feed::from(&self.nodes[from].book, &resume, &self.nodes[from].identity.id());
+            self.feeds.insert((from, to), feed);
             let log = self.nodes[from].book.log();
             let at = self.nodes[to].heard.entry(from).or_default();
             if at.0 != log {
@@ -219,6 +223,8 @@ fn case(seed: u64) {
             0 => cluster.connect(a, b),
             1 => cluster.cut(a, b),
             2 if numbers.below(4) == 0 => cluster.restart(a),
+            // As it does when somebody joins: its place is after what members said before.
+            6 => cluster.say_roster(a),
             3..=5 => {
                 let image = numbers.below(3);
                 cluster.hold(a, image);
@@ -254,4 +260,45 @@ fn what_was_said_comes_to_everybody_whatever_is_cut() {
         return case(seed.parse().expect("a number"));
     }
     (0..CASES).for_each(case);
+}
+
+/// A node that comes last is told who the members are before it is told what they say: else it
+/// would take that for a stranger's and never hear it again.
+#[test]
+fn whoever_speaks_is_known_to_be_a_member() {
+    for (others, seed) in (2..7).zip(1..) {
+        let numbers = &mut Numbers(seed);
+        let mut cluster = Cluster::new(others + 1, numbers);
+        // A chain; the first one comes last.
+        let last = others;
+        for at in 0..=last {
+            let near = [at.checked_sub(1), Some(at + 1).filter(|at| *at <= last)];
+            cluster.nodes[at].peers = near.into_iter().flatten().collect();
+        }
+        (0..=last).for_each(|at| cluster.say_roster(at));
+        for at in 1..last {
+            cluster.connect(at, at + 1);
+        }
+        cluster.hold(last, 0);
+        let lines: Vec<(usize, usize)> =
+            (1..last).flat_map(|at| [(at, at + 1), (at + 1, at)]).collect();
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for line in &lines {
+                moved |= cluster.step(*line, false);
+                moved |= cluster.step(*line, true);
+            }
+        }
+        // Their rosters change after all that: in their books these come last.
+        (1..=last).for_each(|at| cluster.say_roster(at));
+        let from = cluster.nodes[1].book.last_place();
+        cluster.connect(0, 1);
+        while cluster.step((1, 0), false) {}
+        while cluster.step((1, 0), true) {}
+        let (heard, far) = (&cluster.nodes[0].book, cluster.nodes[last].identity.id());
+        let image = ImageName::new("image-0").expect("a name");
+        let holding = heard.holding(&STORE, &far, &image);
+        assert!(holding.is_some(), "{others} others: told up to {from}, and not of the last one");
+    }
 }

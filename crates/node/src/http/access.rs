@@ -20,6 +20,22 @@ pub(crate) struct Access {
     open: bool,
 }
 
+/// What somebody showed when asking: a token's hash, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credential(Option<TokenHash>);
+
+impl Credential {
+    /// What the holder of a token would show.
+    pub(crate) fn of(token: TokenHash) -> Self {
+        Self(Some(token))
+    }
+
+    /// Whether nothing was shown.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
@@ -71,25 +87,36 @@ impl Access {
 
     /// Whether who asks may do what `needs` this scope; the name of the token.
     pub(crate) fn check_who(&self, headers: &HeaderMap, needs: Scope) -> Result<&str, Denied> {
+        self.may(&self.credential(headers)?, needs)
+    }
+
+    /// What who asks shows.
+    pub(crate) fn credential(&self, headers: &HeaderMap) -> Result<Credential, Denied> {
         if self.open {
-            return Ok("admin socket");
+            return Ok(Credential(None));
         }
-        let said = match only(headers, &AUTHORIZATION) {
-            None => return Err(Denied::Token),
-            Some(said) => said,
+        let Some(said) = only(headers, &AUTHORIZATION).ok_or(Denied::Token)? else {
+            return Ok(Credential(None));
         };
-        if self.tokens.is_empty() && said.is_none() {
-            return if needs == Scope::Read { Ok("") } else { Err(Denied::NoTokens) };
-        }
-        let (kind, secret) = said.and_then(|said| said.split_once(' ')).ok_or(Denied::Token)?;
+        let (kind, secret) = said.split_once(' ').ok_or(Denied::Token)?;
         if !kind.eq_ignore_ascii_case("bearer") {
             return Err(Denied::Token);
         }
-        self.check_token(TokenHash::of(secret.trim()), needs)
+        Ok(Credential(Some(TokenHash::of(secret.trim()))))
     }
 
-    /// Whether the holder of a token may do what `needs` this scope; the name of the token.
-    pub(crate) fn check_token(&self, hash: TokenHash, needs: Scope) -> Result<&str, Denied> {
+    /// Whether who has shown this may do what `needs` this scope; the name of the token.
+    pub(crate) fn may(&self, shown: &Credential, needs: Scope) -> Result<&str, Denied> {
+        if self.open {
+            return Ok("admin socket");
+        }
+        let Some(hash) = shown.0 else {
+            return match (self.tokens.is_empty(), needs) {
+                (true, Scope::Read) => Ok(""),
+                (true, _) => Err(Denied::NoTokens),
+                (false, _) => Err(Denied::Token),
+            };
+        };
         let token = self.tokens.iter().find(|token| token.hash == hash).ok_or(Denied::Token)?;
         if token.scope < needs {
             return Err(Denied::Scope { name: token.name.clone(), needs });

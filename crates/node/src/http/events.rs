@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use hyper::body::Frame;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
-use utoipa::IntoParams;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
+use utoipa::{IntoParams, ToSchema};
 
+use super::access::{Access, Credential};
 use super::body::Asked;
 use super::problem::Problem;
+use super::settings::Scope;
 use super::site::{Reply, Shared};
 use crate::api::Event;
 use crate::budget;
@@ -42,17 +44,31 @@ pub(crate) struct OfEvents {
     follow: Option<bool>,
 }
 
+/// One of the stream, as its fields are called there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is described, and written by hand")]
+pub(crate) struct Told {
+    /// Number of the event, with which a client comes back; none: nothing has happened, something is said.
+    id: Option<String>,
+    /// `message`, or `missed`: events that are not kept any more.
+    event: Option<String>,
+    /// An `Event`, as JSON; of `missed` the numbers `from` and `to`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// What happened, as Server-Sent Events
 ///
 /// The id of each is its number. `Last-Event-ID` goes on behind it; `event: missed` says that what lay
-/// between is not kept any more. The data of an `event` is an object as of `blockferry events`.
+/// between is not kept any more. The data of an event is an object as of `blockferry events`.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "node",
     params(OfEvents, ("Last-Event-ID" = Option<u64>, Header, description = "Number of the last event seen")),
-    responses((status = 200, body = Event, content_type = "text/event-stream")),
+    responses((status = 200, body = Told, content_type = "text/event-stream")),
 )]
 pub(crate) async fn events(
     State(site): State<Shared>,
+    Extension(credential): Extension<Credential>,
     headers: HeaderMap,
     Asked(of): Asked<OfEvents>,
 ) -> Reply {
@@ -72,11 +88,21 @@ pub(crate) async fn events(
         follow: of.follow.unwrap_or(true),
         sender,
     };
-    tokio::spawn(teller.run());
+    tokio::spawn(teller.run(revoked(site.accesses(), credential)));
     let mut response = Response::new(Body::new(Stream { receiver, _place: place }));
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// Resolves when who has shown this may not look any more.
+async fn revoked(mut access: watch::Receiver<Arc<Access>>, credential: Credential) {
+    while access.borrow_and_update().may(&credential, Scope::Read).is_ok() {
+        if access.changed().await.is_err() {
+            // Nobody is left to change it: the stream ends with its connection.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// The last event that was seen; `None`: the client begins.
@@ -98,10 +124,11 @@ struct Teller {
 }
 
 impl Teller {
-    async fn run(mut self) {
+    async fn run(mut self, revoked: impl Future<Output = ()>) {
         let stopped = self.core.clone();
         tokio::select! {
             () = stopped.stopped() => {}
+            () = revoked => {}
             // Ends when the client is gone.
             _ended = self.tell() => {}
         }

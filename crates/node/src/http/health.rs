@@ -124,7 +124,8 @@ pub(crate) fn reasons(core: &Core) -> Vec<Reason> {
 
 /// Stores that should be in service and are not.
 pub(crate) fn out_of_service(core: &Core) -> Vec<String> {
-    let configured = core.config.stores.iter().map(|store| store.name.clone());
+    let live = core.live();
+    let configured = live.stores.iter().map(|store| store.name.clone());
     let mut names: Vec<_> = configured.collect();
     names.extend(lock(&core.members).stores.keys().cloned());
     names.sort();

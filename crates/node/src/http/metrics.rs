@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::reads::Nothing;
 use super::site::{Reply, Shared};
 use crate::api::PeerState;
-use crate::backlog::Item;
+use crate::backlog::{Item, Pairs, Sum};
 use crate::budget;
 use crate::core::{Core, blocking, lock};
 use crate::counts::Totals;
@@ -67,6 +67,13 @@ pub(crate) struct PeerSample {
     pub(crate) rate_limit_bits_per_second: Option<u64>,
     pub(crate) backlog_bytes: u64,
     pub(crate) backlog_images: u64,
+    /// Of the images that it shares.
+    pub(crate) images_in_sync: u64,
+    pub(crate) images_behind: u64,
+    /// Age of the oldest generation that it lacks.
+    pub(crate) lag_seconds: f64,
+    /// It is above its watermark.
+    pub(crate) backlog_high: bool,
     pub(crate) backlog_eta_seconds: Option<f64>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
@@ -80,6 +87,10 @@ pub(crate) struct StoreSample {
     pub(crate) in_service: bool,
     pub(crate) degraded: bool,
     pub(crate) free_bytes: Option<u64>,
+    /// Room promised to transfers under way.
+    pub(crate) staging_bytes: u64,
+    /// It is above its watermark.
+    pub(crate) staging_high: bool,
 }
 
 /// Metrics in OpenMetrics text
@@ -105,12 +116,13 @@ pub(crate) async fn metrics(State(site): State<Shared>, _: Asked<Nothing>) -> Re
 fn gather(core: &Core) -> Scrape {
     let names = names(core);
     let name = |id: &NodeId| names.get(id).cloned().unwrap_or_else(|| core.name_of(id));
-    let (items, (pairs, hidden)) = {
+    let (items, pairs) = {
         let backlog = lock(&core.backlog);
         (backlog.items(), backlog.pairs())
     };
+    let Pairs { shown, hidden, sums } = pairs;
     let now = now_unix_ms();
-    let pairs = pairs.into_iter().map(|pair| PairSample {
+    let pairs = shown.into_iter().map(|pair| PairSample {
         image: format!("{}/{}", pair.key.store, pair.key.image),
         peer: name(&pair.key.peer),
         in_sync: pair.in_sync,
@@ -127,7 +139,7 @@ fn gather(core: &Core) -> Scrape {
         uptime_seconds: core.started.elapsed().as_secs_f64(),
         pairs,
         hidden_pairs: hidden as u64,
-        peers: peers(core, &items, &names, (&foresight::now(core), now)),
+        peers: peers(core, (&items, &sums), &names, (&foresight::now(core), now)),
         waiting,
         stores: stores(core),
         totals: core.counts.totals(),
@@ -152,7 +164,7 @@ fn names(core: &Core) -> BTreeMap<NodeId, String> {
 
 fn peers(
     core: &Core,
-    items: &[Item],
+    (items, sums): (&[Item], &BTreeMap<NodeId, Sum>),
     names: &BTreeMap<NodeId, String>,
     (ahead, now_unix_ms): (&Forecast, i64),
 ) -> Vec<PeerSample> {
@@ -162,12 +174,14 @@ fn peers(
         *bytes = bytes.saturating_add(item.bytes);
         *images += 1;
     }
+    let high = lock(&core.above).backlogs.above().clone();
     let sample = |(id, name): (&NodeId, &String)| {
         let peer = core.peer(id)?;
         let (bytes, images) = lacking.get(id).copied().unwrap_or_default();
         // The last of what can be foreseen says when the peer has all of it.
         let eta = ahead.last(|key| key.peer == *id).and_then(Finish::unix_ms);
         let carried = peer.carried();
+        let sum = sums.get(id).copied().unwrap_or_default();
         Some(PeerSample {
             name: name.clone(),
             up: peer.state() == PeerState::Up,
@@ -179,6 +193,10 @@ fn peers(
                 .bits_per_second(),
             backlog_bytes: bytes,
             backlog_images: images,
+            images_in_sync: sum.in_sync,
+            images_behind: sum.behind,
+            lag_seconds: sum.oldest_unix_ms.map_or(0.0, |oldest| seconds(now_unix_ms - oldest)),
+            backlog_high: high.contains(&peer.name()),
             backlog_eta_seconds: if images == 0 {
                 Some(0.0)
             } else {
@@ -193,17 +211,22 @@ fn peers(
 }
 
 fn stores(core: &Core) -> Vec<StoreSample> {
+    let high = lock(&core.above).stagings.above().clone();
     let serving = core.all_stores().into_iter().map(|store| StoreSample {
         name: store.config.name.to_string(),
         in_service: true,
         degraded: store.store.is_degraded(),
         free_bytes: health::room(&store.config.path).map(|room| room.free_bytes),
+        staging_bytes: store.store.staging_bytes(),
+        staging_high: high.contains(store.config.name.as_str()),
     });
     let missing = health::out_of_service(core).into_iter().map(|name| StoreSample {
         name,
         in_service: false,
         degraded: false,
         free_bytes: None,
+        staging_bytes: 0,
+        staging_high: false,
     });
     serving.chain(missing).collect()
 }

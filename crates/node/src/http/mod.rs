@@ -7,6 +7,7 @@
 
 mod access;
 mod body;
+mod doctor;
 mod events;
 pub(crate) mod health;
 mod metrics;
@@ -16,11 +17,12 @@ mod patient;
 mod problem;
 mod reads;
 mod routes;
+mod service;
+mod schedules;
 mod settings;
 mod site;
 mod writes;
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +40,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
@@ -49,35 +51,23 @@ use access::Access;
 use patient::Patient;
 use site::{Asker, Site};
 
+pub(crate) use service::Serving;
+pub(crate) use health::out_of_service;
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 
 /// A key file that these may read is refused: the world.
 const KEY_MODE_BARRED: u32 = 0o007;
 
-/// An address that is listened on.
-pub(crate) struct Listener {
-    tcp: TcpListener,
-    tls: Option<TlsAcceptor>,
-    config: HttpConfig,
+/// Where requests come in, and who may come.
+struct Door {
+    listener: TcpListener,
+    access: watch::Receiver<Arc<Access>>,
+    tls: watch::Receiver<Option<TlsAcceptor>>,
+    closed: watch::Receiver<bool>,
 }
 
-/// Listens, and reads the certificate.
-pub(crate) async fn bind(config: &HttpConfig) -> Result<Listener> {
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
-    let at = config.listen;
-    let tcp = TcpListener::bind(at).await;
-    let tcp = tcp.map_err(|e| Error::io("listen on", format!("tcp {at}"), e))?;
-    Ok(Listener { tcp, tls, config: config.clone() })
-}
-
-impl Listener {
-    /// Where it listens, with the port that the system chose.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.tcp.local_addr().ok()
-    }
-}
-
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
+/// How TLS is answered with the certificate of these files, and the certificate.
+fn acceptor(files: &TlsFiles) -> Result<(TlsAcceptor, Vec<CertificateDer<'static>>)> {
     let wrong = |what: String| Error::Config { what };
     let key_info = std::fs::metadata(&files.key).map_err(|e| Error::io("open", &files.key, e))?;
     if key_info.permissions().mode() & KEY_MODE_BARRED != 0 {
@@ -90,30 +80,31 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
     let chain: std::result::Result<Vec<_>, _> = CertificateDer::pem_file_iter(&files.cert)
         .map_err(|e| unread("certificate", &files.cert, e))?
         .collect();
-    let chain = chain.map_err(|e| unread("certificate", &files.cert, e))?;
+    let chain: Vec<CertificateDer<'static>> =
+        chain.map_err(|e| unread("certificate", &files.cert, e))?;
     let key = PrivateKeyDer::from_pem_file(&files.key);
     let key = key.map_err(|e| unread("key", &files.key, e))?;
     let mut config =
         rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&TLS13])?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .with_single_cert(chain.clone(), key)
             .map_err(|e| wrong(format!("certificate {}: {e}", files.cert.display())))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), chain))
 }
 
-/// Serves until the node stops.
-pub(crate) async fn run(core: Arc<Core>, listener: Listener) {
-    let access = Access::new(&listener.config);
+/// Serves until the node stops or the door is closed.
+async fn run(core: Arc<Core>, door: Door) {
+    let Door { listener, access, tls, closed } = door;
     let router = routes::router(&Arc::new(Site::new(core.clone(), access)));
     let places = Arc::new(Semaphore::new(budget::HTTP_CONNECTIONS_MAX));
-    let address = listener.address();
-    info!(?address, tls = listener.tls.is_some(), "HTTP is served");
+    let address = listener.local_addr().ok();
+    info!(?address, tls = tls.borrow().is_some(), "HTTP is served");
     loop {
         let accepted = tokio::select! {
-            () = core.stopped() => return,
-            accepted = listener.tcp.accept() => accepted,
+            () = over(&core, &closed) => return,
+            accepted = listener.accept() => accepted,
         };
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
@@ -126,16 +117,22 @@ pub(crate) async fn run(core: Arc<Core>, listener: Listener) {
         // Who finds no place is hung up on at once: waiting costs us more than trying again costs them.
         match places.clone().try_acquire_owned() {
             Ok(place) => {
-                tokio::spawn(meet(
-                    core.clone(),
-                    router.clone(),
-                    listener.tls.clone(),
-                    stream,
-                    place,
-                ));
+                let (core, router, closed) = (core.clone(), router.clone(), closed.clone());
+                let tls = tls.borrow().clone();
+                tokio::spawn(meet(core, router, tls, stream, (closed, place)));
             }
             Err(_) => debug!(%from, "too many connections"),
         }
+    }
+}
+
+/// Resolves when the node stops or the door is closed.
+async fn over(core: &Core, closed: &watch::Receiver<bool>) {
+    let mut closed = closed.clone();
+    tokio::select! {
+        () = core.stopped() => {}
+        // A door whose owner is gone is closed, too.
+        _closed = async { closed.wait_for(|closed| *closed).await.is_ok() } => {}
     }
 }
 
@@ -143,11 +140,15 @@ pub(crate) async fn run(core: Arc<Core>, listener: Listener) {
 pub(crate) struct Local {
     core: Arc<Core>,
     router: OnceLock<Router>,
+    /// Who may open the socket may do everything: that never changes.
+    access: watch::Sender<Arc<Access>>,
+    closed: watch::Sender<bool>,
 }
 
 impl Local {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, router: OnceLock::new() }
+        let access = watch::Sender::new(Arc::new(Access::socket()));
+        Self { core, router: OnceLock::new(), access, closed: watch::Sender::new(false) }
     }
 
     /// Serves one connection of this user, from its first byte to its last.
@@ -155,10 +156,11 @@ impl Local {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let site = || Arc::new(Site::new(self.core.clone(), Access::socket()));
+        let site = || Arc::new(Site::new(self.core.clone(), self.access.subscribe()));
         let router = self.router.get_or_init(|| routes::router(&site())).clone();
         let stream = Patient::new(stream, budget::HTTP_WRITE_DEADLINE);
-        talk(&self.core, router, stream, Some(Asker(who.into()))).await;
+        let closed = self.closed.subscribe();
+        talk(&self.core, router, stream, (Some(Asker(who.into())), closed)).await;
     }
 }
 
@@ -168,16 +170,16 @@ async fn meet(
     router: Router,
     tls: Option<TlsAcceptor>,
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    (closed, _place): (watch::Receiver<bool>, OwnedSemaphorePermit),
 ) {
     // Small answers are the rule; a failure only makes them slower.
     let _slower = stream.set_nodelay(true);
     let stream = Patient::new(stream, budget::HTTP_WRITE_DEADLINE);
     match tls {
-        None => talk(&core, router, stream, None).await,
+        None => talk(&core, router, stream, (None, closed)).await,
         Some(tls) => {
             match tokio::time::timeout(budget::HANDSHAKE_DEADLINE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => talk(&core, router, stream, None).await,
+                Ok(Ok(stream)) => talk(&core, router, stream, (None, closed)).await,
                 Ok(Err(error)) => debug!(%error, "no TLS"),
                 Err(_) => debug!("no TLS in time"),
             }
@@ -186,8 +188,12 @@ async fn meet(
 }
 
 /// `asker`: who it is, where the connection says that.
-async fn talk<S>(core: &Core, router: Router, stream: S, asker: Option<Asker>)
-where
+async fn talk<S>(
+    core: &Core,
+    router: Router,
+    stream: S,
+    (asker, closed): (Option<Asker>, watch::Receiver<bool>),
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
@@ -206,7 +212,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = core.stopped() => {
+        () = over(core, &closed) => {
             // What is being answered is answered; then it is over.
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(budget::HTTP_STOP_WAIT, connection).await {

@@ -12,7 +12,8 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
-use super::{events, health, metrics, reads, writes};
+use super::{doctor, events, health, metrics, reads, schedules, writes};
+use crate::api::Event;
 
 /// All handlers.
 #[derive(OpenApi)]
@@ -42,6 +43,10 @@ use super::{events, health, metrics, reads, writes};
         reads::backlog,
         reads::trends,
         reads::orders,
+        doctor::doctor,
+        schedules::all,
+        schedules::one,
+        schedules::set,
         writes::publish,
         writes::push,
         writes::promote,
@@ -61,7 +66,7 @@ use super::{events, health, metrics, reads, writes};
         writes::peer_set,
         events::events,
     ),
-    components(schemas(ProblemBody))
+    components(schemas(ProblemBody, Event))
 )]
 struct Document;
 

@@ -125,6 +125,8 @@ fn status_of(code: &str) -> StatusCode {
         "HTTP_METHOD" => return StatusCode::METHOD_NOT_ALLOWED,
         "HTTP_TYPE" => return StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "HTTP_SLOW" => return StatusCode::REQUEST_TIMEOUT,
+        "CONFIG_CHANGED" => return StatusCode::PRECONDITION_FAILED,
+        "CONFIG_TAG" => return StatusCode::PRECONDITION_REQUIRED,
         "CONTROL_TOO_LONG" => return StatusCode::PAYLOAD_TOO_LARGE,
         // The configuration file is in the way of the request, not broken.
         "CONFIG_ERROR" | "PEER_DOWN" | "MIRROR" => return StatusCode::CONFLICT,

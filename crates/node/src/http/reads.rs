@@ -1,15 +1,20 @@
 //! Reads: the routes that look and change nothing. Each makes one request of the admin protocol.
 
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body::{Asked, Named};
 use super::problem::Problem;
-use super::site::{Reply, Shared};
+use super::site::{Asker, Reply, Shared};
 use crate::api::{
     BacklogReport, ConflictsReport, HistoryReport, ImagesReport, OrdersReport, PeersReport,
     PlanReport, ReadyReport, Request, Require, StatusReport, StoresReport, TrendsReport,
+    history_csv,
 };
 
 /// No query at all: what is said all the same is refused.
@@ -51,9 +56,16 @@ pub(crate) struct OfImage {
 pub(crate) struct OfPlan {
     /// For which peer; absent: the one that lacks most.
     peer: Option<String>,
-    /// As if it began then, `Mon 22:00`, by the clock of the calendar; absent: now, in its turn.
+    /// As if it began then, `Mon 22:00` or `2026-12-24 18:00`, by the clock of the calendar; absent: now,
+    /// in its turn.
+    #[param(
+        pattern = "^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01][0-9]|2[0-3]):[0-5][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9])?)$"
+    )]
     at: Option<String>,
     /// Would it be there by then? `06:00` is the next one after the beginning.
+    #[param(
+        pattern = "^(((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01][0-9]|2[0-3]):[0-5][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])( ([01][0-9]|2[0-3]):[0-5][0-9])?)$"
+    )]
     by: Option<String>,
 }
 
@@ -138,18 +150,42 @@ pub(crate) async fn image(
     site.look(Request::ImageShow { image: full(&name) }).await
 }
 
-/// The generations of an image, newest first
+/// The generations of an image, newest first; as CSV for who accepts that and no JSON
 #[utoipa::path(
     get, path = "/api/v1/images/{store}/{image}/history", tag = "images",
     params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
-    responses((status = 200, body = HistoryReport)),
+    responses((status = 200, content((HistoryReport = "application/json"), (String = "text/csv")))),
 )]
 pub(crate) async fn history(
     State(site): State<Shared>,
     Named(name): Named<(String, String)>,
+    headers: HeaderMap,
     _: Asked<Nothing>,
 ) -> Reply {
-    site.look(Request::ImageHistory { image: full(&name) }).await
+    let request = Request::ImageHistory { image: full(&name) };
+    if !wants_csv(&headers) {
+        return site.look(request).await;
+    }
+    let (report, _) = site.ask(&Asker::default(), request).await?;
+    let report = serde_json::from_value(report)
+        .map_err(|error| Problem::new("INTERNAL", format!("a history is none: {error}")))?;
+    Ok(csv(&report))
+}
+
+/// A history for spreadsheets.
+pub(crate) fn csv(report: &HistoryReport) -> Response {
+    let mut response = Response::new(Body::from(history_csv(report)));
+    let kind = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// CSV is named among what is accepted, and JSON isn't.
+fn wants_csv(headers: &HeaderMap) -> bool {
+    let all = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let kinds = || all().flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
+    let named = |name: &str| kinds().any(|kind| kind.trim().eq_ignore_ascii_case(name));
+    named("text/csv") && !named("application/json")
 }
 
 /// What would travel to a peer; sends nothing
@@ -250,6 +286,16 @@ pub(crate) fn require(text: &str) -> Result<Require, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_wants_csv_says_so() {
+        let wants = |accept: &'static str| {
+            wants_csv(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert!(wants("text/csv") && wants("Text/CSV; q=0.9, */*; q=0.1"));
+        assert!(!wants("*/*") && !wants("application/json, text/csv") && !wants("text/html"));
+        assert!(!wants_csv(&HeaderMap::new()));
+    }
 
     #[test]
     fn who_must_hold_it() {

@@ -3,6 +3,8 @@
 //! The gate stands before each route that has a scope; what has none tells nothing that a stranger may
 //! not know. Before all of them stands the entrance: which host was meant, which page asks.
 
+use std::time::Instant;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -19,7 +21,8 @@ use super::page;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{events, health, metrics, openapi, reads, writes};
+use super::{doctor, events, health, metrics, openapi, reads, schedules, writes};
+use crate::core::lock;
 
 /// What nothing that is served here needs: only the page allows itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
@@ -78,8 +81,12 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::POST, "/api/v1/images/{store}/{image}/resolve", Operate, post(writes::resolve)),
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
+        row(Method::GET, "/api/v1/doctor", Read, get(doctor::doctor)),
         row(Method::GET, "/api/v1/trends", Read, get(reads::trends)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
+        row(Method::GET, "/api/v1/schedules", Read, get(schedules::all)),
+        row(Method::GET, "/api/v1/schedules/{schedule}", Read, get(schedules::one)),
+        row(Method::PUT, "/api/v1/schedules/{schedule}", Admin, put(schedules::set)),
         row(Method::POST, "/api/v1/pause", Operate, post(writes::pause)),
         row(Method::POST, "/api/v1/resume", Operate, post(writes::resume)),
         row(Method::POST, "/api/v1/boost", Operate, post(writes::boost)),
@@ -109,7 +116,7 @@ pub(crate) fn router(site: &Shared) -> Router {
 
 /// Asks where a request is from before anything else, and says how an answer may be used.
 async fn entrance(State(site): State<Shared>, request: Request, next: Next) -> Response {
-    let mut response = match site.access.check_where(request.headers()) {
+    let mut response = match site.access().check_where(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(denied) => Problem::from(denied).into_response(),
     };
@@ -132,16 +139,19 @@ async fn gate(
     next: Next,
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (access, headers) = (site.access(), request.headers());
     // A session is sent along by a browser whoever made it ask: by it one may look, not change.
-    let headers = request.headers();
-    let checked = match scope {
-        Scope::Read => site.check_who(headers, scope),
-        _ => site.access.check_who(headers, scope).map(str::to_owned),
+    let shown = match scope {
+        Scope::Read => site.credential(headers),
+        _ => access.credential(headers),
     };
-    let token = match checked {
-        Ok(token) => token,
+    let let_in = shown.and_then(|shown| Ok((access.may(&shown, scope)?, shown)));
+    let (token, credential) = match let_in {
+        Ok(let_in) => let_in,
         Err(denied) => return Problem::from(denied).into_response(),
     };
+    request.extensions_mut().insert(credential);
+    lock(&site.core.tokens_shown).insert(token.to_owned(), Instant::now());
     if scope > Scope::Read {
         info!(token, %method, path, "asked over HTTP");
     }

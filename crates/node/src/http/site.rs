@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::response::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use super::access::{Access, Denied};
+use super::access::{Access, Credential, Denied};
 use super::openapi;
 use super::page::Sessions;
 use super::problem::Problem;
@@ -31,7 +31,7 @@ pub(crate) type Reply = Result<Response, Problem>;
 /// What all handlers share.
 pub(crate) struct Site {
     pub(crate) core: Arc<Core>,
-    pub(crate) access: Access,
+    access: watch::Receiver<Arc<Access>>,
     /// Of browsers.
     pub(crate) sessions: Sessions,
     /// Places for those who follow events.
@@ -57,7 +57,7 @@ impl Default for Asker {
 pub(crate) type Shared = Arc<Site>;
 
 impl Site {
-    pub(crate) fn new(core: Arc<Core>, access: Access) -> Self {
+    pub(crate) fn new(core: Arc<Core>, access: watch::Receiver<Arc<Access>>) -> Self {
         let sessions = Sessions::new(&core.config.identity.id());
         Self {
             core,
@@ -69,16 +69,27 @@ impl Site {
         }
     }
 
-    /// Whether who asks may do what `needs` this scope, by a token or by a session that stands for one;
-    /// the name of the token.
+    /// Who may ask what, as the configuration says it now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        self.access.borrow().clone()
+    }
+
+    /// The same as it changes.
+    pub(crate) fn accesses(&self) -> watch::Receiver<Arc<Access>> {
+        self.access.clone()
+    }
+
+    /// What who asks shows: a token, or a session that stands for one.
+    pub(crate) fn credential(&self, headers: &HeaderMap) -> Result<Credential, Denied> {
+        let shown = self.access().credential(headers)?;
+        let session = shown.is_nothing().then(|| self.sessions.token(headers)).flatten();
+        Ok(session.map_or(shown, Credential::of))
+    }
+
+    /// Whether who asks may do what `needs` this scope; the name of the token.
     pub(crate) fn check_who(&self, headers: &HeaderMap, needs: Scope) -> Result<String, Denied> {
-        match self.access.check_who(headers, needs) {
-            Err(Denied::Token) if !headers.contains_key(AUTHORIZATION) => {
-                let token = self.sessions.token(headers).ok_or(Denied::Token)?;
-                self.access.check_token(token, needs).map(str::to_owned)
-            }
-            other => other.map(str::to_owned),
-        }
+        let shown = self.credential(headers)?;
+        self.access().may(&shown, needs).map(str::to_owned)
     }
 
     /// The object that a request ends with.

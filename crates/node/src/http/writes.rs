@@ -4,7 +4,7 @@
 //! names files of this machine (maps of changes) is for the command line only.
 
 use axum::extract::{Extension, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::body::{Asked, Named, Said};
 use super::problem::Problem;
 use super::reads::{Nothing, OfPeer, full, meant, require};
+use super::settings::Scope;
 use super::site::{Asker, Reply, Shared, json};
 use crate::api::{
     Affected, Invitation, Joined, Lane, OrdersReport, PeersReport, PromoteReport, PublishReport,
@@ -218,7 +219,7 @@ pub(crate) async fn rollback(
     site.act(Request::Rollback { image: meant(&name, Some(order.generation)) }).await
 }
 
-/// Decide about contents that diverged, or let go of those that have lost
+/// Decide about contents that diverged, or let go of those that have lost (scope admin)
 #[utoipa::path(
     post, path = "/api/v1/images/{store}/{image}/resolve", tag = "images",
     params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
@@ -226,11 +227,16 @@ pub(crate) async fn rollback(
 )]
 pub(crate) async fn resolve(
     State(site): State<Shared>,
+    headers: HeaderMap,
     Named(name): Named<(String, String)>,
     _: Asked<Nothing>,
     Said(order): Said<ResolveOrder>,
 ) -> Reply {
     let ResolveOrder { keep, acknowledge } = order;
+    if acknowledge {
+        // The only thing that is asked for here after which a content may be nowhere any more.
+        site.access().check_who(&headers, Scope::Admin).map_err(Problem::from)?;
+    }
     site.act(Request::Resolve { image: full(&name), keep, acknowledge }).await
 }
 

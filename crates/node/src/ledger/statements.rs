@@ -65,6 +65,10 @@ fn key_of(slot: &Slot) -> Vec<u8> {
             key.extend_from_slice(root.as_bytes());
             key.extend_from_slice(image.as_str().as_bytes());
         }
+        Topic::Resolution(image) => {
+            key.push(4);
+            key.extend_from_slice(image.as_str().as_bytes());
+        }
     }
     key
 }

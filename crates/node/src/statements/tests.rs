@@ -22,7 +22,8 @@ fn sign(by: &Identity, sequence: u64, what: What) -> Signed {
 fn holding(name: &str, number: u64) -> What {
     let (root, lineage) = (Root::from_bytes([number as u8; 32]), Lineage::default());
     let proof = Proof::ReadBack;
-    What::Holding(Holding { image: image(name), number, root, lineage, proof })
+    let (image, rivals) = (image(name), Vec::new());
+    What::Holding(Holding { image, number, root, lineage, proof, rivals })
 }
 
 #[test]
@@ -115,4 +116,76 @@ fn it_is_bounded_and_what_is_known_may_still_change() {
     let first = format!("{long}0");
     assert_eq!(book.take(sign(&by, 2, holding(&first, 2)), None), Taken::New);
     assert!(book.bytes <= budget::STATEMENTS_BYTES);
+}
+
+/// A receipt as most are: one writer, a name of twenty bytes.
+fn receipt(by: &Identity, image: u64) -> Signed {
+    let lineage = Lineage::from_entries([(by.id(), 7)]).expect("valid");
+    let What::Holding(mut holding) = holding(&format!("win11-desk-{image:05}.vhd"), 7) else {
+        panic!("a holding")
+    };
+    holding.lineage = lineage;
+    let sequence = 1_795_309_200_000;
+    let what = What::Holding(holding);
+    let said = Said { key: by.public().to_bytes(), store: STORE, sequence, unix_ms: 5, what };
+    let body = said.encode().expect("keeps the rules");
+    // Who takes it has checked the signature.
+    Signed { said, body, signature: [0; 64] }
+}
+
+#[test]
+fn ten_thousand_images_at_fifty_members_are_more_than_a_node_keeps_receipts_of() {
+    let by = Identity::generate().expect("a key");
+    let each = receipt(&by, 1).weight();
+    assert!((500..=700).contains(&each), "{each} bytes each; the error names this size");
+    assert!(each * 10_000 * 50 > budget::RESIDENT_BYTES_MAX * 9 / 10, "as much as a whole node");
+    let mut book = Book::new(1);
+    let fits = (1..).find(|image| book.take(receipt(&by, *image), None) == Taken::Full);
+    let fits = fits.expect("it is bounded") - 1;
+    assert_eq!(fits, budget::STATEMENTS_BYTES / each);
+    assert!(fits >= 1000 * 10, "{fits}: a thousand images at ten members work");
+    // What is there stays, and may change.
+    assert!(book.holding(&STORE, &by.id(), &image("win11-desk-00001.vhd")).is_some());
+    assert_eq!(book.take_gone(), []);
+}
+
+#[test]
+fn what_was_gives_way_to_what_is_the_oldest_first() {
+    let by = Identity::generate().expect("a key");
+    let mut book = Book::new(1);
+    let promotion = |image_number: u64, number: u64| {
+        let image = image(&format!("p-{image_number}"));
+        let root = Root::from_bytes([number as u8; 32]);
+        let (lineage, by) = (Lineage::default(), Text::new("uid 0"));
+        What::Promotion(Promotion { image, number, root, lineage, by, receipts: vec![] })
+    };
+    // Said in an order that isn't the one of their names.
+    for (place, sequence) in [3, 1, 2].into_iter().enumerate() {
+        book.take(sign(&by, sequence, promotion(place as u64, 1)), None);
+    }
+    let mut deleted = holding("gone", 2);
+    if let What::Holding(holding) = &mut deleted {
+        holding.root = Root::NOTHING;
+    }
+    book.take(sign(&by, 4, deleted), None);
+    let mut images = 0;
+    while book.take_gone().is_empty() {
+        images += 1;
+        assert_eq!(book.take(receipt(&by, images), None), Taken::New);
+    }
+    let left = |book: &Book| -> Vec<bool> {
+        (0..3).map(|n| !book.promotions(&STORE, &image(&format!("p-{n}"))).is_empty()).collect()
+    };
+    assert_eq!(left(&book), [true, false, true], "the one that was said first");
+    while book.take(receipt(&by, images), None) != Taken::Full {
+        images += 1;
+    }
+    assert_eq!(left(&book), [false; 3]);
+    assert!(book.holding(&STORE, &by.id(), &image("gone")).is_none(), "a deletion, too");
+    // Whether or not there happens to be room for it: it takes none of theirs.
+    book.take(sign(&by, 9, promotion(7, 1)), None);
+    assert!((1..images).all(|n| {
+        let name = image(&format!("win11-desk-{n:05}.vhd"));
+        book.holding(&STORE, &by.id(), &name).is_some()
+    }));
 }

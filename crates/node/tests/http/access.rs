@@ -62,6 +62,21 @@ fn every_route_with_every_token() {
 }
 
 #[test]
+fn what_lost_a_conflict_goes_only_with_the_scope_admin() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let served = served(dir.path());
+    let ask = |token: &str, body: Value| {
+        let ask = Ask::new("POST", "/api/v1/images/s/i/resolve").say(&body);
+        ask.token(Some(token)).at(served.at)
+    };
+    let decided = ask(&served.operate, json!({"keep": "local"}));
+    assert_eq!(decided.code(), "STORE_UNKNOWN", "may be asked");
+    let denied = ask(&served.operate, json!({"acknowledge": true}));
+    assert_eq!((denied.status, denied.code().as_str()), (403, "HTTP_SCOPE"));
+    assert_eq!(ask(&served.admin, json!({"acknowledge": true})).code(), "STORE_UNKNOWN");
+}
+
+#[test]
 fn no_other_name_and_no_other_site() {
     let dir = tempfile::tempdir().expect("a directory");
     let served = served(dir.path());

@@ -14,19 +14,28 @@ use crate::served::{plain, served};
 
 /// One block of a stream.
 #[derive(Debug, Default)]
-struct Block {
-    id: Option<u64>,
-    event: String,
-    data: Option<Value>,
+pub(crate) struct Block {
+    pub(crate) id: Option<u64>,
+    pub(crate) event: String,
+    pub(crate) data: Option<Value>,
 }
 
 /// A client that follows, as a browser would.
-struct Follower(BufReader<TcpStream>);
+pub(crate) struct Follower(BufReader<TcpStream>);
 
 impl Follower {
     fn at(at: SocketAddr, query: &str, last: Option<u64>) -> Follower {
-        let mut stream = connect(at);
         let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
+        Follower::saying(at, query, &last)
+    }
+
+    /// Follows what happens with a token.
+    pub(crate) fn with(at: SocketAddr, token: &str) -> Follower {
+        Follower::saying(at, "", &format!("Authorization: Bearer {token}\r\n"))
+    }
+
+    fn saying(at: SocketAddr, query: &str, last: &str) -> Follower {
+        let mut stream = connect(at);
         // HTTP/1.0 has no chunks: what comes is the stream itself.
         let ask = format!("GET /api/v1/events{query} HTTP/1.0\r\nHost: localhost\r\n{last}\r\n");
         stream.write_all(ask.as_bytes()).expect("asked");
@@ -49,7 +58,7 @@ impl Follower {
     }
 
     /// The next block that is an event; `None`: the stream has ended.
-    fn next(&mut self) -> Option<Block> {
+    pub(crate) fn next(&mut self) -> Option<Block> {
         let mut block = Block::default();
         loop {
             let line = self.line()?;
@@ -70,7 +79,7 @@ impl Follower {
         }
     }
 
-    fn rest(mut self) -> Vec<Block> {
+    pub(crate) fn rest(mut self) -> Vec<Block> {
         std::iter::from_fn(|| self.next()).collect()
     }
 }

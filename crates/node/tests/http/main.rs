@@ -6,10 +6,12 @@ mod client;
 mod events;
 mod hostile;
 mod openmetrics;
+mod reload;
 mod page;
 mod routes;
 #[path = "../running/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod running;
+mod schedules;
 mod served;
 mod tls;

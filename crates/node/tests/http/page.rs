@@ -92,6 +92,14 @@ fn the_matrix_says_how_it_stands_and_the_forms_change_it() {
     promoted(&pair);
     paused(&pair);
     offline(&mut pair);
+    let (all, history) = (pair.page("/history").body, pair.page("/history/vdisks/disk.img").body);
+    for said in ["vdisks/disk.img</a> @1", "class=\"bar", ">branch</td>"] {
+        assert!(all.contains(said) && history.contains(said), "{said}: {all}");
+    }
+    let csv = pair.hub.ask(Ask::get("/history/vdisks/disk.img/csv"));
+    assert!(
+        csv.body.starts_with("generation,recorded,") && csv.body.contains(",vdisks/disk.img\r\n")
+    );
     let health = pair.page("/health").body;
     for said in ["PROMOTED", "RECEIPT", "PEER_DOWN", "Yes.", "vdisks"] {
         assert!(health.contains(said), "{said}: {health}");
@@ -304,6 +312,9 @@ fn what_others_write_is_never_markup() {
     pages.push(format!("/images/{path}/x?plan={path}"));
     pages.push(format!("/peers/{path}"));
     pages.push(format!("/login?next={path}"));
+    pages.extend(["/schedules".to_owned(), "/history".to_owned()]);
+    pages.push(format!("/schedules/{path}"));
+    pages.push(format!("/history/vdisks/{path}"));
     for page in &pages {
         let reply = hub.ask(Ask::get(page));
         assert!(matches!(reply.status, 200 | 400 | 404), "{page}: {reply:?}");

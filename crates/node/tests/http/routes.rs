@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use blockferry_node::api::{
     ImagesReport, OrdersReport, PeersReport, PublishReport, PushDone, ReadyReport, Role,
-    StatusReport,
+    SchedulesReport, StatusReport,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 use crate::client::{Ask, Reply};
 use crate::openmetrics;
 use crate::running::{Running, node, noise, until};
-use crate::served::{Served, served};
+use crate::schedules::with_file;
+use crate::served::{Served, served_by};
 
 /// A hub, a branch that has one image of it, and which routes were asked.
 struct Pair {
     hub: Served,
     branch: Running,
     asked: BTreeSet<(String, String)>,
+    /// The ETag that is sent along.
+    matching: Option<String>,
 }
 
 impl Pair {
@@ -26,9 +29,14 @@ impl Pair {
     fn ask(&mut self, method: &str, path: &str, query: &str, body: Option<Value>) -> Reply {
         self.asked.insert((method.to_owned(), path.to_owned()));
         let target = path.replace("{store}", "vdisks").replace("{image}", "disk.img");
+        let target = target.replace("{schedule}", "night");
         let ask = Ask::new(method, &format!("{}{query}", target.replace("{peer}", "branch")));
         let ask = match &body {
             Some(body) => ask.say(body),
+            None => ask,
+        };
+        let ask = match &self.matching {
+            Some(tag) => ask.header("If-Match", &format!("\"{tag}\"")),
             None => ask,
         };
         let reply = self.hub.ask(ask);
@@ -47,12 +55,13 @@ impl Pair {
 #[test]
 fn every_route_does_what_it_is_for() {
     let dir = tempfile::tempdir().expect("a directory");
-    let hub = served(dir.path());
+    let hub = served_by(dir.path(), with_file);
     let branch = node(dir.path(), "branch");
-    let mut pair = Pair { hub, branch, asked: BTreeSet::new() };
+    let mut pair = Pair { hub, branch, asked: BTreeSet::new(), matching: None };
     stores_and_peers(&mut pair);
     images(&mut pair);
     orders(&mut pair);
+    schedules(&mut pair);
     for path in ["/livez", "/readyz"] {
         pair.ask("get", path, "", None);
     }
@@ -120,6 +129,11 @@ fn images(pair: &mut Pair) {
     assert!(!ready.ready, "there are not two");
     let history: Value = pair.get(&format!("{path}/history"), "");
     assert_eq!(history["generations"][0]["root"], published.root);
+    let csv = Ask::get("/api/v1/images/vdisks/disk.img/history").header("Accept", "text/csv");
+    let csv = pair.hub.ask(csv);
+    assert_eq!(csv.header("content-type"), Some("text/csv; charset=utf-8; header=present"));
+    assert!(csv.body.starts_with("generation,recorded,root,"), "{}", csv.body);
+    assert!(csv.body.contains(&format!("Z,{},", published.root)), "{}", csv.body);
     let plan: Value = pair.get(&format!("{path}/plan"), "?peer=branch");
     assert_eq!((&plan["send_bytes"], &plan["fits"]), (&json!(0), &Value::Null));
     let plan: Value = pair.get(&format!("{path}/plan"), "?at=Mon%2022:00&by=Tue%2006:00");
@@ -173,6 +187,20 @@ fn orders(pair: &mut Pair) {
     pair.ask("delete", "/api/v1/limit", "?peer=branch", None);
     let orders: OrdersReport = pair.get("/api/v1/orders", "");
     assert_eq!(orders.rates[0].rate_limit_bits_per_second, None);
+}
+
+/// A calendar, and a change of it in a file that the test is.
+fn schedules(pair: &mut Pair) {
+    let all: SchedulesReport = pair.get("/api/v1/schedules", "");
+    assert_eq!((all.schedules.len(), all.writable), (1, true));
+    let path = "/api/v1/schedules/{schedule}";
+    let one: SchedulesReport = pair.get(path, "");
+    assert_eq!((one.schedules[0].name.as_str(), &one.tag), ("night", &all.tag));
+    pair.matching = one.tag;
+    let changed = pair.ask("put", path, "", Some(json!({ "default": "pause" })));
+    let changed: SchedulesReport = serde_json::from_str(&changed.body).expect("a report");
+    assert_eq!(changed.schedules[0].now.rate_limit_bits_per_second, Some(0));
+    pair.matching = None;
 }
 
 /// What the metrics say after one image has travelled.

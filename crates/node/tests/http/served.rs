@@ -19,7 +19,7 @@ pub(crate) struct Served {
 }
 
 /// A port that is free now.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     listener.local_addr().expect("an address")
 }
@@ -35,8 +35,14 @@ pub(crate) fn plain(dir: &Path, change: impl FnOnce(&mut Config)) -> (Running, S
 
 /// A node with a token for each scope.
 pub(crate) fn served(dir: &Path) -> Served {
+    served_by(dir, |_| {})
+}
+
+/// The same, changed before it starts.
+pub(crate) fn served_by(dir: &Path, change: impl FnOnce(&mut Config)) -> Served {
     let mut secrets = Vec::new();
     let (node, at) = plain(dir, |config| {
+        change(config);
         let http = config.http.as_mut().expect("HTTP");
         for scope in [Scope::Read, Scope::Operate, Scope::Admin] {
             let (secret, hash) = new_token().expect("random");

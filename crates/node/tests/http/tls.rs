@@ -16,7 +16,7 @@ use crate::running::config;
 use crate::served::plain;
 
 /// A certificate for localhost and its key, in files.
-fn files(dir: &Path) -> (TlsFiles, rcgen::Certificate) {
+pub(crate) fn files(dir: &Path) -> (TlsFiles, rcgen::Certificate) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let certificate = params.self_signed(&key).expect("signed");
@@ -27,7 +27,7 @@ fn files(dir: &Path) -> (TlsFiles, rcgen::Certificate) {
     (files, certificate)
 }
 
-fn over_tls(at: SocketAddr, root: &rcgen::Certificate, ask: &Ask) -> Reply {
+pub(crate) fn over_tls(at: SocketAddr, root: &rcgen::Certificate, ask: &Ask) -> Reply {
     let mut roots = RootCertStore::empty();
     roots.add(root.der().clone()).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

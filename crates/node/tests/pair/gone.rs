@@ -138,16 +138,48 @@ fn a_renamed_image_and_a_touched_one_move_no_data() {
     assert!(std::fs::read(b_images.join("new.img")).expect("read") == content);
     let renamed = &history(&b, "new.img").generations[0];
     assert!(renamed.wire_bytes < NO_DATA_BYTES, "{renamed:?}");
-    assert!(has(&a, "RENAMED"));
+    assert!(has(&a, "RENAMED") && !has(&a, "MASS_DELETION"));
 }
 
-fn free_port() -> u16 {
+#[test]
+fn a_renamed_image_is_not_deleted_before_its_new_name_is_recorded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Mirror));
+    write(&a_images, "one.img", 1, 1 << 20);
+    write(&a_images, "two.img", 2, 1 << 20);
+    let both = ["one.img", "two.img"];
+    until("both arrive", || both.iter().all(|name| equal(&a_images, &b_images, name)));
+
+    // Whoever has it open keeps its new name from being recorded.
+    let open = std::fs::File::options().write(true).open(a_images.join("one.img"));
+    std::fs::rename(a_images.join("one.img"), a_images.join("uno.img")).expect("renamed");
+    until("it waits", || has(&a, "IN_USE"));
+    // Longer than a deletion has to rest.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(b_images.join("one.img").exists() && !has(&a, "DELETED"));
+    drop(open);
+    until("the new name arrives", || equal(&a_images, &b_images, "uno.img"));
+    until("the old one goes", || !b_images.join("one.img").exists());
+
+    // All that the store has, at once.
+    for (from, to) in [("uno.img", "eins.img"), ("two.img", "zwei.img")] {
+        std::fs::rename(a_images.join(from), a_images.join(to)).expect("renamed");
+    }
+    let names = ["eins.img", "zwei.img"];
+    until("both arrive", || names.iter().all(|name| equal(&a_images, &b_images, name)));
+    until("both go", || ["uno.img", "two.img"].iter().all(|name| !b_images.join(name).exists()));
+    assert!(!has(&a, "MASS_DELETION") && !has(&a, "DELETED"));
+}
+
+pub(crate) fn free_port() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.local_addr().expect("an address").port()
 }
 
 /// A node whose store keeps three earlier contents, whatever the file system can.
-fn keeping(dir: &Path, name: &str, port: u16, images: &Path, role: Role) -> Running {
+pub(crate) fn keeping(dir: &Path, name: &str, port: u16, images: &Path, role: Role) -> Running {
     std::fs::create_dir_all(images).expect("a directory");
     let mut config = config(&dir.join(name), name, port);
     let store = StoreName::new("vdisks").expect("a name");

@@ -6,10 +6,14 @@ mod adopt;
 mod disks;
 mod diverged;
 mod gone;
+mod many;
 mod members;
 mod promote;
+mod relayed;
 #[path = "../running/mod.rs"]
+#[expect(dead_code, reason = "the tests of HTTP use the rest")]
 mod running;
 mod sets;
 mod topologies;
 mod travel;
+mod watermarks;

@@ -100,3 +100,35 @@ fn a_stranger_key_is_refused() {
     until("it is refused", || stranger.status().peers[0].state == PeerState::Refused);
     assert!(hub.status().peers.is_empty());
 }
+
+#[test]
+fn whoever_has_just_paired_is_refused_by_nobody() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let hub = node(dir.path(), "hub");
+    hub.add_store();
+    for name in ["one", "two", "three"] {
+        let branch = node(dir.path(), name);
+        let ticket = hub.invite(Role::Mirror);
+        // Each side may dial the other as soon as it knows it.
+        let refused = |node: &Running| {
+            node.status().peers.iter().any(|peer| peer.state == PeerState::Refused)
+        };
+        let joined = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watched = scope.spawn(|| {
+                let connected = || {
+                    let up = |peer: &&blockferry_node::api::PeerRow| peer.name == name;
+                    hub.status().peers.iter().find(up).is_some_and(|peer| peer.connected)
+                };
+                until("they are connected", || {
+                    assert!(!refused(&hub) && !refused(&branch), "{name}: refused at first");
+                    joined.load(std::sync::atomic::Ordering::Relaxed) && connected()
+                });
+            });
+            branch.join(&ticket);
+            joined.store(true, std::sync::atomic::Ordering::Relaxed);
+            watched.join().expect("never refused");
+        });
+        branch.stop();
+    }
+}

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use blockferry_node::api::{
-    BacklogReport, ImageRow, ImageState, ImagesReport, Request, Role, WaitReason,
+    BacklogReport, HistoryReport, ImageRow, ImageState, ImagesReport, Joined, Request, Role,
+    RollbackReport, WaitReason,
 };
 
 use crate::disks::{Qcow2, Vhd, VhdKind, Vhdx};
+use crate::gone::keeping;
+use crate::promote::{everywhere, mesh, promote, ready};
 use crate::running::{Running, equal, node, until};
 
 fn row(node: &Running, image: &str) -> Option<ImageRow> {
@@ -146,6 +149,111 @@ fn disks_that_were_not_closed_well_wait_and_strays_are_told() {
     until("it is told", || has_event(&a, "PARENT_CHANGED", "base.raw"));
 }
 
+/// The members of that chain, in the order of need.
+const MEMBERS: [&str; 5] = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
+
+/// All of the chain changes at once: the base's data, and with it the linkage of the child.
+fn put_next(images: &Path) -> [Vec<u8>; 5] {
+    let base = Vhdx { size_bytes: 128 << 20, ..Vhdx::new(7) };
+    let child = Vhdx::child(8, &base, "win.vhdx");
+    let sidecar = |name: &str| format!("<{name} version=\"2\"/>").into_bytes();
+    let news =
+        [sidecar("win.pvp"), base.bytes(), sidecar("win.1.pvp"), child.bytes(), sidecar("win.xml")];
+    for (name, bytes) in MEMBERS.iter().zip(&news).rev() {
+        std::fs::write(images.join(name), bytes).expect("written");
+    }
+    news
+}
+
+fn number(node: &Running, image: &str) -> u64 {
+    let image = format!("vdisks/{image}");
+    let history: HistoryReport = node.ask(&Request::ImageHistory { image });
+    history.generations[0].generation
+}
+
+#[test]
+fn a_chain_goes_back_as_one_or_not_at_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let (a_images, b_images) = (a.add_store(), dir.path().join("b-images"));
+    std::fs::create_dir(&b_images).expect("a directory");
+    let (ticket, path) = (a.invite(Role::Writer), Some(b_images.clone()));
+    let _: Joined = b.ask(&Request::Join { ticket, path, name: None });
+    b.stop();
+    // Who rolls back is one that received: a writer on this file system may keep nothing.
+    let b = keeping(dir.path(), "b", 0, &b_images, Role::Writer);
+    let arrived = || MEMBERS.iter().all(|name| equal(&a_images, &b_images, name));
+    put_chain(&a_images);
+    until("the set arrives", arrived);
+    let first = MEMBERS.map(|name| std::fs::read(a_images.join(name)).expect("read"));
+    MEMBERS.iter().for_each(|name| assert!(a.wait(name).ready));
+    put_next(&a_images);
+    until("the next arrives", arrived);
+    MEMBERS.iter().for_each(|name| assert!(a.wait(name).ready));
+
+    let broken = |node: &Running| {
+        let is = |code: &str| code == "PARENT_MISMATCH" || code == "SET_INCOMPLETE";
+        node.events().iter().filter(|event| is(&event.code)).count()
+    };
+    // While its files were copied in one after the other it may have been.
+    let before = [broken(&a), broken(&b)];
+    let back = |image: &str| Request::Rollback { image: format!("vdisks/{image}") };
+    let done: RollbackReport = b.ask(&back("win.1.avhdx@1"));
+    let with: Vec<&str> = done.with.iter().map(|other| other.image.as_str()).collect();
+    let others = ["win.pvp", "win.vhdx", "win.1.pvp", "win.xml"].map(|n| format!("vdisks/{n}"));
+    assert_eq!(with, others);
+    assert!(
+        done.recorded && done.with.iter().all(|other| (other.from, other.recorded) == (1, true))
+    );
+    for images in [&b_images, &a_images] {
+        let is_first = |(name, bytes): (&&str, &Vec<u8>)| {
+            std::fs::read(images.join(name)).is_ok_and(|read| read == *bytes)
+        };
+        until("all went back", || MEMBERS.iter().zip(&first).all(is_first));
+    }
+    until("it is recorded at both", || MEMBERS.iter().all(|name| number(&a, name) == 3));
+    assert_eq!([broken(&a), broken(&b)], before, "the chain works");
+
+    // Its base's content of then is lost: nothing moves.
+    let kept = std::fs::read_dir(b_images.join(".blockferry/kept")).expect("listed");
+    for entry in kept.map(|entry| entry.expect("listed").path()) {
+        if entry.file_name().is_some_and(|name| name.to_string_lossy().contains("win.vhdx")) {
+            std::fs::remove_file(entry).expect("removed");
+        }
+    }
+    assert_eq!(b.refused(&back("win.1.avhdx@2")), "PARENT_MISMATCH");
+    for (name, bytes) in MEMBERS.iter().zip(&first) {
+        assert!(std::fs::read(b_images.join(name)).expect("read") == *bytes, "{name} has moved");
+    }
+}
+
+#[test]
+fn a_set_is_ready_and_promoted_as_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ([a, b], images) = mesh(dir.path(), ["a", "b"]);
+    put_chain(&images[0]);
+    for name in MEMBERS {
+        a.publish(name);
+    }
+    for name in MEMBERS {
+        everywhere(&a, name, 1);
+    }
+    assert!(promote(&a, "win.vhdx", None).promoted);
+    // The base is as it was everywhere; a sidecar has changed at b.
+    std::fs::write(images[1].join("win.xml"), "<other/>").expect("written");
+    until("it isn't ready", || !ready(&a, "win.vhdx").ready);
+    let report = ready(&a, "win.vhdx");
+    let row = &report.peers[0];
+    assert_eq!(row.of.as_deref(), Some("vdisks/win.xml"), "{report:?}");
+    assert_eq!(row.reason, Some(WaitReason::Changed));
+    let refused = promote(&a, "win.vhdx", None);
+    assert_eq!(refused.code.as_deref(), Some("NOT_IN_SYNC"), "{refused:?}");
+    assert!(refused.message.is_some_and(|message| message.contains("win.xml")));
+    b.publish("win.xml");
+    everywhere(&a, "win.xml", 2);
+    until("it may be used", || promote(&a, "win.vhdx", None).promoted);
+}
+
 /// Reads the members at one node as somebody does who opens one after the other, children first:
 /// what he found of a child must be there of everything below it when he comes to that.
 fn order_holds(images: &Path, members: &[&str], news: &[Vec<u8>]) -> bool {
@@ -168,15 +276,7 @@ fn a_set_becomes_current_as_one_and_no_child_comes_before_its_parent() {
     let members = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
     until("the set arrives", || members.iter().all(|m| equal(&a_images, &b_images, m)));
 
-    // All of it changes at once: the base's data, and with it the linkage of the child.
-    let base = Vhdx { size_bytes: 128 << 20, ..Vhdx::new(7) };
-    let child = Vhdx::child(8, &base, "win.vhdx");
-    let sidecar = |name: &str| format!("<{name} version=\"2\"/>").into_bytes();
-    let news =
-        [sidecar("win.pvp"), base.bytes(), sidecar("win.1.pvp"), child.bytes(), sidecar("win.xml")];
-    for (name, bytes) in members.iter().zip(&news).rev() {
-        std::fs::write(a_images.join(name), bytes).expect("written");
-    }
+    let news = put_next(&a_images);
     until("the new set arrives", || {
         assert!(order_holds(&b_images, &members, &news), "a child before its parent");
         members.iter().all(|m| equal(&a_images, &b_images, m))

@@ -10,7 +10,7 @@ use blockferry_node::api::{
     Require, Role, StatusReport, StoresReport,
 };
 use blockferry_node::config::Config;
-use blockferry_node::{Identity, Node};
+use blockferry_node::{Identity, Node, Reloaded};
 use serde::de::DeserializeOwned;
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -19,9 +19,14 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Running {
     pub(crate) dir: PathBuf,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Takes a configuration that was read again, and says what came of it.
+    pub(crate) reload: tokio::sync::mpsc::UnboundedSender<Again>,
     /// Gives the node's packs made, and those that served once more.
     pub(crate) thread: Option<JoinHandle<(u64, u64)>>,
 }
+
+/// A configuration to be put into force, and who hears what came of it.
+pub(crate) type Again = (Config, std::sync::mpsc::Sender<Result<Reloaded, String>>);
 
 pub(crate) fn config(dir: &Path, name: &str, port: u16) -> Config {
     std::fs::create_dir_all(dir).expect("a directory");
@@ -36,21 +41,30 @@ pub(crate) fn config(dir: &Path, name: &str, port: u16) -> Config {
 
 pub(crate) fn start(config: Config) -> Running {
     let dir = config.admin_socket.as_ref().and_then(|s| s.parent()).expect("a dir").to_owned();
-    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel();
+    let (reload, mut reloads) = tokio::sync::mpsc::unbounded_channel::<Again>();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async move {
             let node = Node::start(config).await.expect("started");
             ready.send(()).expect("awaited");
-            let _stopped = stopped.await;
+            loop {
+                tokio::select! {
+                    _ = &mut stopped => break,
+                    Some((config, told)) = reloads.recv() => {
+                        let done = node.reload(config, Vec::new()).map_err(|e| e.to_string());
+                        told.send(done).expect("awaited");
+                    }
+                }
+            }
             let counts = node.pack_counts();
             node.stop().await;
             counts
         })
     });
     is_ready.recv_timeout(LONG).expect("ready");
-    Running { dir, stop: Some(stop), thread: Some(thread) }
+    Running { dir, stop: Some(stop), reload, thread: Some(thread) }
 }
 
 pub(crate) fn node(dir: &Path, name: &str) -> Running {
@@ -58,6 +72,13 @@ pub(crate) fn node(dir: &Path, name: &str) -> Running {
 }
 
 impl Running {
+    /// Has a configuration put into force.
+    pub(crate) fn reload(&self, config: &Config) -> Result<Reloaded, String> {
+        let (told, hears) = std::sync::mpsc::channel();
+        assert!(self.reload.send((config.clone(), told)).is_ok(), "it runs");
+        hears.recv_timeout(LONG).expect("answered")
+    }
+
     pub(crate) fn try_ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, AdminError> {
         let mut client = Client::connect(&self.dir.join("admin.sock"))?;
         client.set_timeout(Some(LONG));

@@ -31,7 +31,7 @@ pub use records::{Discover, Generation};
 use self::index::{Change, LookUp, Memory, Place, Written};
 use crate::disk::{CatalogBackend, Disk};
 use crate::error::{Error, IoContext, Result};
-use crate::layout::CATALOG;
+use crate::layout::{CATALOG, PRIVATE};
 
 /// Version of the tables; a newer one is refused.
 const FORMAT: u64 = 1;
@@ -79,15 +79,15 @@ impl Catalog {
             io::ErrorKind::WouldBlock => Error::StoreLocked,
             _ => Error::Io { op: "open", path: CATALOG.to_owned(), source },
         })?;
-        disk.sync_dir(crate::layout::PRIVATE).during("sync", crate::layout::PRIVATE)?;
         // redb takes some kinds of damage for a mistake of its own and panics.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_backend(backend, cache_bytes)));
+        let open = || Self::open_backend(disk, backend, cache_bytes);
+        let opened = catch_unwind(AssertUnwindSafe(open));
         opened.unwrap_or_else(|_| {
             Err(Error::Corrupt { what: "the catalog", detail: "redb can't read it".to_owned() })
         })
     }
 
-    fn open_backend(backend: CatalogBackend, cache_bytes: usize) -> Result<Self> {
+    fn open_backend(disk: &dyn Disk, backend: CatalogBackend, cache_bytes: usize) -> Result<Self> {
         let database = Builder::new()
             .set_cache_size(cache_bytes)
             .create_with_backend(backend)
@@ -96,12 +96,12 @@ impl Catalog {
                 other => Error::Catalog(Box::new(other.into())),
             })?;
         let catalog = Self { database, index: Arc::default(), preparing: Mutex::default() };
-        catalog.check_format()?;
+        catalog.check_format(disk)?;
         index::load(&catalog.read()?.transaction, &catalog.index)?;
         Ok(catalog)
     }
 
-    fn check_format(&self) -> Result<()> {
+    fn check_format(&self, disk: &dyn Disk) -> Result<()> {
         let write = self.write()?;
         {
             let mut meta = write.transaction.open_table(META)?;
@@ -114,6 +114,9 @@ impl Catalog {
                 Some(_) if write.transaction.list_tables()?.count() >= TABLES => return Ok(()),
                 Some(_) => drop(write.transaction.delete_table(CHUNKS_FIRST)?),
                 None => {
+                    // Its name is durable before the first thing that is in it: whoever finds a
+                    // format there needn't sync the directory again.
+                    disk.sync_dir(PRIVATE).during("sync", PRIVATE)?;
                     meta.insert("format", FORMAT)?;
                     drop(meta);
                     index::begin(&write.transaction)?;

@@ -6,6 +6,7 @@ use blockferry_delta::ImageName;
 
 use super::{Kept, Why};
 use crate::catalog::{CatalogWrite, Checkpoint, Generation, ImageRecord, KeptRecord};
+use crate::claim::Claim;
 use crate::commit::Received;
 use crate::disk::{Disk, Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
@@ -54,12 +55,7 @@ impl Store {
         pinned: bool,
         now_unix_ms: i64,
     ) -> Result<Kept> {
-        self.check_marker()?;
-        self.check_health()?;
-        let _claim = self.claim(name)?;
-        let stat = regular(self.disk.as_ref(), name)?;
-        let image = self.catalog.read()?.image(name)?;
-        let generation = self.recorded_as(image.as_ref(), &stat)?;
+        let (_claim, stat, generation) = self.present(name)?;
         let path = format!("{STAGING}/{name}.kept");
         let copied = copy_file(self.disk.as_ref(), self.clones(), name.as_str(), &path);
         let again = regular(self.disk.as_ref(), name)?;
@@ -84,12 +80,7 @@ impl Store {
         pinned: bool,
         now_unix_ms: i64,
     ) -> Result<Kept> {
-        self.check_marker()?;
-        self.check_health()?;
-        let _claim = self.claim(name)?;
-        let stat = regular(self.disk.as_ref(), name)?;
-        let image = self.catalog.read()?.image(name)?;
-        let generation = self.recorded_as(image.as_ref(), &stat)?;
+        let (_claim, _, generation) = self.present(name)?;
         let keep = Keep { why, pinned, generation, now_unix_ms };
         let file = open_live(self.disk.as_ref(), name)?;
         self.synced(file.sync(), name.as_str())?;
@@ -97,6 +88,17 @@ impl Store {
         let kept = self.keep_file(name, name.as_str(), &keep)?;
         self.synced(self.disk.sync_dir(""), "store directory")?;
         Ok(kept)
+    }
+
+    /// The image's present file, claimed, and the generation that it holds.
+    fn present(&self, name: &ImageName) -> Result<(Claim, Stat, Option<Generation>)> {
+        self.check_marker()?;
+        self.check_health()?;
+        let claim = self.claim(name)?;
+        let stat = regular(self.disk.as_ref(), name)?;
+        let image = self.catalog.read()?.image(name)?;
+        let generation = self.recorded_as(image.as_ref(), &stat)?;
+        Ok((claim, stat, generation))
     }
 
     /// The generation that a file of an image holds, as far as its checkpoint vouches for it.
@@ -122,10 +124,7 @@ impl Store {
     ) -> Result<Kept> {
         self.check_health()?;
         let Sealed { claim, image, mut generation, mut path, built, spool, .. } = sealed;
-        generation.recorded_unix_ms = received.recorded_unix_ms;
-        generation.wire_bytes = received.wire_bytes;
-        generation.millis = received.millis;
-        generation.discover = crate::catalog::Discover::Received;
+        received.stamp(&mut generation);
         if let Built::Journal(redo) = built {
             let of = image.as_ref().ok_or_else(|| Error::NotFound(generation.image.clone()))?;
             (path, _) = self.convert(of, redo, &generation)?;

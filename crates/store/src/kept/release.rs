@@ -16,6 +16,9 @@ use crate::store::Store;
 /// Milliseconds of a day.
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+/// A store that was in service for less since that was written down needs no write for it.
+const NOTED_MS_MIN: u64 = 1000;
+
 /// How long contents are kept that nobody has pinned. What is within either of the two stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -98,6 +101,9 @@ impl Store {
 
     fn note_service(&self) -> Result<()> {
         let service_ms = self.service_ms()?;
+        if service_ms - self.catalog.read()?.mark(SERVICE_MS)?.min(service_ms) < NOTED_MS_MIN {
+            return Ok(());
+        }
         let write = self.catalog.write()?;
         write.put_mark(SERVICE_MS, service_ms)?;
         write.commit()?;

@@ -19,6 +19,8 @@ const CATALOG_BYTES_STEP: u64 = 4 << 20;
 pub(super) struct Reservation {
     left: u64,
     all: Arc<AtomicU64>,
+    whole: u64,
+    staging: Arc<AtomicU64>,
 }
 
 impl Reservation {
@@ -42,7 +44,9 @@ impl Reservation {
             return Err(Error::OutOfSpace { needed_bytes: needed, free_bytes });
         }
         store.reserved_bytes.fetch_add(needed, Ordering::Relaxed);
-        Ok(Self { left: needed, all: Arc::clone(&store.reserved_bytes) })
+        store.staging_bytes.fetch_add(needed, Ordering::Relaxed);
+        let (all, staging) = (Arc::clone(&store.reserved_bytes), Arc::clone(&store.staging_bytes));
+        Ok(Self { left: needed, all, whole: needed, staging })
     }
 
     /// Bytes of the promise were used: they are no longer free on the disk either.
@@ -64,5 +68,6 @@ fn fits(store: &Store, needed: u64) -> Result<(bool, u64)> {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.all.fetch_sub(self.left, Ordering::Relaxed);
+        self.staging.fetch_sub(self.whole, Ordering::Relaxed);
     }
 }

@@ -30,6 +30,8 @@ pub struct Hello {
     pub agent: String,
     /// A number that this start of the service has for itself.
     pub instance: Option<u64>,
+    /// Its clock as it says this, in milliseconds since 1970. For people; nothing is decided by it.
+    pub clock_unix_ms: Option<u64>,
 }
 
 impl Hello {
@@ -42,32 +44,44 @@ impl Hello {
             node_name: node_name.to_owned(),
             agent: agent.to_owned(),
             instance: None,
+            clock_unix_ms: None,
         }
     }
 
-    /// The highest version both know.
+    /// The highest version that we and `theirs` know.
     ///
     /// # Errors
     /// `VERSION_UNSUPPORTED` with both ranges.
-    pub fn negotiate(&self) -> Result<u16> {
-        let version = self.version_max.min(VERSION_MAX);
-        if self.version_min <= self.version_max && version >= self.version_min.max(VERSION_MIN) {
+    pub fn negotiate(&self, theirs: &Hello) -> Result<u16> {
+        let version = self.version_max.min(theirs.version_max);
+        let in_order = theirs.version_min <= theirs.version_max;
+        if in_order && version >= self.version_min.max(theirs.version_min) {
             return Ok(version);
         }
-        Err(PeerIncompatible::VersionUnsupported {
-            ours_min: VERSION_MIN,
-            ours_max: VERSION_MAX,
-            theirs_min: self.version_min,
-            theirs_max: self.version_max,
+        Err(self.unsupported(theirs.version_min, theirs.version_max))
+    }
+
+    /// Takes the version that the other side chose of those that we offered.
+    ///
+    /// # Errors
+    /// `VERSION_UNSUPPORTED`: it is none of them.
+    pub(crate) fn take_choice(&self, version: u16) -> Result<u16> {
+        if (self.version_min..=self.version_max).contains(&version) {
+            return Ok(version);
         }
-        .into())
+        Err(self.unsupported(version, version))
+    }
+
+    fn unsupported(&self, theirs_min: u16, theirs_max: u16) -> Error {
+        let (ours_min, ours_max) = (self.version_min, self.version_max);
+        PeerIncompatible::VersionUnsupported { ours_min, ours_max, theirs_min, theirs_max }.into()
     }
 }
 
 impl Body for Hello {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let (mut low, mut high, mut features, mut name, mut agent) = (None, None, None, None, None);
-        let mut instance = None;
+        let (mut instance, mut clock_unix_ms) = (None, None);
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
@@ -77,6 +91,7 @@ impl Body for Hello {
                 3 => name = Some(read_node_name(reader)?),
                 4 => agent = Some(read_agent(reader)?),
                 5 => instance = Some(reader.u64()?),
+                6 => clock_unix_ms = Some(reader.u64()?),
                 _ => reader.skip()?,
             }
         }
@@ -87,18 +102,23 @@ impl Body for Hello {
             node_name: reader.need(name, "node_name missing")?,
             agent: reader.need(agent, "agent missing")?,
             instance,
+            clock_unix_ms,
         })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         check_node_name(&self.node_name)?;
         check_word(&self.agent, max::AGENT_BYTES_MAX, "the agent")?;
-        writer.map(5 + usize::from(self.instance.is_some()));
+        let optional = [self.instance, self.clock_unix_ms];
+        writer.map(5 + optional.iter().flatten().count());
         writer.uint(0u8).uint(self.version_min).uint(1u8).uint(self.version_max);
         writer.uint(2u8).uint(self.features).uint(3u8).text(&self.node_name);
         writer.uint(4u8).text(&self.agent);
         if let Some(instance) = self.instance {
             writer.uint(5u8).uint(instance);
+        }
+        if let Some(clock) = self.clock_unix_ms {
+            writer.uint(6u8).uint(clock);
         }
         Ok(())
     }
@@ -117,12 +137,14 @@ pub struct HelloAck {
     pub agent: String,
     /// A number that this start of the service has for itself.
     pub instance: Option<u64>,
+    /// Its clock as it says this, in milliseconds since 1970. For people; nothing is decided by it.
+    pub clock_unix_ms: Option<u64>,
 }
 
 impl Body for HelloAck {
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let (mut version, mut features, mut name, mut agent) = (None, None, None, None);
-        let mut instance = None;
+        let (mut instance, mut clock_unix_ms) = (None, None);
         let mut keys = reader.map()?;
         while let Some(key) = reader.key(&mut keys)? {
             match key {
@@ -131,6 +153,7 @@ impl Body for HelloAck {
                 2 => name = Some(read_node_name(reader)?),
                 3 => agent = Some(read_agent(reader)?),
                 4 => instance = Some(reader.u64()?),
+                5 => clock_unix_ms = Some(reader.u64()?),
                 _ => reader.skip()?,
             }
         }
@@ -140,17 +163,22 @@ impl Body for HelloAck {
             node_name: reader.need(name, "node_name missing")?,
             agent: reader.need(agent, "agent missing")?,
             instance,
+            clock_unix_ms,
         })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         check_node_name(&self.node_name)?;
         check_word(&self.agent, max::AGENT_BYTES_MAX, "the agent")?;
-        writer.map(4 + usize::from(self.instance.is_some()));
+        let optional = [self.instance, self.clock_unix_ms];
+        writer.map(4 + optional.iter().flatten().count());
         writer.uint(0u8).uint(self.version).uint(1u8).uint(self.features);
         writer.uint(2u8).text(&self.node_name).uint(3u8).text(&self.agent);
         if let Some(instance) = self.instance {
             writer.uint(4u8).uint(instance);
+        }
+        if let Some(clock) = self.clock_unix_ms {
+            writer.uint(5u8).uint(clock);
         }
         Ok(())
     }

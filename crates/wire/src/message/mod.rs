@@ -21,7 +21,8 @@ pub use pages::{Encoding, Pack};
 pub use pairing::{Join, JoinAccepted, JoinRefused, Role};
 pub use set::SetMember;
 pub use statement::{
-    FEATURE_STATEMENTS, Holding, Member, Promotion, Proof, Resume, Roster, Said, Statement, What,
+    FEATURE_STATEMENTS, Holding, Member, Promotion, Proof, Resolution, Resume, Rival, Roster, Said,
+    Statement, What,
 };
 pub use text::Text;
 pub use transfer::{

@@ -145,6 +145,8 @@ pub enum What {
     Roster(Roster),
     /// Somebody promoted a generation at the node.
     Promotion(Promotion),
+    /// Somebody decided a conflict at the node; another member is to carry it out.
+    Resolution(Resolution),
     /// A kind of a later version.
     Unknown(u64),
 }
@@ -175,6 +177,25 @@ pub struct Holding {
     pub lineage: Lineage,
     /// How sure the node is.
     pub proof: Proof,
+    /// Contents that it keeps beside it because they diverged, until somebody decides.
+    pub rivals: Vec<Rival>,
+}
+
+/// A content of an image that diverged from the one that is current where it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Number of the generation at who made it.
+    pub number: u64,
+    /// Its content.
+    pub root: Root,
+    /// What it descends from.
+    pub lineage: Lineage,
+    /// Who made it.
+    pub author: NodeId,
+    /// Length of the image in bytes.
+    pub size_bytes: u64,
+    /// When it was kept, in milliseconds since 1970; for people.
+    pub recorded_unix_ms: i64,
 }
 
 /// A member of a store, as another one knows it.
@@ -214,9 +235,29 @@ pub struct Promotion {
     pub receipts: Vec<NodeId>,
 }
 
+/// How a conflict is to end: a request to a member that holds the content that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution {
+    /// The image.
+    pub image: ImageName,
+    /// The content that is to go on.
+    pub root: Root,
+    /// What was known of where it was decided: a content that isn't covered was not decided about.
+    pub lineage: Lineage,
+    /// Who asked for it, for people.
+    pub by: Text,
+    /// The member that is to carry it out; nobody else does.
+    pub node: NodeId,
+    /// The other contents are to become images of their own.
+    pub beside: bool,
+}
+
 const HOLDING: u64 = 1;
 const ROSTER: u64 = 2;
 const PROMOTION: u64 = 3;
+const RESOLUTION: u64 = 4;
+/// Items of the array of rivals that each of them takes.
+const RIVAL_ITEMS: usize = 6;
 
 /// Fields of all kinds as they are read.
 #[derive(Default)]
@@ -230,6 +271,9 @@ struct Fields {
     members: Option<Vec<Member>>,
     by: Option<Text>,
     receipts: Option<Vec<NodeId>>,
+    rivals: Vec<Rival>,
+    node: Option<NodeId>,
+    beside: Option<bool>,
 }
 
 impl Said {
@@ -251,7 +295,9 @@ impl Said {
                 3 => unix_ms = Some(reader.i64()?),
                 4 => kind = Some(reader.u64()?),
                 // What the fields of a later kind mean isn't known here.
-                _ if !matches!(kind, Some(HOLDING | ROSTER | PROMOTION)) => reader.skip()?,
+                _ if !matches!(kind, Some(HOLDING | ROSTER | PROMOTION | RESOLUTION)) => {
+                    reader.skip()?
+                }
                 _ => fields.read(number, reader)?,
             }
         }
@@ -274,21 +320,24 @@ impl Said {
         let mut out = Vec::with_capacity(256);
         let writer = &mut Writer::new(&mut out);
         let (kind, entries) = match &self.what {
-            What::Holding(_) => (HOLDING, 10),
+            What::Holding(holding) => (HOLDING, 10 + usize::from(!holding.rivals.is_empty())),
             What::Roster(_) => (ROSTER, 7),
             What::Promotion(_) => (PROMOTION, 11),
+            What::Resolution(_) => (RESOLUTION, 11),
             What::Unknown(_) => return Err(Error::ApiMisuse("a statement of no known kind")),
         };
         writer.map(entries).uint(0u8).bytes(&self.key).uint(1u8).bytes(self.store.as_bytes());
         writer.uint(2u8).uint(self.sequence).uint(3u8).int(self.unix_ms).uint(4u8).uint(kind);
         match &self.what {
             What::Holding(holding) => {
-                let Holding { image, number, root, lineage, proof } = holding;
+                let Holding { image, number, root, lineage, proof, rivals } = holding;
                 write_generation(writer, image, *number, root, lineage)?;
                 writer.uint(9u8).uint(proof_number(*proof));
+                write_rivals(writer, rivals)?;
             }
             What::Roster(roster) => roster.write(writer)?,
             What::Promotion(promotion) => promotion.write(writer)?,
+            What::Resolution(resolution) => resolution.write(writer),
             What::Unknown(_) => {}
         }
         if out.len() > max::STATEMENT_BODY_BYTES_MAX {
@@ -309,6 +358,22 @@ fn write_generation(
     writer.uint(5u8).text(image.as_str()).uint(6u8).uint(number);
     writer.uint(7u8).bytes(root.as_bytes()).uint(8u8);
     write_lineage(lineage, writer);
+    Ok(())
+}
+
+fn write_rivals(writer: &mut Writer<'_>, rivals: &[Rival]) -> Result<()> {
+    if rivals.is_empty() {
+        return Ok(());
+    }
+    if rivals.len() > max::RIVALS_MAX {
+        return Err(Error::ApiMisuse("too many rivals"));
+    }
+    writer.uint(14u8).array(RIVAL_ITEMS * rivals.len());
+    for rival in rivals {
+        writer.uint(check_number(rival.number)?).bytes(rival.root.as_bytes());
+        write_lineage(&rival.lineage, writer);
+        writer.bytes(rival.author.as_bytes()).uint(rival.size_bytes).int(rival.recorded_unix_ms);
+    }
     Ok(())
 }
 
@@ -350,6 +415,15 @@ impl Promotion {
     }
 }
 
+impl Resolution {
+    fn write(&self, writer: &mut Writer<'_>) {
+        writer.uint(5u8).text(self.image.as_str()).uint(7u8).bytes(self.root.as_bytes()).uint(8u8);
+        write_lineage(&self.lineage, writer);
+        writer.uint(12u8).text(self.by.as_str()).uint(15u8).bytes(self.node.as_bytes());
+        writer.uint(16u8).bool(self.beside);
+    }
+}
+
 impl Fields {
     fn read(&mut self, key: u64, reader: &mut Reader<'_>) -> Result<()> {
         match key {
@@ -362,6 +436,9 @@ impl Fields {
             11 => self.members = Some(read_members(reader)?),
             12 => self.by = Some(Text::read(reader)?),
             13 => self.receipts = Some(read_receipts(reader)?),
+            14 => self.rivals = read_rivals(reader)?,
+            15 => self.node = Some(NodeId::from_bytes(reader.fixed()?)),
+            16 => self.beside = Some(reader.bool()?),
             _ => reader.skip()?,
         }
         Ok(())
@@ -383,6 +460,7 @@ impl Fields {
                     root: reader.need(self.root, "root missing")?,
                     lineage: reader.need(self.lineage, "lineage missing")?,
                     proof,
+                    rivals: self.rivals,
                 }))
             }
             ROSTER => Ok(What::Roster(Roster {
@@ -397,9 +475,36 @@ impl Fields {
                 by: reader.need(self.by, "by missing")?,
                 receipts: reader.need(self.receipts, "receipts missing")?,
             })),
+            RESOLUTION => Ok(What::Resolution(Resolution {
+                image: reader.need(self.image, "image missing")?,
+                root: reader.need(self.root, "root missing")?,
+                lineage: reader.need(self.lineage, "lineage missing")?,
+                by: reader.need(self.by, "by missing")?,
+                node: reader.need(self.node, "node missing")?,
+                beside: reader.need(self.beside, "beside missing")?,
+            })),
             other => Ok(What::Unknown(other)),
         }
     }
+}
+
+fn read_rivals(reader: &mut Reader<'_>) -> Result<Vec<Rival>> {
+    let items = reader.array(RIVAL_ITEMS * max::RIVALS_MAX, "too many rivals")?;
+    if items % RIVAL_ITEMS != 0 {
+        return Err(reader.bad("rival that is not whole"));
+    }
+    let mut rivals = Vec::with_capacity(items / RIVAL_ITEMS);
+    for _ in 0..items / RIVAL_ITEMS {
+        rivals.push(Rival {
+            number: check_number(reader.u64()?)?,
+            root: read_root(reader)?,
+            lineage: read_lineage(reader)?,
+            author: NodeId::from_bytes(reader.fixed()?),
+            size_bytes: reader.u64()?,
+            recorded_unix_ms: reader.i64()?,
+        });
+    }
+    Ok(rivals)
 }
 
 fn read_members(reader: &mut Reader<'_>) -> Result<Vec<Member>> {

@@ -488,6 +488,7 @@ fn versions_are_negotiated() {
         node_name: "b".into(),
         agent: "x".into(),
         instance: None,
+        clock_unix_ms: None,
     };
     let mut dialer = Control::dial(Hello::new("a", "x/1"));
     assert_eq!(code(dialer.handle_message(ack(2).into())), "VERSION_UNSUPPORTED");

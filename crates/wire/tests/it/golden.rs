@@ -5,7 +5,9 @@ use blockferry_wire::{
     Statement, What, unpack_with,
 };
 
-use crate::samples::{base_pages, holding, messages, promotion, receipt, roster, said};
+use crate::samples::{
+    base_pages, holding, messages, promotion, receipt, resolution, roster, said, torn,
+};
 
 const GOLDEN: &str = include_str!("../data/golden.txt");
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
@@ -14,7 +16,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |i: usize| u8::from_str_radix(&text[i..i + 2], 16).expect("hexadecimal");
     (0..text.len()).step_by(2).map(digit).collect()
 }
@@ -142,7 +144,7 @@ fn a_receipt_signs_every_field_in_one_form() {
 
 #[test]
 fn a_statement_is_what_was_signed_byte_for_byte() {
-    for what in [holding(), roster(), promotion()] {
+    for what in [holding(), roster(), promotion(), torn(), resolution()] {
         let body = said(what.clone()).encode().expect("keeps the rules");
         assert_eq!(Said::decode(&body), Ok(said(what)));
         let signed = Statement::signed_bytes(&body);

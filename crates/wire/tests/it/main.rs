@@ -9,4 +9,5 @@ mod limits;
 mod pair;
 mod rng;
 mod samples;
+mod versions;
 mod walk;

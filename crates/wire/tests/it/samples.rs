@@ -11,7 +11,9 @@ use blockferry_wire::{
     Offer, Pack, Packer, PartsEnd, Receipt, Refusal, Refuse, Resume, Role, SetMember, Statement,
     Values, WalkStart, Want,
 };
-use blockferry_wire::{Holding, Member, Promotion, Proof, Roster, Said, Text, What};
+use blockferry_wire::{
+    Holding, Member, Promotion, Proof, Resolution, Rival, Roster, Said, Text, What,
+};
 
 pub(crate) fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
@@ -161,7 +163,11 @@ pub(crate) fn dictionary_pack() -> Pack {
 
 /// Every message at least once, with the name of its golden line.
 pub(crate) fn messages() -> Vec<(String, Message)> {
-    let hello = Hello { instance: Some(7), ..Hello::new("hub-01", "blockferry/0.1.0") };
+    let hello = Hello {
+        instance: Some(7),
+        clock_unix_ms: Some(1_767_225_600_000),
+        ..Hello::new("hub-01", "blockferry/0.1.0")
+    };
     let named: Vec<(&str, Message)> = vec![
         ("", hello.into()),
         (
@@ -172,6 +178,7 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
                 node_name: "b".into(),
                 agent: "x/1".into(),
                 instance: None,
+                clock_unix_ms: None,
             }
             .into(),
         ),
@@ -184,6 +191,8 @@ pub(crate) fn messages() -> Vec<(String, Message)> {
         ("", statement(holding()).into()),
         ("-roster", statement(roster()).into()),
         ("-promotion", statement(promotion()).into()),
+        ("-torn", statement(torn()).into()),
+        ("-resolution", statement(resolution()).into()),
         ("", join().into()),
         ("", join_accepted().into()),
         ("", JoinRefused::new(Refusal::TicketExpired, "16 min old").into()),
@@ -229,7 +238,33 @@ fn statement(what: What) -> Statement {
 
 pub(crate) fn holding() -> What {
     let (number, root, proof) = (7, root(0xaa), Proof::ReadBack);
-    What::Holding(Holding { image: image("win11.vhdx"), number, root, lineage: lineage(), proof })
+    let (image, lineage, rivals) = (image("win11.vhdx"), lineage(), Vec::new());
+    What::Holding(Holding { image, number, root, lineage, proof, rivals })
+}
+
+/// A holding of somebody who keeps another content beside it.
+pub(crate) fn torn() -> What {
+    let What::Holding(mut holding) = holding() else { panic!("a holding") };
+    holding.rivals = vec![Rival {
+        number: 6,
+        root: root(0xcc),
+        lineage: lineage(),
+        author: node(2),
+        size_bytes: 4 << 20,
+        recorded_unix_ms: 1_795_309_100_000,
+    }];
+    What::Holding(holding)
+}
+
+pub(crate) fn resolution() -> What {
+    What::Resolution(Resolution {
+        image: image("win11.vhdx"),
+        root: root(0xcc),
+        lineage: lineage(),
+        by: Text::new("root (uid 0)"),
+        node: node(1),
+        beside: false,
+    })
 }
 
 pub(crate) fn roster() -> What {

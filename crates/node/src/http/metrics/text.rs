@@ -74,6 +74,17 @@ impl Scrape {
         to.gauges("backlog", help, Some(Unit::Bytes), rows)?;
         let rows = all.iter().map(|p| (peer(&*p.name), p.backlog_images));
         to.gauges("backlog_images", "Images that the peer lacks", None, rows)?;
+        let standing = |name, state| [("peer", name), ("state", state)];
+        let rows = all.iter().flat_map(|p| {
+            let (synced, behind) = (p.images_in_sync, p.images_behind);
+            [(standing(&*p.name, "in_sync"), synced), (standing(&*p.name, "behind"), behind)]
+        });
+        to.gauges("peer_images", "Images that it shares, by how they stand there", None, rows)?;
+        let rows = all.iter().map(|p| (peer(&*p.name), p.lag_seconds));
+        let help = "Age of the oldest generation that the peer lacks; 0 when in sync";
+        to.gauges("peer_lag", help, Some(Unit::Seconds), rows)?;
+        let rows = all.iter().map(|p| (peer(&*p.name), u64::from(p.backlog_high)));
+        to.gauges("backlog_high", "1: above limits.backlog_high, until below the low", None, rows)?;
         let rows = all.iter().filter_map(|p| Some((peer(&*p.name), p.backlog_eta_seconds?)));
         let help = "Until the peer has what is on its way; absent: not known";
         to.gauges("backlog_eta", help, Some(Unit::Seconds), rows)?;
@@ -96,7 +107,12 @@ impl Scrape {
         let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.degraded)));
         to.gauges("store_degraded", "1: a write failed; nothing more is taken", None, rows)?;
         let rows = all.iter().filter_map(|s| Some((store(&*s.name), s.free_bytes?)));
-        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)
+        to.gauges("store_free", "Free on the store's file system", Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), s.staging_bytes));
+        let help = "Room that was promised to transfers under way";
+        to.gauges("staging", help, Some(Unit::Bytes), rows)?;
+        let rows = all.iter().map(|s| (store(&*s.name), u64::from(s.staging_high)));
+        to.gauges("staging_high", "1: above limits.staging_high, until below the low", None, rows)
     }
 
     fn totals(&self, to: &mut Families<'_>) -> fmt::Result {
@@ -191,7 +207,7 @@ mod tests {
     use blockferry_delta::{ImageName, Lineage, NodeId, Root, StoreName};
 
     use super::*;
-    use crate::backlog::{Backlog, Head};
+    use crate::backlog::{Backlog, Head, Pairs, Sum};
     use crate::budget;
     use crate::http::metrics::{PairSample, PeerSample, StoreSample};
     use crate::judge::Version;
@@ -217,8 +233,10 @@ mod tests {
                 Head { version, size_bytes: 1, recorded_unix_ms: 0, changed_bytes: Vec::new() };
             backlog.handle_head(store.clone(), image.clone(), head);
         }
-        let (pairs, hidden) = backlog.pairs();
-        let pairs = pairs.into_iter().map(|pair| PairSample {
+        let Pairs { shown, hidden, sums } = backlog.pairs();
+        let all = sums.values().map(|sum| (sum.in_sync, sum.behind, sum.oldest_unix_ms));
+        assert!(all.eq([(0, STORES as u64, Some(0)); PEERS]), "what is hidden is counted");
+        let pairs = shown.into_iter().map(|pair| PairSample {
             image: format!("{}/{}", pair.key.store, pair.key.image),
             peer: pair.key.peer.short(),
             in_sync: pair.in_sync,
@@ -237,6 +255,8 @@ mod tests {
             in_service: true,
             degraded: false,
             free_bytes: Some(1 << 40),
+            staging_bytes: 0,
+            staging_high: false,
         };
         Scrape {
             version: "0.0.0",
@@ -262,10 +282,11 @@ mod tests {
         let took = started.elapsed();
         let count = series(&text);
         eprintln!("{count} series, {} bytes in {took:?}", text.len());
-        // Two for a pair, nine for a peer, three for a store, the rest is fixed.
-        let most = 2 * budget::METRICS_PAIRS_MAX + 9 * PEERS + 3 * STORES + 100;
+        let most = budget::metrics_series_max(STORES, PEERS);
         assert!(count <= most, "{count} series, at most {most}");
-        assert!(count > 2 * budget::METRICS_PAIRS_MAX);
+        let [pair, peer, store] = budget::METRICS_SERIES_EACH;
+        let least = pair * budget::METRICS_PAIRS_MAX + peer * PEERS + store * STORES;
+        assert!(count >= least, "{count} series: each pair, peer and store has all of its own");
         assert!(text.len() < 2 << 20, "{} bytes", text.len());
         // A bound on hangs, not a figure.
         assert!(took < Duration::from_secs(20), "{took:?}");
@@ -278,6 +299,7 @@ mod tests {
         let id = NodeId::from_bytes([7; 32]);
         backlog.handle_peer(id, BTreeSet::from([store.clone()]));
         let root = Root::from_bytes([1; 32]);
+        let pairs_max = budget::METRICS_PAIRS_MAX as u64;
         for n in 0..budget::METRICS_PAIRS_MAX + 10 {
             let image = ImageName::new(&format!("i{n:06}")).expect("a name");
             let version = Version { number: 1, root, lineage: Lineage::default() };
@@ -289,7 +311,9 @@ mod tests {
                 backlog.handle_receipt(key, 1, root);
             }
         }
-        let (pairs, hidden) = backlog.pairs();
+        let Pairs { shown: pairs, hidden, sums } = backlog.pairs();
+        let sum = Sum { in_sync: pairs_max + 3, behind: 7, oldest_unix_ms: Some(5) };
+        assert_eq!(sums, [(id, sum)].into());
         assert_eq!((pairs.len(), hidden), (budget::METRICS_PAIRS_MAX, 10));
         assert!(pairs.iter().take(7).all(|pair| !pair.in_sync));
         assert!(pairs.iter().skip(7).all(|pair| pair.in_sync && pair.recorded_unix_ms == 5));

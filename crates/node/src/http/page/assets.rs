@@ -53,9 +53,11 @@ macro_rules! vendored {
     };
 }
 
-static ASSETS: [Asset; 6] = [
+static ASSETS: [Asset; 8] = [
     ours!("page.css", CSS),
     ours!("page.js", JAVASCRIPT),
+    ours!("grid.css", CSS),
+    ours!("grid.js", JAVASCRIPT),
     ours!("icon.svg", "image/svg+xml"),
     vendored!("htmx.min.js", JAVASCRIPT),
     vendored!("uPlot.iife.min.js", JAVASCRIPT),

@@ -53,6 +53,8 @@ pub(crate) enum Done {
     Paused,
     /// Something goes on.
     Resumed,
+    /// A schedule was changed.
+    Scheduled,
 }
 
 impl Done {
@@ -62,14 +64,17 @@ impl Done {
             Self::Promoted => "Promoted. All members are told.",
             Self::Paused => "Paused. What came so far is kept.",
             Self::Resumed => "Resumed.",
+            Self::Scheduled => "Saved in the configuration file, and in force.",
         }
     }
 
-    fn word(self) -> &'static str {
+    /// For the address of that screen.
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Promoted => "promoted",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::Scheduled => "scheduled",
         }
     }
 }

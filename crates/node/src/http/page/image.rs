@@ -44,35 +44,35 @@ struct Image {
 }
 
 /// One generation.
-struct Generation {
-    number: u64,
-    current: bool,
-    recorded: When,
-    author: String,
-    size: String,
-    changed: String,
+pub(super) struct Generation {
+    pub(super) number: u64,
+    pub(super) current: bool,
+    pub(super) recorded: When,
+    pub(super) author: String,
+    pub(super) size: String,
+    pub(super) changed: String,
     /// What travelled to bring it here; empty: it was recorded here.
-    wire: String,
-    took: String,
-    discover: String,
-    kept: bool,
-    holders: String,
-    promoted: Option<When>,
-    promoted_by: String,
-    bar: Bar,
+    pub(super) wire: String,
+    pub(super) took: String,
+    pub(super) discover: String,
+    pub(super) kept: bool,
+    pub(super) holders: String,
+    pub(super) promoted: Option<When>,
+    pub(super) promoted_by: String,
+    pub(super) bar: Bar,
 }
 
 /// Where bytes came from, as a bar and in words.
-struct Bar {
-    pieces: Vec<Piece>,
-    said: String,
+pub(super) struct Bar {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) said: String,
 }
 
 /// One piece of a bar, in thousandths of it.
-struct Piece {
-    class: &'static str,
-    from: u64,
-    width: u64,
+pub(super) struct Piece {
+    pub(super) class: &'static str,
+    pub(super) from: u64,
+    pub(super) width: u64,
 }
 
 /// What would travel.
@@ -146,7 +146,7 @@ async fn history(
     Ok(rows.iter().map(|row| generation(row, is_current(row), clock)).collect())
 }
 
-fn generation(row: &GenerationRow, current: bool, clock: &Clock) -> Generation {
+pub(super) fn generation(row: &GenerationRow, current: bool, clock: &Clock) -> Generation {
     let promoted = row.promoted.last();
     Generation {
         number: row.generation,

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::forms::Form;
 use super::frame::Frame;
 use super::{Failed, Screen, Viewer, html, is_secure, see};
+use crate::http::access::Credential;
 use crate::http::body::Asked;
 use crate::http::problem::Problem;
 use crate::http::settings::{Scope, TokenHash};
@@ -57,7 +58,7 @@ pub(crate) async fn show(State(site): State<Shared>, Asked(Next { next }): Asked
 }
 
 fn form(site: &Shared, next: &str, wrong: bool) -> Response {
-    let tokens = site.access.has_tokens();
+    let tokens = site.access().has_tokens();
     let frame = Frame::new(site, &Viewer::default(), "Log in", "/login");
     let status = if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
     html(status, &Login { frame, next: inside(next).to_owned(), wrong, tokens })
@@ -69,7 +70,7 @@ pub(crate) async fn begin(
     Form(Said { token, next }): Form<Said>,
 ) -> Screen {
     let hash = TokenHash::of(token.trim());
-    if site.access.check_token(hash, Scope::Read).is_err() {
+    if site.access().may(&Credential::of(hash), Scope::Read).is_err() {
         return Ok(form(&site, &next, true));
     }
     let begun = site.sessions.begin(hash, is_secure(&site), Instant::now());

@@ -11,6 +11,7 @@ mod assets;
 mod forms;
 mod frame;
 mod health;
+mod history;
 mod image;
 mod login;
 mod matrix;
@@ -18,6 +19,7 @@ mod overview;
 mod parts;
 mod peers;
 mod plot;
+mod schedules;
 mod session;
 mod words;
 
@@ -47,8 +49,13 @@ pub(crate) const POLICY: &str = "default-src 'none'; script-src 'self'; style-sr
      frame-ancestors 'none'";
 
 /// What stands in the navigation: address and name, in this order.
-pub(crate) const NAVIGATION: [(&str, &str); 3] =
-    [("/", "Overview"), ("/peers", "Peers"), ("/health", "Health")];
+pub(crate) const NAVIGATION: [(&str, &str); 5] = [
+    ("/", "Overview"),
+    ("/peers", "Peers"),
+    ("/schedules", "Schedules"),
+    ("/history", "History"),
+    ("/health", "Health"),
+];
 
 /// A screen, or what a form of one is sent to.
 pub(crate) struct Row {
@@ -70,12 +77,18 @@ fn row(
 
 /// All screens and forms.
 fn table() -> Vec<Row> {
-    use Scope::{Operate, Read};
+    use Scope::{Admin, Operate, Read};
     vec![
         row(Method::GET, "/", Read, get(overview::show)),
         row(Method::GET, "/images/{store}/{image}", Read, get(image::show)),
         row(Method::GET, "/peers", Read, get(peers::all)),
         row(Method::GET, "/peers/{peer}", Read, get(peers::one)),
+        row(Method::GET, "/schedules", Read, get(schedules::all)),
+        row(Method::GET, "/schedules/{schedule}", Read, get(schedules::one)),
+        row(Method::POST, "/schedules/{schedule}", Admin, post(schedules::paint)),
+        row(Method::GET, "/history", Read, get(history::all)),
+        row(Method::GET, "/history/{store}/{image}", Read, get(history::one)),
+        row(Method::GET, "/history/{store}/{image}/csv", Read, get(history::file)),
         row(Method::GET, "/health", Read, get(health::show)),
         row(Method::POST, "/promote", Operate, post(forms::promote)),
         row(Method::POST, "/pause", Operate, post(forms::pause)),
@@ -130,7 +143,7 @@ async fn gate(
     let viewer = Viewer {
         may_operate: site.check_who(headers, Scope::Operate).is_ok(),
         session: !headers.contains_key(AUTHORIZATION) && site.sessions.token(headers).is_some(),
-        tokens: site.access.has_tokens(),
+        tokens: site.access().has_tokens(),
         name: name.clone(),
     };
     if scope > Scope::Read {

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::calendar::{Civil, Zone};
+use crate::calendar::{Civil, Grid, HOURS_PER_DAY, Zone};
 use crate::events::now_unix_ms;
 
 const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -59,6 +59,32 @@ impl Clock {
 
     pub(crate) fn unix_seconds(&self) -> i64 {
         self.now_unix_ms.div_euclid(1000)
+    }
+
+    /// The same moment on the clock of a zone; of one that isn't known here: as it is.
+    pub(crate) fn in_zone(&self, zone: &str) -> Self {
+        let zone = Zone::named(zone).unwrap_or_else(|| self.zone.clone());
+        Self { zone, now_unix_ms: self.now_unix_ms }
+    }
+
+    /// `Fri 19:30`.
+    pub(crate) fn weekday_time(&self) -> String {
+        let now = self.zone.civil(self.unix_seconds());
+        format!("{} {}", weekday(now), clock_text(now, false))
+    }
+
+    /// The hour of the week that the clock stands in, from Monday 00:00.
+    pub(crate) fn week_hour(&self) -> usize {
+        let (day, hour) = Grid::cell(self.zone.civil(self.unix_seconds()));
+        day * HOURS_PER_DAY + hour
+    }
+
+    /// How many times the clock shows a full hour until an instant that the API wrote; `None`: that is
+    /// none, or it is over.
+    pub(crate) fn hours_until(&self, rfc3339: &str) -> Option<usize> {
+        let at = rfc3339.parse::<jiff::Timestamp>().ok()?.as_second();
+        let hour = |unix_seconds: i64| self.zone.civil(unix_seconds).0.div_euclid(3600);
+        usize::try_from(hour(at) - hour(self.unix_seconds())).ok()
     }
 
     /// An instant that the API wrote; what is none stays as it is.
