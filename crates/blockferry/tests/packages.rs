@@ -28,12 +28,26 @@ fn root() -> PathBuf {
 fn input(version: &str) -> Input {
     Input {
         root: root(),
-        binary: env!("CARGO_BIN_EXE_blockferry").into(),
+        binary: stripped(),
         version: version.to_owned(),
         epoch: EPOCH,
         level: Level::Fast,
         notices: None,
     }
+}
+
+/// The program without its debug information, which is most of it; every package does that again.
+fn stripped() -> PathBuf {
+    static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = MADE.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("blockferry");
+        let mut strip = Command::new("strip");
+        strip.args(["--strip-debug", env!("CARGO_BIN_EXE_blockferry"), "-o"]).arg(&path);
+        assert!(strip.status().unwrap().success());
+        (directory, path)
+    });
+    path.clone()
 }
 
 /// Whether all of these programs are here; says which one isn't.
@@ -189,7 +203,12 @@ fn the_deb_is_installed_used_upgraded_removed_and_purged() {
 /// A stand-in for systemd: every call is a line of `/mnt/calls`.
 const SYSTEMCTL: &str = "#!/bin/sh
 echo \"$*\" >>/mnt/calls
-case \"$*\" in *is-enabled*) echo enabled ;; esac
+case \"$*\" in
+*is-enabled*) echo enabled ;;
+*--preset-mode=enable-only*)
+  mkdir -p /etc/systemd/system/multi-user.target.wants
+  ln -sf /usr/lib/systemd/system/blockferry.service /etc/systemd/system/multi-user.target.wants ;;
+esac
 ";
 
 /// What was told since the last time, without what only asks.

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long a systemd may take until all is started.
 const BOOT_MAX: Duration = Duration::from_secs(60);
 
+/// How long a script may take.
+const SCRIPT_SECONDS_MAX: &str = "120";
+
 /// Mounts, says who holds them, and waits for the end of stdin. `$1` is where.
 const SHARED: &str = r#"
 mount --make-rprivate /
@@ -140,7 +143,8 @@ impl Machine {
         let what = if self.is_booted { "--all" } else { "--mount" };
         command.args(["--target", &self.target, what, "--root", "--wd", "env", "-i"]);
         command.args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"]);
-        command.args(["LC_ALL=C", "sh", "-euc", script]).stdin(Stdio::null());
+        command.args(["LC_ALL=C", "timeout", SCRIPT_SECONDS_MAX, "sh", "-euc", script]);
+        command.stdin(Stdio::null());
         command
     }
 

@@ -47,7 +47,7 @@ fn by_name(
             stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink())
         };
         match opened {
-            Err(Errno::NOTDIR) if is_link() => return Err(Errno::LOOP),
+            Err(Errno::NOTDIR) if !is_last && is_link() => return Err(Errno::LOOP),
             Err(error) => return Err(error),
             Ok(fd) if is_last => return Ok(fd),
             Ok(fd) => held = Some(fd),
