@@ -1,5 +1,6 @@
-//! The manifests of `deploy/kubernetes` without a cluster: rendered by `kubectl kustomize`, read once
-//! as they are and once as the API's own types, so that a field that no such type has is noticed.
+//! The manifests of `deploy/kubernetes` without a cluster: rendered by `kubectl kustomize`, read
+//! once as they are and once as the API's own types, so that a field that no such type has is
+//! noticed.
 //!
 //! Skipped with a line where `kubectl` isn't installed, but for what needs only the files.
 

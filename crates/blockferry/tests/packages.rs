@@ -1,8 +1,9 @@
-//! Packages made of this build, installed, used, upgraded, removed and purged: in an overlay over the
-//! machine's own root, of which nothing is left and through which nothing is changed.
+//! Packages made of this build, installed, used, upgraded, removed and purged: in an overlay over
+//! the machine's own root, of which nothing is left and through which nothing is changed.
 //!
-//! Needs root, `dpkg`, and for some tests `rpm`; without them it is skipped with a line. Once there is no
-//! systemd at all, once a stand-in that writes down what it is told, once a real one with the real unit.
+//! Needs root, `dpkg`, and for some tests `rpm`; without them it is skipped with a line. Once there
+//! is no systemd at all, once a stand-in that writes down what it is told, once a real one with the
+//! real unit.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -259,6 +260,35 @@ fn the_deb_tells_systemd_what_is_due() {
     machine.run(&format!("test ! -h {wanted} && test ! -e /run/blockferry.installed"));
 }
 
+/// What the other node of the machine changes comes to the package's: an image that is somebody
+/// else's, new ones, and with the drop-in whose they are.
+fn receives(machine: &Machine) {
+    let from_other = |script: &str| {
+        machine.run(&format!(
+            "other='blockferry --config /srv/other/blockferry.toml'
+             cd /srv/other/images; {script}
+             for name in *.raw; do $other publish vdisks/$name; done
+             for name in *.raw; do
+               $other wait vdisks/$name --timeout 30s
+               cmp $name /srv/vdisks/$name
+             done"
+        ));
+    };
+    from_other(
+        "dd if=/dev/urandom of=a.raw bs=4096 count=2 seek=7 conv=notrunc status=none
+         head -c 500000 /dev/urandom >b.raw; chmod 604 b.raw; chown 1234:1235 b.raw",
+    );
+    assert_eq!(machine.run("stat -c '%a' /srv/vdisks/a.raw /srv/vdisks/b.raw"), "640\n604");
+    assert_eq!(owned(machine, "/srv/vdisks/b.raw"), "604 blockferry:blockferry");
+    machine.run(
+        "install -D -m 644 /usr/share/doc/blockferry/drop-ins/owners.conf \
+           /etc/systemd/system/blockferry.service.d/owners.conf
+         systemctl daemon-reload; systemctl restart blockferry",
+    );
+    from_other("head -c 400000 /dev/urandom >c.raw; chown 1234:1235 c.raw");
+    assert_eq!(machine.run("stat -c '%u:%g' /srv/vdisks/c.raw"), "1234:1235");
+}
+
 /// Two nodes on one machine: the package's under its unit, and one that only serves as its peer.
 #[test]
 fn under_systemd_the_hardened_service_sends_and_receives() {
@@ -293,31 +323,7 @@ fn under_systemd_the_hardened_service_sends_and_receives() {
          blockferry wait vdisks/a.raw --timeout 30s
          cmp /srv/vdisks/a.raw /srv/other/images/a.raw",
     );
-    // An update of an image that is somebody else's, and a new one.
-    let from_other = |script: &str| {
-        machine.run(&format!(
-            "other='blockferry --config /srv/other/blockferry.toml'
-             cd /srv/other/images; {script}
-             for name in *.raw; do $other publish vdisks/$name; done
-             for name in *.raw; do
-               $other wait vdisks/$name --timeout 30s
-               cmp $name /srv/vdisks/$name
-             done"
-        ));
-    };
-    from_other(
-        "dd if=/dev/urandom of=a.raw bs=4096 count=2 seek=7 conv=notrunc status=none
-         head -c 500000 /dev/urandom >b.raw; chmod 604 b.raw; chown 1234:1235 b.raw",
-    );
-    assert_eq!(machine.run("stat -c '%a' /srv/vdisks/a.raw /srv/vdisks/b.raw"), "640\n604");
-    assert_eq!(owned(&machine, "/srv/vdisks/b.raw"), "604 blockferry:blockferry");
-    machine.run(
-        "install -D -m 644 /usr/share/doc/blockferry/drop-ins/owners.conf \
-           /etc/systemd/system/blockferry.service.d/owners.conf
-         systemctl daemon-reload; systemctl restart blockferry",
-    );
-    from_other("head -c 400000 /dev/urandom >c.raw; chown 1234:1235 c.raw");
-    assert_eq!(machine.run("stat -c '%u:%g' /srv/vdisks/c.raw"), "1234:1235");
+    receives(&machine);
     assert_eq!(state(), "active\nsuccess\n0");
 
     let process = || machine.run("systemctl show blockferry -P MainPID");

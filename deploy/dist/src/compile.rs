@@ -1,7 +1,8 @@
 //! The release binary, built so that nothing of this machine is in it.
 //!
 //! Directories are written as if the source were in `/usr/src/blockferry` and the crates in
-//! `/usr/src/cargo`; the target directory is one of its own, for its flags are others than `cargo build`'s.
+//! `/usr/src/cargo`; the target directory is one of its own, for its flags are others than `cargo
+//! build`'s.
 
 use crate::crates::cargo;
 use crate::run::run;

@@ -1,5 +1,5 @@
-//! Which crates the program is made of: as cargo resolves them for this target, with the features that
-//! the program alone asks for, and nothing that only tests use.
+//! Which crates the program is made of: as cargo resolves them for this target, with the features
+//! that the program alone asks for, and nothing that only tests use.
 
 use crate::run::{read, run};
 use anyhow::{Context, Result, ensure};

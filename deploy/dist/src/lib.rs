@@ -1,5 +1,5 @@
-//! What is handed out: one list of files (`tree`), and from it a `.deb`, an `.rpm` and an archive; the
-//! bill of materials (`sbom`) and the licences of what is linked in (`notices`).
+//! What is handed out: one list of files (`tree`), and from it a `.deb`, an `.rpm` and an archive;
+//! the bill of materials (`sbom`) and the licences of what is linked in (`notices`).
 //!
 //! The same commit gives the same bytes in any directory, at any time: no date but the commit's, no
 //! owner but root, sorted names, no path of the machine that built it. What packs are the tools of

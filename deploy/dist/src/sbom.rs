@@ -1,5 +1,6 @@
-//! The bill of materials, CycloneDX 1.5 as JSON: every crate with version, licence, checksum and what
-//! it needs. Made from cargo's own answers, so it says what is linked and not what a lock file lists.
+//! The bill of materials, CycloneDX 1.5 as JSON: every crate with version, licence, checksum and
+//! what it needs. Made from cargo's own answers, so it says what is linked and not what a lock file
+//! lists.
 
 use crate::crates::{Crates, Key};
 use crate::run::run;

@@ -79,7 +79,8 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The configuration is there, from a repository or a ConfigMap for example: the key may be missing.
+/// The configuration is there, from a repository or a ConfigMap for example: the key may be
+/// missing.
 fn key_only(app: &App) -> Result<Exit, Failure> {
     let settings = app.location.load()?;
     directory(&settings.state_dir, STATE_MODE)?;

@@ -1,9 +1,10 @@
-//! A throwaway copy of this machine: its root as the lower layer of an overlay whose upper layer is in
-//! memory, in a mount namespace that nobody else sees. When it is dropped, all of it is gone; also
-//! when the test is killed, for it lives as long as a pipe is open.
+//! A throwaway copy of this machine: its root as the lower layer of an overlay whose upper layer is
+//! in memory, in a mount namespace that nobody else sees. When it is dropped, all of it is gone;
+//! also when the test is killed, for it lives as long as a pipe is open.
 //!
 //! `new` shares processes and network with the machine, but not `/run`: a systemd that runs outside
-//! can't be reached. `boot` has its own, and systemd as its first process. `/mnt` is for tests' files.
+//! can't be reached. `boot` has its own, and systemd as its first process. `/mnt` is for tests'
+//! files.
 
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
@@ -90,7 +91,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A fresh one without systemd; nothing, and a line that says so, where this user can't have one.
+    /// A fresh one without systemd; nothing, and a line that says so, where this user can't have
+    /// one.
     pub(crate) fn new() -> Option<Machine> {
         Machine::hold(&["--mount", "sh", "-euc", SHARED, "sh"], &[], false)
     }
@@ -148,7 +150,8 @@ impl Machine {
         command
     }
 
-    /// Runs a script, which must succeed, and gives what it wrote to stdout, without the last line's end.
+    /// Runs a script, which must succeed, and gives what it wrote to stdout, without the last
+    /// line's end.
     pub(crate) fn run(&self, script: &str) -> String {
         // A service in the background would hold pipes open: files are read when the script ended.
         let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());

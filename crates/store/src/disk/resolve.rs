@@ -2,8 +2,8 @@
 //!
 //! The kernel does it as a whole (`openat2`). A sandbox that can't look into that call's argument
 //! refuses the call as if there were none (systemd's `RestrictSUIDSGID=`, which our own unit has):
-//! then it is done name by name, each below the handle of the one before. That is no looser, since a
-//! path here has no `..` and each name is opened without following it.
+//! then it is done name by name, each below the handle of the one before. That is no looser, since
+//! a path here has no `..` and each name is opened without following it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
