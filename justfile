@@ -55,6 +55,10 @@ bench *ARGS:
 instructions *ARGS:
     cargo run --release --locked -p blockferry-benches -- baseline {{ARGS}}
 
+# Packages, archive, bill of materials and sums, into dist/: the same bytes from the same commit.
+dist *ARGS:
+    cargo run --locked -p blockferry-dist -- {{ARGS}}
+
 # Two nodes and a delta to watch.
 demo *ARGS:
     cargo run --release -p blockferry -- demo {{ARGS}}

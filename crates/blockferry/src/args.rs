@@ -272,6 +272,9 @@ pub(crate) struct InitArgs {
     /// UDP address to listen on
     #[arg(long, value_name = "ADDR", default_value = "[::]:7700")]
     pub(crate) listen: SocketAddr,
+    /// Make only what isn't there: nothing, or the key of a configuration that came from elsewhere
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) if_missing: bool,
 }
 
 /// `store`

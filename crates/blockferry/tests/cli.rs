@@ -206,6 +206,30 @@ fn init_overwrites_nothing() {
 }
 
 #[test]
+fn init_if_missing_makes_the_key_of_a_configuration_and_nothing_twice() {
+    let place = Place::new();
+    let key = place.path("state/node.key");
+    let text = format!(
+        "version = 1\n[node]\nidentity = {key:?}\nstate_dir = {:?}\n",
+        place.path("state")
+    );
+    let config = place.file("etc/blockferry.toml", &text);
+    let first = place.run(&["init", "--if-missing", "--config", &config]);
+    assert_eq!(first.status, 0, "{}", first.stderr);
+    assert_eq!(first.stdout.trim().len(), 52, "{}", first.stdout);
+    let bytes = std::fs::read(&key).unwrap();
+    let again = place.run(&["init", "--if-missing", "--config", &config]);
+    assert_eq!((again.status, &again.stdout), (0, &first.stdout));
+    assert_eq!(std::fs::read(&key).unwrap(), bytes);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    assert_eq!(place.run(&["id", "--config", &config]).stdout, first.stdout);
+    // A configuration that can't be used makes no key.
+    let bad = place.file("bad/blockferry.toml", "version = 1\n[nod]\n");
+    assert_eq!(place.run(&["init", "--if-missing", "--config", &bad]).status, 78);
+    assert!(!place.path("bad/identity.key").exists());
+}
+
+#[test]
 fn init_with_a_bad_name_leaves_no_key() {
     let place = Place::new();
     let ran = place.run(&["init", "--dir", "node", "--name", "../up"]);

@@ -194,7 +194,7 @@ fn facts(store: &OpenStore) -> Result<Facts> {
         matches!(look.state, LookState::New | LookState::Changed) && store.takes(&look.name)
     });
     let images = store.store.images()?;
-    let diverged = images.iter().filter(|image| diverged::is_open(store, image)).count();
+    let diverged = images.iter().filter(|image| diverged::is_open(core, store, image)).count();
     Ok(Facts { unrecorded: unrecorded.count() as u64, diverged: diverged as u64 })
 }
 

@@ -1,7 +1,8 @@
 //! `init`: an identity, a commented configuration and the directories of a node.
 //!
 //! Nothing that exists is overwritten: neither a key, which would be another node, nor a file
-//! that somebody has edited.
+//! that somebody has edited. By root it is made for whom the state directory belongs to: where a
+//! package made that for a service, the service can read its key and its group the configuration.
 
 use super::App;
 use crate::args::InitArgs;
@@ -10,15 +11,17 @@ use crate::failure::{AdminError, Failure, on_path};
 use blockferry_node::Identity;
 use blockferry_node::api::{Exit, Schema};
 use serde_json::json;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 const TEMPLATE: &str = include_str!("init.toml");
 const FILE_MODE: u32 = 0o640;
 const STATE_MODE: u32 = 0o700;
 const DIRECTORY_MODE: u32 = 0o750;
+/// Where a package puts the unit.
+const UNIT: &str = "/usr/lib/systemd/system/blockferry.service";
 
 /// Where the parts of a node are.
 struct Places {
@@ -53,6 +56,9 @@ impl Places {
 
 pub(crate) fn run(app: &App, args: &InitArgs) -> Result<Exit, Failure> {
     let places = Places::new(app, args.dir.as_deref())?;
+    if args.if_missing && places.file.exists() {
+        return key_only(app);
+    }
     for path in [&places.file, &places.identity] {
         if path.symlink_metadata().is_ok() {
             let message = format!("{} is there already", path.display());
@@ -67,15 +73,53 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Result<Exit, Failure> {
     let identity = checked(&places.file)
         .and_then(|()| Identity::create(&places.identity).map_err(Failure::from))
         .inspect_err(|_| drop(std::fs::remove_file(&places.file)))?;
-    let id = identity.id().to_string();
-    let object = json!({ "schema": Schema, "id": id, "config": places.file });
-    app.out.either(&object, || id.clone())?;
+    hand_over(&places.state, &places.identity, Some(&places.file))?;
+    answer(app, &identity, &places.file)?;
     app.out.prose(&next_steps(&places));
     Ok(Exit::Done)
 }
 
+/// The configuration is there, from a repository or a ConfigMap for example: the key may be
+/// missing.
+fn key_only(app: &App) -> Result<Exit, Failure> {
+    let settings = app.location.load()?;
+    directory(&settings.state_dir, STATE_MODE)?;
+    let is_new = !settings.identity.exists();
+    let identity = Identity::load_or_create(&settings.identity)?;
+    if is_new {
+        // Whoever made the directory, a kubelet for example, didn't know whose it is.
+        let mode = Permissions::from_mode(STATE_MODE);
+        std::fs::set_permissions(&settings.state_dir, mode)
+            .map_err(|error| on_path("set the mode of", &settings.state_dir, &error))?;
+        hand_over(&settings.state_dir, &settings.identity, None)?;
+    }
+    answer(app, &identity, &app.location.file)?;
+    Ok(Exit::Done)
+}
+
+fn answer(app: &App, identity: &Identity, file: &Path) -> Result<(), Failure> {
+    let id = identity.id().to_string();
+    let object = json!({ "schema": Schema, "id": id, "config": file });
+    app.out.either(&object, || id.clone())
+}
+
+/// The key to the owner of the state directory, the configuration to the group.
+fn hand_over(state: &Path, key: &Path, config: Option<&Path>) -> Result<(), Failure> {
+    let info = state.metadata().map_err(|error| on_path("look at", state, &error))?;
+    if !rustix::process::geteuid().is_root() || info.uid() == 0 {
+        return Ok(());
+    }
+    let (user, group) = (info.uid(), info.gid());
+    chown(key, Some(user), Some(group)).map_err(|error| on_path("hand over", key, &error))?;
+    let Some(config) = config else { return Ok(()) };
+    chown(config, None, Some(group)).map_err(|error| on_path("hand over", config, &error))
+}
+
 fn next_steps(places: &Places) -> String {
     let file = places.file.display();
+    if places.file == Path::new(DEFAULT_FILE) && Path::new(UNIT).exists() {
+        return format!("wrote {file}; next: systemctl enable --now blockferry");
+    }
     let option = if places.file == Path::new(DEFAULT_FILE) {
         String::new()
     } else {

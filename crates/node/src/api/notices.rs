@@ -141,7 +141,7 @@ pub(super) const ROWS: &[CodeRow] = &[
     row(
         "SMALL_BUFFERS",
         Exit::Done,
-        "install deploy/sysctl.d/60-blockferry.conf, then: sysctl --system",
+        "install deploy/sysctl.d/30-blockferry.conf, then: sysctl --system",
     ),
     row(
         "SNAPSHOT_UNSUPPORTED",

@@ -24,6 +24,7 @@ mod holder;
 mod path;
 mod real;
 mod real_file;
+mod resolve;
 mod sim;
 mod sys;
 

@@ -1,9 +1,8 @@
 //! The disk of the machine, beneath one directory handle.
 //!
-//! Every path is resolved by `openat2` with BENEATH, NO_SYMLINKS and NO_MAGICLINKS; a kernel
-//! without it is an error, never a looser open. What is done to a name (stat, rename, remove) is
-//! done relative to the handle of its directory. Opening never blocks on a FIFO, never follows a
-//! symlink and never hands out anything but a regular file.
+//! Every path is resolved beneath that handle, through no symlink (`resolve`). What is done to a
+//! name (stat, rename, remove) is done relative to the handle of its directory. Opening never blocks
+//! on a FIFO, never follows a symlink and never hands out anything but a regular file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -15,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::backends::FileBackend;
-use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, flock,
-};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 
 use super::path::{check, check_dir, split};
@@ -140,12 +137,10 @@ impl Root {
     /// The one place where a path becomes a descriptor.
     pub(super) fn open_at(&self, path: &str, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let mode = Mode::from_raw_mode(mode);
         let mut tries = 1;
         loop {
-            match rustix::fs::openat2(&self.dir, path, flags, mode, resolve) {
+            match super::resolve::open(self.dir.as_fd(), path, flags, mode) {
                 Err(Errno::INTR) => {}
                 // AGAIN: a lease is being broken, or a rename ran beside our resolution.
                 Err(Errno::AGAIN) if tries < OPEN_TRIES => {

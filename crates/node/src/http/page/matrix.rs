@@ -230,6 +230,7 @@ impl Known<'_> {
             WaitReason::Space => (Mark::Bad, "no room".to_owned(), None),
             WaitReason::InUse => (Mark::Waiting, "in use".to_owned(), None),
             WaitReason::SetIncomplete => (Mark::Waiting, "set".to_owned(), None),
+            WaitReason::Observing => (Mark::Waiting, "observing".to_owned(), None),
             WaitReason::StatementsFull => (Mark::Unknown, "not known".to_owned(), None),
             WaitReason::Other => (Mark::Unknown, "behind".to_owned(), None),
         }
@@ -376,6 +377,7 @@ pub(crate) fn sentence(reason: WaitReason) -> &'static str {
         WaitReason::Verifying => "it is there and is being read back",
         WaitReason::Changed => "the file has changed there since",
         WaitReason::Damaged => "what was read back is not what was written",
+        WaitReason::Observing => "another tool still rules there: it only looks",
         WaitReason::StatementsFull => "there is no room here for its receipt",
         WaitReason::Other => "it was refused or failed, and is tried again",
     }
