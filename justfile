@@ -54,3 +54,7 @@ instructions *ARGS:
 # Two nodes and a delta to watch.
 demo *ARGS:
     cargo run --release -p blockferry -- demo {{ARGS}}
+
+# The book as a site in target/book; needs mdbook: cargo install --locked --no-default-features mdbook
+book:
+    mdbook build docs
