@@ -94,10 +94,11 @@ fn arguments<'a>(all: impl Iterator<Item = &'a Arg>) -> String {
 }
 
 fn argument(arg: &Arg) -> String {
-    let values = arg.get_value_names().unwrap_or_default().join(" ");
+    let values = arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string);
+    let values = values.collect::<Vec<_>>().join(" ");
     let takes = arg.get_action().takes_values();
     let name = match (arg.get_short(), arg.get_long()) {
-        (None, None) => values.to_string(),
+        (None, None) => values,
         (short, long) => {
             let short = short.map(|short| format!("-{short}"));
             let long = long.map(|long| format!("--{long}"));

@@ -2,18 +2,17 @@
 //!
 //! `NAME$ COMMAND` is a command on a server; lines with `> ` go on with it, what follows is what it
 //! prints, `? N` its exit status if that isn't 0. `[..]` stands for anything in a line, `...` for any
-//! lines; blanks count as one, because columns are as wide as what is in them. A line that is one of
-//! `WORDS` stands for the line that comes, and in later commands for what it was. `<!-- prepare` hides
+//! lines; blanks count as one, because columns are as wide as what is in them. A line
+//! `TICKET` stands for the line that comes, and in later commands for what it was. `<!-- prepare` hides
 //! commands that a reader needn't see. A `toml` block that begins with `# NAME: PATH` is that file.
 //!
 //! `UPDATE_BOOK=1` writes what was printed into the page, to be shortened by hand again.
 
 use crate::pages::{Block, Page, blocks, pages};
 use crate::server::Servers;
-use std::collections::BTreeMap;
 
-/// Lines that stand for what was printed, and for that in later commands.
-const WORDS: [&str; 2] = ["TICKET", "ID"];
+/// A line that stands for what was printed, and for that in later commands.
+const TICKET: &str = "TICKET";
 /// What can't be run: packages, systemd, containers, an hour of benchmarks. How many blocks of which page.
 const IGNORED: [(&str, usize); 4] =
     [("benchmarks.md", 3), ("http.md", 1), ("install.md", 4), ("testing.md", 2)];
@@ -112,7 +111,7 @@ fn play(page: &Page) -> Vec<String> {
     );
     let servers = Servers::start(&names);
     let lines: Vec<&str> = page.text.lines().collect();
-    let (mut words, mut wrong) = (BTreeMap::new(), Vec::new());
+    let (mut ticket, mut wrong) = (String::new(), Vec::new());
     let mut changes: Vec<((usize, usize), String)> = Vec::new();
     let mut count = 0;
     for act in acts(page) {
@@ -124,14 +123,11 @@ fn play(page: &Page) -> Vec<String> {
             }
         };
         count += 1;
-        let command =
-            words.iter().fold(step.command.clone(), |command, (word, value): (_, &String)| {
-                command.replace(word, value)
-            });
+        let command = step.command.replace(TICKET, &ticket);
         let (status, said) = servers.run(&step.server, &command);
         let said: Vec<&str> = said.trim_end().lines().collect();
         let expected = &lines[step.expected.0..step.expected.1];
-        let shown = step.hidden || fits(expected, &said, &mut words);
+        let shown = step.hidden || fits(expected, &said, &mut ticket);
         if !shown || status != step.status {
             let Step { server, command, .. } = &step;
             wrong.push(format!(
@@ -160,17 +156,17 @@ fn update(page: &Page, lines: &[&str], changes: Vec<((usize, usize), String)>) {
 }
 
 /// Whether what was printed is what the page shows.
-fn fits(shown: &[&str], said: &[&str], words: &mut BTreeMap<&'static str, String>) -> bool {
+fn fits(shown: &[&str], said: &[&str], ticket: &mut String) -> bool {
     match shown {
         [] => said.is_empty(),
-        ["...", rest @ ..] => (0..=said.len()).any(|skip| fits(rest, &said[skip..], words)),
+        ["...", rest @ ..] => (0..=said.len()).any(|skip| fits(rest, &said[skip..], ticket)),
         [line, rest @ ..] => {
             let [first, after @ ..] = said else { return false };
-            if let Some(word) = WORDS.iter().find(|word| *word == line) {
-                words.insert(word, first.trim().to_owned());
-                return fits(rest, after, words);
+            if *line == TICKET {
+                first.trim().clone_into(ticket);
+                return fits(rest, after, ticket);
             }
-            line_fits(&blanks(line), &blanks(first)) && fits(rest, after, words)
+            line_fits(&blanks(line), &blanks(first)) && fits(rest, after, ticket)
         }
     }
 }
@@ -246,15 +242,15 @@ fn what_is_not_run_is_counted() {
 
 #[test]
 fn shown_and_said() {
-    let mut words = BTreeMap::new();
+    let mut ticket = String::new();
     let mut fit = |shown: &str, said: &str| {
         let (shown, said): (Vec<&str>, Vec<&str>) =
             (shown.lines().collect(), said.lines().collect());
-        fits(&shown, &said, &mut words)
+        fits(&shown, &said, &mut ticket)
     };
     assert!(fit("a  b\n...\nc[..]e", "a b\nx\ny\ncde"));
     assert!(fit("...", "") && fit("[..]", "x") && fit("a[..]", "a"));
     assert!(!fit("a", "a\nb") && !fit("a\nb", "a") && !fit("a[..]c", "ab") && !fit("", "a"));
     assert!(fit("TICKET\nx", "bf1abc\nx"));
-    assert_eq!(words["TICKET"], "bf1abc");
+    assert_eq!(ticket, "bf1abc");
 }
