@@ -9,5 +9,6 @@
 mod links;
 mod pages;
 mod readme;
+mod routes;
 mod samples;
 mod server;
