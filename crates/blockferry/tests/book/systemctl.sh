@@ -27,9 +27,15 @@ stop() {
     rm -f "$pid_file"
 }
 # The unit's reload returns before the service has read its configuration; samples look right after.
+reloads() { blockferry events 2>/dev/null | grep -c ' CONFIG_'; }
 reload() {
+    before=$(reloads)
     kill -HUP "$(cat "$pid_file")"
-    sleep 1
+    tries=0
+    while [ "$(reloads)" = "$before" ] && [ $tries -lt 300 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
 }
 case $1 in
 start) start ;;
