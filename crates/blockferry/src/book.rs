@@ -76,7 +76,7 @@ fn commands(parent: &Command, prefix: &str, page: &mut String) {
             continue;
         }
         let usage = command.clone().render_usage().to_string();
-        let usage = usage.trim_start_matches("Usage: ").replace("[OPTIONS] ", "");
+        let usage = usage.trim_start_matches("Usage: ").replace(" [OPTIONS]", "");
         page.push_str(&format!("\n```text\n{usage}\n```\n"));
         let own = command.get_arguments().filter(|arg| !arg.is_global_set());
         let table = arguments(own);
