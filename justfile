@@ -55,6 +55,6 @@ instructions *ARGS:
 demo *ARGS:
     cargo run --release -p blockferry -- demo {{ARGS}}
 
-# The book as a site in target/book; needs mdbook: cargo install --locked --no-default-features mdbook
+# The book as a site in target/book; needs mdbook 0.5: cargo install --locked --no-default-features mdbook
 book:
     mdbook build docs
