@@ -45,6 +45,9 @@ const CLOSE: f64 = 1.005;
 const TRIAL_GAIN: f64 = 1.05;
 /// A level is kept this long before a higher one is taken.
 const DWELL: Duration = Duration::from_secs(1);
+/// A transfer's first packs (8 MiB) are compressed as hard as the level it begins with, at least: a
+/// small update costs a worker some milliseconds, and what a large one found says nothing of it.
+const FIRST_PACKS: u64 = 4;
 /// The wait before something that brought nothing is tried again, at first and at most.
 const PATIENCE_FIRST: Duration = Duration::from_secs(30);
 const PATIENCE_LONGEST: Duration = Duration::from_secs(600);
@@ -171,9 +174,15 @@ impl Chooser {
         }
     }
 
-    /// The level of the next pack.
+    /// The level that the link has now.
     pub fn compression(&self) -> Compression {
         LADDER[self.rung].compression
+    }
+
+    /// The level of a transfer's pack of this number, counted from 0.
+    pub fn compression_of(&self, pack: u64) -> Compression {
+        let least = if pack < FIRST_PACKS { START } else { 0 };
+        LADDER[self.rung.max(least)].compression
     }
 
     /// The lowest level at which a pack that is there already will do: while the link holds nothing

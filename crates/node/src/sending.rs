@@ -298,7 +298,7 @@ impl Drive {
             Setting::Fixed(compression) => (compression, compression),
             Setting::Auto => {
                 let chooser = lock(&self.peer.chooser);
-                (chooser.compression(), chooser.least())
+                (chooser.compression_of(job.number()), chooser.least())
             }
         };
         let verdict = self.core.limit.verdict(&Scope::from(&self.key));

@@ -71,6 +71,11 @@ pub struct Packed {
 }
 
 impl PackJob {
+    /// Which of the transfer's packs it is, counted from 0.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Reads, proves and compresses. Blocking.
     pub fn run(self, packer: &mut Packer, compression: Compression) -> Packed {
         self.run_timed(packer, compression).0

@@ -147,6 +147,19 @@ fn each_link_gets_its_level_and_keeps_it() {
 }
 
 #[test]
+fn small_transfers_are_compressed_whatever_a_large_one_found() {
+    let mut sim = Sim::new(mbit(10_000.0));
+    sim.run(60.0);
+    assert_eq!(sim.chooser.compression(), Compression::Stored);
+    let of = |pack| sim.chooser.compression_of(pack);
+    assert_eq!((of(0), of(FIRST_PACKS - 1)), (Compression::zstd(3), Compression::zstd(3)));
+    assert_eq!(of(FIRST_PACKS), Compression::Stored);
+    let mut slow = Sim::new(mbit(1.0));
+    slow.run(120.0);
+    assert_eq!(slow.chooser.compression_of(0), Compression::zstd(8), "never less than the link's");
+}
+
+#[test]
 fn a_link_that_changes_is_followed() {
     let mut sim = Sim::new(mbit(1000.0));
     for rate in [20.0, 1000.0, 100.0, 10_000.0, 20.0, 10_000.0, 1.0] {
