@@ -6,7 +6,7 @@
 
 use crate::args::Cli;
 use crate::config::schema;
-use blockferry_node::api::code_rows;
+use blockferry_node::api::{CodeRow, Exit, code_rows};
 use clap::{Arg, Command, CommandFactory};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 const MADE: &str = "<!-- Made from the code: UPDATE_BOOK=1 cargo test -p blockferry book -->\n";
 const CODES: &str = "| code | exit | means | what to do |\n|---|---|---|---|\n";
-const EVENTS: &str = "| code | severity | means |\n|---|---|---|\n";
+const EVENTS: &str = "| code | severity | means | what to do |\n|---|---|---|---|\n";
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
@@ -194,14 +194,22 @@ fn key_means(value: &Value) -> String {
 #[test]
 fn book_has_every_code_and_event() {
     let page = std::fs::read_to_string(docs().join("troubleshooting.md")).unwrap();
+    let ends = |row: &&CodeRow| row.exit != Exit::Done;
     let rows = code_rows()
         .iter()
+        .filter(ends)
         .map(|row| (row.code, vec![row.exit.status().to_string()], vec![cell(row.remedy)]));
     let page = table(&page, CODES, rows.collect());
-    let severities = severities();
+    let mut severities = severities();
+    for row in code_rows().iter().filter(|row| row.exit == Exit::Done) {
+        // No command ends with it: an event, or what a look at the node finds.
+        severities.entry(row.code.to_owned()).or_insert_with(|| BTreeSet::from(["finding"]));
+    }
     let rows = severities.iter().map(|(code, severities)| {
         let all = severities.iter().copied().collect::<Vec<_>>().join(", ");
-        (code.as_str(), vec![all], vec![])
+        let row = code_rows().iter().find(|row| row.code == code);
+        let remedy = row.map_or("-", |row| row.remedy);
+        (code.as_str(), vec![all], vec![cell(remedy)])
     });
     compare("troubleshooting.md", &table(&page, EVENTS, rows.collect()));
 }
