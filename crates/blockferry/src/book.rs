@@ -203,7 +203,9 @@ fn book_has_every_code_and_event() {
     let mut severities = severities();
     for row in code_rows().iter().filter(|row| row.exit == Exit::Done) {
         // No command ends with it: an event, or what a look at the node finds.
-        severities.entry(row.code.to_owned()).or_insert_with(|| BTreeSet::from(["finding"]));
+        severities
+            .entry(row.code.to_owned())
+            .or_insert_with(|| BTreeSet::from(["event or finding"]));
     }
     let rows = severities.iter().map(|(code, severities)| {
         let all = severities.iter().copied().collect::<Vec<_>>().join(", ");
