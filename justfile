@@ -62,3 +62,7 @@ dist *ARGS:
 # Two nodes and a delta to watch.
 demo *ARGS:
     cargo run --release -p blockferry -- demo {{ARGS}}
+
+# The book as a site in target/book; needs mdbook 0.5: cargo install --locked --no-default-features mdbook
+book:
+    mdbook build docs

@@ -4,6 +4,8 @@
 //! exit status. Nothing else ends the process, except an interrupt (`interrupt`).
 
 mod args;
+#[cfg(test)]
+mod book;
 mod bundle;
 mod commands;
 mod config;

@@ -141,7 +141,7 @@ async fn go(
     let moved = loop {
         let (to, of) = (core.clone(), store.clone());
         let moved = blocking("adopting", move || {
-            let facts = if force { Facts::default() } else { facts(&of)? };
+            let facts = if force { Facts::default() } else { facts(&to, &of)? };
             // What waits for its set holds its image.
             of.waiting.clear_all(&of.store);
             let moved = of.store.adopt(order, facts);
@@ -188,7 +188,7 @@ fn reconnect(core: &Core, store: &OpenStore) {
 }
 
 /// What an order depends on. Blocking.
-fn facts(store: &OpenStore) -> Result<Facts> {
+fn facts(core: &Core, store: &OpenStore) -> Result<Facts> {
     let looks = store.store.look()?;
     let unrecorded = looks.iter().filter(|look| {
         matches!(look.state, LookState::New | LookState::Changed) && store.takes(&look.name)
@@ -218,7 +218,7 @@ async fn status(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer>
 /// Blocking.
 fn status_row(core: &Core, store: &OpenStore) -> Result<AdoptStoreRow> {
     let now = store.store.adoption();
-    let facts = facts(store)?;
+    let facts = facts(core, store)?;
     let kept = store.store.all_kept()?;
     let of = |why| kept.iter().filter(move |kept: &&Kept| kept.why == why);
     let bytes = |why| of(why).map(|kept| kept.allocated_bytes).sum::<u64>();
