@@ -4,7 +4,7 @@
 //! offset, keeps it from going back, and looks through all rules. `decide` must agree at every minute,
 //! name each change to the second, skip none and invent none. One seed is one zone and one calendar.
 
-use blockferry_node::calendar::{
+use blockferry_node::rate::calendar::{
     Calendar, Dates, Days, Dfsr, Rate, Rule, Source, State, When, Window, Zone,
 };
 use blockferry_tests::{Rng, across};
@@ -190,7 +190,7 @@ impl Case {
             return State { rate: rule.rate, source: Source::Rule(index + 1), polite };
         }
         let polite = self.calendar.polite;
-        let quarter = blockferry_node::calendar::Civil(shown * 60);
+        let quarter = blockferry_node::rate::calendar::Civil(shown * 60);
         match self.week.as_ref().and_then(|week| week.rate(quarter)) {
             Some(rate) => State { rate, source: Source::Dfsr, polite },
             None => State { rate: self.calendar.default, source: Source::Default, polite },

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use blockferry_delta::{ImageName, Root};
-use blockferry_node::conflict;
+use blockferry_node::lineage::conflict;
 use blockferry_tests::{Cluster, Rng, across, cases, image_name};
 
 /// A content that somebody made.

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use blockferry_delta::ImageName;
 use blockferry_node::Identity;
-use blockferry_node::exchange::{PackJob, RecvOutcome, RecvSide, SendOutcome, SendSide, Step};
+use blockferry_node::transfer::exchange::{
+    PackJob, RecvOutcome, RecvSide, SendOutcome, SendSide, Step,
+};
 use blockferry_store::disk::{CrashPlan, Disk, Keep, SimDisk};
 use blockferry_store::{CommitMode, Options, Store};
 use blockferry_wire::{Compression, Message, Packer};

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::failure::AdminError;
 use blockferry_node::Identity;
 use blockferry_node::config::FreeMin;
-use blockferry_node::doctor::place::{self, Place};
+use blockferry_node::monitoring::doctor::place::{self, Place};
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -209,10 +209,8 @@ fn init_overwrites_nothing() {
 fn init_if_missing_makes_the_key_of_a_configuration_and_nothing_twice() {
     let place = Place::new();
     let key = place.path("state/node.key");
-    let text = format!(
-        "version = 1\n[node]\nidentity = {key:?}\nstate_dir = {:?}\n",
-        place.path("state")
-    );
+    let text =
+        format!("version = 1\n[node]\nidentity = {key:?}\nstate_dir = {:?}\n", place.path("state"));
     let config = place.file("etc/blockferry.toml", &text);
     let first = place.run(&["init", "--if-missing", "--config", &config]);
     assert_eq!(first.status, 0, "{}", first.stderr);

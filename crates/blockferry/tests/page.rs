@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_node::api::{Affected, OrdersReport, PeersReport, Request, Role, StatusReport};
-use blockferry_node::calendar::{Calendar, Days, Rate, Rule, When, Zone};
 use blockferry_node::http::{HttpConfig, Scope, Token, new_token};
+use blockferry_node::rate::calendar::{Calendar, Days, Rate, Rule, When, Zone};
 use serde_json::json;
 
 use running::{LONG, Running, config, edit, noise, start, until};

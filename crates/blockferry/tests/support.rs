@@ -218,7 +218,7 @@ fn node_with_secrets() -> (Node, Vec<String>) {
     secrets.push(hash.trim_start_matches("blake3:").to_owned());
     secrets.push(ticket.to_owned());
     let whole = data_encoding::BASE64URL_NOPAD.decode(&ticket.as_bytes()[3..]).unwrap();
-    let decoded = blockferry_node::ticket::Ticket::decode(ticket).unwrap();
+    let decoded = blockferry_node::membership::ticket::Ticket::decode(ticket).unwrap();
     secrets.extend(forms(&whole));
     secrets.extend(forms(&decoded.secret));
     secrets.extend(forms(&decoded.secret_hash()));

@@ -14,10 +14,10 @@ use blockferry_delta::{ImageName, NodeId, Order as Descent, Root, StoreName};
 use blockferry_wire::Lane;
 
 use crate::budget;
-use crate::judge::Version;
-use crate::overrides::Scope;
-use crate::rates::{Hold, InForce};
-use crate::turns::Order;
+use crate::rate::overrides::Scope;
+use crate::rate::rates::{Hold, InForce};
+use crate::rate::turns::Order;
+use crate::transfer::judge::Version;
 
 mod heads;
 mod pairs;

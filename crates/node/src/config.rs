@@ -18,14 +18,14 @@ use blockferry_wire::{FEATURE_DELETIONS, FEATURE_STATEMENTS, VERSION_MAX, VERSIO
 
 use crate::api::{Require, Role};
 use crate::budget;
-use crate::calendar::{Calendar, Clock, Rate};
 use crate::error::{Error, Result};
 use crate::http::HttpConfig;
-use crate::identity::Identity;
-pub use crate::level::Setting;
-pub use crate::rates::Allowance;
-use crate::rates::Rates;
-pub use crate::watermarks::{Marks, Watermarks};
+use crate::membership::identity::Identity;
+pub use crate::monitoring::watermarks::{Marks, Watermarks};
+use crate::rate::calendar::{Calendar, Clock, Rate};
+pub use crate::rate::rates::Allowance;
+use crate::rate::rates::Rates;
+pub use crate::transfer::level::Setting;
 pub use file::ConfigFile;
 
 /// How new content replaces old in a store.

@@ -21,8 +21,8 @@ use redb::{
 use crate::api::{Event, Severity, remedy_for};
 use crate::budget::{EVENTS_KEPT, LEDGER_CACHE_BYTES, TICKETS_KEPT};
 use crate::error::{Error, Result};
-use crate::overrides::{Order, Override, Scope};
-use crate::ticket::{self, Issued, SecretHash};
+use crate::membership::ticket::{self, Issued, SecretHash};
+use crate::rate::overrides::{Order, Override, Scope};
 use together::Together;
 
 const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets.v1");

@@ -18,32 +18,32 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::admin;
+use crate::admin::socket;
 use crate::api::PeerState;
 use crate::backlog::Backlog;
 use crate::budget;
 use crate::config::{Config, PeerConfig, Setting, StoreConfig, check_store};
 use crate::core::{Core, blocking, lock};
-use crate::dialing;
-use crate::encoded::Encoded;
 use crate::error::{Error, Result};
 use crate::events::{Events, Note, now_unix_ms};
-use crate::foresight;
 use crate::ledger::Ledger;
-use crate::limit::{self, Limit};
-use crate::members::Members;
-use crate::opening;
-use crate::overrides::Overrides;
-use crate::peer::Peer;
-use crate::rates;
+use crate::link::dialing;
+use crate::link::peer::Peer;
+use crate::link::transport::{Transport, close};
+use crate::local::opening;
+use crate::local::stores::{self, OpenStore, Origin};
+use crate::membership::members::Members;
+use crate::membership::trust::Trust;
+use crate::monitoring::trends;
+use crate::planner::foresight;
+use crate::promotion::witness::{self, Witness};
+use crate::rate::limit::{self, Limit};
+use crate::rate::overrides::Overrides;
+use crate::rate::rates;
 use crate::reload::{self, Reloaded};
-use crate::sending;
-use crate::stores::{self, OpenStore, Origin};
-use crate::transport::{Transport, close};
-use crate::trends;
-use crate::trust::Trust;
-use crate::witness::{self, Witness};
-use crate::workers::Workers;
+use crate::transfer::encoded::Encoded;
+use crate::transfer::sending;
+use crate::transfer::workers::Workers;
 
 /// A node stops waiting for commits and scans after this time; they are recovered at the start.
 const STOP_WAIT: Duration = Duration::from_secs(20);
@@ -109,7 +109,7 @@ impl Node {
             started: Instant::now(),
             live: RwLock::new(Arc::new(config.clone())),
             rereading: Mutex::default(),
-            instance: crate::session::new_instance()?,
+            instance: crate::link::session::new_instance()?,
             config,
         });
         let (tasks, writer) = (Vec::new(), tokio::spawn(writer.run()));
@@ -224,10 +224,10 @@ impl Node {
         self.tasks.push(tokio::spawn(foresight::run(core.clone())));
         self.tasks.push(tokio::spawn(trends::run(core.clone())));
         self.tasks.push(tokio::spawn(witness::run(core.clone())));
-        self.tasks.push(tokio::spawn(crate::watermarks::run(core.clone())));
+        self.tasks.push(tokio::spawn(crate::monitoring::watermarks::run(core.clone())));
         if let Some(path) = core.config.admin_socket.clone() {
-            let listener = admin::bind(&path)?;
-            self.tasks.push(tokio::spawn(admin::run(core.clone(), listener)));
+            let listener = socket::bind(&path)?;
+            self.tasks.push(tokio::spawn(socket::run(core.clone(), listener)));
         }
         let served = core.http.prepare(core.config.http.as_ref())?;
         core.http.apply(&core, served, &mut Reloaded::default());
@@ -438,7 +438,7 @@ pub(crate) async fn set_peer(
     text: &str,
     setting: &str,
     value: &str,
-) -> Result<Arc<crate::peer::Peer>> {
+) -> Result<Arc<crate::link::peer::Peer>> {
     let peer = core.find_peer(text)?;
     if peer.configured.load(Ordering::Relaxed) {
         return Err(Error::Configured { what: format!("peer {}", peer.name()) });

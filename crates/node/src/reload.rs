@@ -16,12 +16,12 @@ use crate::config::{
     Config, ConfigFile, FreeMin, InUse, PeerConfig, StoreConfig, Watermarks, check_store,
 };
 use crate::core::{Core, lock};
-use crate::dialing;
 use crate::error::{Error, Result};
 use crate::events::Note;
+use crate::link::dialing;
+use crate::link::peer::Peer;
+use crate::local::stores::OpenStore;
 use crate::node;
-use crate::peer::Peer;
-use crate::stores::OpenStore;
 
 /// What a reload did, as keys of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -328,8 +328,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::calendar::{Calendar, Rate};
-    use crate::identity::Identity;
+    use crate::membership::identity::Identity;
+    use crate::rate::calendar::{Calendar, Rate};
 
     fn config() -> Config {
         Config::new("hub", Identity::generate().expect("a key"), "/nonexistent/state".into())

@@ -8,10 +8,10 @@ use std::time::Duration;
 use blockferry_delta::{ImageName, Lineage, NodeId, Root, StoreId, StoreName};
 use blockferry_node::api::{Client, ReadyReport, Request, Require, Role};
 use blockferry_node::config::{Config, PeerConfig, StoreConfig};
-use blockferry_node::ticket::Ticket;
-use blockferry_node::tls::Purpose;
-use blockferry_node::transport::{Link, Transport, closed};
-use blockferry_node::trust::Trust;
+use blockferry_node::link::transport::{Link, Transport, closed};
+use blockferry_node::membership::ticket::Ticket;
+use blockferry_node::membership::tls::Purpose;
+use blockferry_node::membership::trust::Trust;
 use blockferry_node::{Identity, Node};
 use blockferry_wire::{
     Encoding, FEATURE_STATEMENTS, FrameDecoder, Hello, Holding, Join, Message, Pack, Proof,

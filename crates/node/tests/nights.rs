@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use blockferry_delta::{ImageName, Lineage, NodeId, Root, StoreName};
 use blockferry_node::backlog::{Backlog, Head, Key, Setback};
 use blockferry_node::budget;
-use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
 use blockferry_node::config::{Allowance, Lane};
-use blockferry_node::forecast::{Finish, Queue, Waiting, forecast};
-use blockferry_node::judge::Version;
-use blockferry_node::measured::{Delta, Measured};
-use blockferry_node::overrides::{Order, Scope};
-use blockferry_node::pace::{Ask, Pacer, slice_bytes};
-use blockferry_node::rates::{InForce, Rates, Verdict};
-use blockferry_node::turns::Whose;
+use blockferry_node::planner::forecast::{Finish, Queue, Waiting, forecast};
+use blockferry_node::planner::measured::{Delta, Measured};
+use blockferry_node::rate::calendar::{Calendar, Rate, Rule, When, Zone};
+use blockferry_node::rate::overrides::{Order, Scope};
+use blockferry_node::rate::pace::{Ask, Pacer, slice_bytes};
+use blockferry_node::rate::rates::{InForce, Rates, Verdict};
+use blockferry_node::rate::turns::Whose;
+use blockferry_node::transfer::judge::Version;
 
 /// 2026-11-23 22:00 UTC.
 const START: i64 = 1_795_471_200_000;

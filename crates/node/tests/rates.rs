@@ -14,8 +14,8 @@ use blockferry_node::api::{
     Affected, BacklogReport, OrderKind, OrdersReport, PeersReport, Request, Role, StatusReport,
     WaitReason,
 };
-use blockferry_node::calendar::{Calendar, Rate, Rule, When, Zone};
 use blockferry_node::config::Config;
+use blockferry_node::rate::calendar::{Calendar, Rate, Rule, When, Zone};
 
 use crate::running::{LONG, Running, noise, start};
 

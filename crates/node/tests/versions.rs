@@ -13,10 +13,10 @@ use blockferry_delta::{ImageName, NodeId, StoreId, StoreKey, StoreName};
 use blockferry_node::Identity;
 use blockferry_node::api::{BacklogReport, Event, PeerRow, PeersReport, Request, Role, Severity};
 use blockferry_node::config::{Config, Dialect, PeerConfig, StoreConfig};
-use blockferry_node::exchange::{RecvOutcome, RecvSide, SendOutcome, SendSide, Step};
-use blockferry_node::tls::Purpose;
-use blockferry_node::transport::{Link, Transport, closed};
-use blockferry_node::trust::Trust;
+use blockferry_node::link::transport::{Link, Transport, closed};
+use blockferry_node::membership::tls::Purpose;
+use blockferry_node::membership::trust::Trust;
+use blockferry_node::transfer::exchange::{RecvOutcome, RecvSide, SendOutcome, SendSide, Step};
 use blockferry_store::disk::RealDisk;
 use blockferry_store::{CommitMode, Generation, Options, Store, StoreIdentity};
 use blockferry_wire::{

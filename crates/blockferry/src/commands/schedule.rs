@@ -9,7 +9,7 @@ use crate::config::{Settings, closest};
 use crate::failure::{AdminError, Failure};
 use crate::output::{or_dash, table};
 use blockferry_node::api::{Exit, OrdersReport, Request, Schema};
-use blockferry_node::calendar::{
+use blockferry_node::rate::calendar::{
     Calendar, Dfsr, QUARTERS_PER_DAY, Rule, Source, State, When, Zone, parse_at,
 };
 use jiff::Timestamp;

@@ -7,7 +7,7 @@
 //! way that TOML has. Whether the result means what was wanted the caller checks, with the parser that
 //! reads the file.
 
-use blockferry_node::calendar::{Clock, Days, Rate, Rule, When};
+use blockferry_node::rate::calendar::{Clock, Days, Rate, Rule, When};
 use toml_edit::{
     Array, ArrayOfTables, Decor, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value,
 };

@@ -14,7 +14,7 @@ use super::values::ScheduleRate;
 use super::{Location, Place};
 use blockferry_node::Error;
 use blockferry_node::api::{RateText, ScheduleEdit, ScheduleRule};
-use blockferry_node::calendar::{
+use blockferry_node::rate::calendar::{
     Calendar, Civil, Clock, DATES_MAX, DAYS_PER_WEEK, Grid, HOURS_PER_DAY, RULES_MAX, Rate, Rule,
     When,
 };

@@ -7,10 +7,10 @@ use super::file::{RuleSection, ScheduleSection};
 use super::known;
 use super::settings::{Reader, key};
 use super::values::{Rate, ScheduleRate};
-use blockferry_node::calendar::{
+use blockferry_node::config::Allowance;
+use blockferry_node::rate::calendar::{
     Calendar, Clock, DATES_MAX, Days, RULES_MAX, Rate as CalendarRate, Rule, When, Zone,
 };
-use blockferry_node::config::Allowance;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

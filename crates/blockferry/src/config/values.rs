@@ -4,8 +4,8 @@
 //! `human-bandwidth` (bits) and then by `bytesize` with `/s` (bytes), sizes by `bytesize`,
 //! durations by jiff's friendly format. Zero is refused everywhere: it never means "unlimited".
 
-use blockferry_node::calendar;
 use blockferry_node::config::Setting;
+use blockferry_node::rate::calendar;
 use bytesize::ByteSize;
 use jiff::{Span, SpanRelativeTo};
 use schemars::JsonSchema;

@@ -4,7 +4,7 @@ use super::file::LimitsSection;
 use super::settings::Reader;
 use super::values::{Reserve, Size};
 use blockferry_node::config::{FreeMin, Marks, Watermarks};
-use blockferry_node::watermarks::{BACKLOG_HIGH_BYTES, STAGING_HIGH_PERCENT};
+use blockferry_node::monitoring::watermarks::{BACKLOG_HIGH_BYTES, STAGING_HIGH_PERCENT};
 
 /// The marks as they are written.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use super::{FileFacts, Machine, Purpose, Unit};
 use crate::config::Finding as ConfigFinding;
 use blockferry_node::api::{Finding, Severity};
 use blockferry_node::budget::SOCKET_BUFFER_BYTES;
-use blockferry_node::doctor::place;
+use blockferry_node::monitoring::doctor::place;
 
 /// What the unit of `deploy/` sets and one that is installed should, too.
 const HARDENING: [&str; 12] = [

@@ -15,8 +15,8 @@ mod client;
 mod codec;
 mod codes;
 mod conflicts;
-mod doctor;
 mod csv;
+mod doctor;
 mod images;
 mod netcheck;
 mod notices;
@@ -27,16 +27,14 @@ mod request;
 mod schedules;
 mod trends;
 
-pub use adoption::{
-    AdoptReport, AdoptRow, AdoptStatus, AdoptStoreRow, AdoptionPhase, Compared,
-};
+pub use adoption::{AdoptReport, AdoptRow, AdoptStatus, AdoptStoreRow, AdoptionPhase, Compared};
 pub use answer::{Answer, Event, Progress, Severity};
 pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
-pub use doctor::{DoctorReport, Finding};
 pub use csv::history_csv;
+pub use doctor::{DoctorReport, Finding};
 pub use images::{
     BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
     ImagePeer, ImageRow, ImageState, ImagesReport, PairState, PeerReady, PlanReport, PromoteReport,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blockferry_delta::{ImageName, NodeId, StoreName};
 
 use super::{Backlog, Key};
-use crate::judge::Version;
+use crate::transfer::judge::Version;
 
 impl Backlog {
     /// A store is out of service.

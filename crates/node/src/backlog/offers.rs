@@ -12,8 +12,8 @@ use blockferry_wire::Lane;
 
 use super::{Backlog, Entry, Head, Key, Peer, State};
 use crate::budget;
-use crate::overrides::Scope;
-use crate::turns::Whose;
+use crate::rate::overrides::Scope;
+use crate::rate::turns::Whose;
 
 /// What the smallest transfer counts for when turns are taken, in bytes.
 pub const OFFER_BYTES: u64 = 64 << 10;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::rates::{Allowance, Rates};
+use crate::rate::rates::{Allowance, Rates};
 use blockferry_delta::Lineage;
 
 fn node(n: u8) -> NodeId {
@@ -348,11 +348,11 @@ fn those_who_lack_the_same_are_counted() {
 
 /// What is in force when peer 2 is paused and the calendar of peer 3 says no.
 fn holding() -> Arc<InForce> {
-    use crate::overrides::Order;
-    use crate::rates::{Allowance, Rates};
+    use crate::rate::overrides::Order;
+    use crate::rate::rates::{Allowance, Rates};
     let mut rates = Rates::default();
     rates.overrides.give(Order::Pause, Scope::peer(node(2)), 0, None);
-    let calendar = crate::calendar::Calendar::constant(crate::calendar::Rate::Pause);
+    let calendar = crate::rate::calendar::Calendar::constant(crate::rate::calendar::Rate::Pause);
     rates.calendars.insert("never".into(), Arc::new(calendar));
     let schedule = Some("never".to_owned());
     rates.peers.insert(node(3), Allowance { schedule, ..Allowance::default() });
@@ -372,7 +372,7 @@ fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
     backlog.handle_setback(&key(4, "a"), Setback::Lost, now);
     backlog.handle_peer_up(node(2));
     assert_eq!(offers(&mut backlog, now + LOST_WAIT), [key(4, "a")]);
-    let nothing = Arc::new(crate::rates::Rates::default());
+    let nothing = Arc::new(crate::rate::rates::Rates::default());
     backlog.handle_rates(Arc::new(nothing.at(0)));
     assert_eq!(offers(&mut backlog, now), [key(2, "a"), key(3, "a")]);
 }

@@ -20,16 +20,16 @@ use super::health;
 use super::problem::Problem;
 use super::reads::Nothing;
 use super::site::{Reply, Shared};
+use crate::admin::reports;
 use crate::api::PeerState;
 use crate::backlog::{Item, Pairs, Sum};
 use crate::budget;
 use crate::core::{Core, blocking, lock};
-use crate::counts::Totals;
 use crate::events::now_unix_ms;
-use crate::forecast::{Finish, Forecast};
-use crate::foresight;
-use crate::overrides::Scope;
-use crate::reports;
+use crate::monitoring::counts::Totals;
+use crate::planner::forecast::{Finish, Forecast};
+use crate::planner::foresight;
+use crate::rate::overrides::Scope;
 
 /// What OpenMetrics is sent as.
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -17,8 +17,8 @@ mod patient;
 mod problem;
 mod reads;
 mod routes;
-mod service;
 mod schedules;
+mod service;
 mod settings;
 mod site;
 mod writes;
@@ -51,8 +51,8 @@ use access::Access;
 use patient::Patient;
 use site::{Asker, Site};
 
-pub(crate) use service::Serving;
 pub(crate) use health::out_of_service;
+pub(crate) use service::Serving;
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 
 /// A key file that these may read is refused: the world.

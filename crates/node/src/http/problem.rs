@@ -11,9 +11,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Denied;
+use crate::admin::requests;
 use crate::api::{AdminError, Exit, exit_for};
 use crate::error::Error;
-use crate::requests;
 
 /// The code of a request that can't be understood, and what to do about it over HTTP.
 const BAD: &str = "CONTROL_BAD_REQUEST";

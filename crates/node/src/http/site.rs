@@ -18,12 +18,12 @@ use super::openapi;
 use super::page::Sessions;
 use super::problem::Problem;
 use super::settings::Scope;
-use crate::admin::Client;
+use crate::admin::requests;
+use crate::admin::socket::Client;
 use crate::api::{AdminError, Answer, Request};
 use crate::budget;
 use crate::core::Core;
 use crate::error::{Error, Result as NodeResult};
-use crate::requests;
 
 /// What a handler answers.
 pub(crate) type Reply = Result<Response, Problem>;

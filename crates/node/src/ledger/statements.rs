@@ -10,7 +10,7 @@ use redb::{ReadableTable, TableDefinition};
 
 use super::Ledger;
 use crate::error::Result;
-use crate::statements::{Signed, Slot, Topic};
+use crate::promotion::statements::{Signed, Slot, Topic};
 
 pub(super) const STATEMENTS: TableDefinition<'_, &[u8], &[u8]> =
     TableDefinition::new("statements.v1");
@@ -85,7 +85,7 @@ mod tests {
     use blockferry_wire::{Promotion, Roster, Said, Text, What};
 
     use super::*;
-    use crate::identity::Identity;
+    use crate::membership::identity::Identity;
 
     #[test]
     fn statements_survive_a_restart_and_can_be_forgotten() {

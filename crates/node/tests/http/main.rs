@@ -6,8 +6,8 @@ mod client;
 mod events;
 mod hostile;
 mod openmetrics;
-mod reload;
 mod page;
+mod reload;
 mod routes;
 #[path = "../running/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]

@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex};
 
 use blockferry_node::api::{RateText, ScheduleEdit};
-use blockferry_node::calendar::{Calendar, Grid, Rate};
 use blockferry_node::config::{Config, ConfigFile};
+use blockferry_node::rate::calendar::{Calendar, Grid, Rate};
 use blockferry_node::{Error, Result};
 use serde_json::json;
 

@@ -179,7 +179,14 @@ fn a_listener_that_chooses_what_was_not_offered_is_refused() {
     let ack = |version| {
         let (features, instance) = (0, None);
         let (node_name, agent) = ("b".to_owned(), "x/1".to_owned());
-        blockferry_wire::HelloAck { version, features, node_name, agent, instance, clock_unix_ms: None }
+        blockferry_wire::HelloAck {
+            version,
+            features,
+            node_name,
+            agent,
+            instance,
+            clock_unix_ms: None,
+        }
     };
     let error = dialer.handle_message(ack(1).into()).expect_err("not offered");
     assert_eq!((error.number(), error.code()), (0x0301, "VERSION_UNSUPPORTED"));

@@ -5,7 +5,7 @@ use blockferry_delta::StoreName;
 use blockferry_node::Identity;
 use blockferry_node::api::Role;
 use blockferry_node::http::new_token;
-use blockferry_node::ticket::Ticket;
+use blockferry_node::membership::ticket::Ticket;
 use serde_json::json;
 
 /// Secrets of every kind that there is, made anew.

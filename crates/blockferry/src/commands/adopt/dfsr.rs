@@ -6,7 +6,7 @@ use super::export::{self, Record};
 use crate::failure::{AdminError, Failure, on_path};
 use blockferry_delta::StoreName;
 use blockferry_node::api::{Exit, Schema};
-use blockferry_node::calendar::{Dfsr, Zone};
+use blockferry_node::rate::calendar::{Dfsr, Zone};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Scrape;
-use crate::counts::Seconds;
+use crate::monitoring::counts::Seconds;
 
 /// Errors that alert rules count: there from the start, so that the first one is an increase.
 const COUNTED: [&str; 5] = ["DEGRADED", "DISK_FULL", "DIVERGED", "VERIFY_FAILED", "WINDOW_MISSED"];
@@ -210,7 +210,7 @@ mod tests {
     use crate::backlog::{Backlog, Head, Pairs, Sum};
     use crate::budget;
     use crate::http::metrics::{PairSample, PeerSample, StoreSample};
-    use crate::judge::Version;
+    use crate::transfer::judge::Version;
 
     const STORES: usize = 500;
     const PEERS: usize = 50;

@@ -17,7 +17,7 @@ use crate::http::body::{Asked, Named};
 use crate::http::problem::Problem;
 use crate::http::reads::{Nothing, csv, full};
 use crate::http::site::Shared;
-use crate::recent::{Recorded, recent};
+use crate::monitoring::recent::{Recorded, recent};
 
 #[derive(Template)]
 #[template(path = "history.html")]

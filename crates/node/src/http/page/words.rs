@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::calendar::{Civil, Grid, HOURS_PER_DAY, Zone};
 use crate::events::now_unix_ms;
+use crate::rate::calendar::{Civil, Grid, HOURS_PER_DAY, Zone};
 
 const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 /// The first of January 1970 was a Thursday.

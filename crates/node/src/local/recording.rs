@@ -1,0 +1,175 @@
+//! What goes with recording an image: the map of changes that a person names, the events that come
+//! of it, and who is in the way. The work itself is `stores::record`.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use blockferry_delta::ImageName;
+use blockferry_store::{
+    Changed, CommitMode, Error as StoreError, LookState, MAP_BYTES_MAX, NbdBitmap, Progress, Told,
+};
+
+use crate::api::WaitReason;
+use crate::budget;
+use crate::config::InUse;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::events::Note;
+use crate::local::sets;
+use crate::local::stores::OpenStore;
+
+const NS: i128 = 1_000_000_000;
+
+/// Reads the map of changes that a person named: a path, or the address of a bitmap. Blocking.
+pub(crate) fn told(changed: &str, since: Option<u64>) -> Result<Told> {
+    let changed = if NbdBitmap::is_address(changed) {
+        Changed::Bitmap(NbdBitmap::parse(changed)?)
+    } else {
+        text(Path::new(changed))
+            .map_err(|what| Error::Store(StoreError::BadMap(format!("{changed}: {what}"))))?
+    };
+    Ok(Told { changed, since })
+}
+
+fn text(path: &Path) -> Result<Changed, String> {
+    if !path.is_absolute() {
+        return Err("not an absolute path".to_owned());
+    }
+    let said = |error: std::io::Error| error.to_string();
+    // Opening a FIFO or a device must not wait.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(said)?;
+    let stat = file.metadata().map_err(said)?;
+    if !stat.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    let mut text = Vec::new();
+    file.take(MAP_BYTES_MAX + 1).read_to_end(&mut text).map_err(said)?;
+    if text.len() as u64 > MAP_BYTES_MAX {
+        return Err(format!("longer than {MAP_BYTES_MAX} bytes"));
+    }
+    let written_ns = i128::from(stat.mtime()) * NS + i128::from(stat.mtime_nsec());
+    Ok(Changed::Text { text, written_ns })
+}
+
+/// The progress of a recording: ends with the node, and what happens becomes an event.
+pub(crate) struct Telling<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) store: &'a OpenStore,
+    pub(crate) image: &'a ImageName,
+    pub(crate) inner: &'a dyn Progress,
+}
+
+impl Progress for Telling<'_> {
+    fn advance(&self, done_bytes: u64, total_bytes: u64) {
+        self.inner.advance(done_bytes, total_bytes);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.core.is_stopping() || self.inner.cancelled()
+    }
+
+    fn frozen(&self, millis: u64) {
+        self.store.note_frozen(self.image, Duration::from_millis(millis));
+    }
+
+    fn event(&self, code: &'static str, text: &str) {
+        let text = format!("{}: {text}", self.store.full_name(self.image));
+        let note = match code {
+            "MAP_MISSED" => Note::error(code, text),
+            _ => Note::warning(code, text),
+        };
+        self.core.events.note(note.store(&self.store.config.name).image(self.image));
+    }
+}
+
+/// Are images recorded here that somebody keeps open for writing?
+pub(crate) fn snapshots(config: InUse, mode: CommitMode) -> bool {
+    config == InUse::Snapshot && mode == CommitMode::Clone
+}
+
+/// Says once that the store can't do what `in_use` asks for.
+pub(crate) fn announce(core: &Core, store: &OpenStore) {
+    if store.config.in_use == InUse::Snapshot && !store.snapshots() {
+        let text = "in_use = \"snapshot\" needs a file system with reflinks (XFS, btrfs): images \
+                    that somebody has open for writing wait until they are closed";
+        let note = Note::warning("SNAPSHOT_UNSUPPORTED", text);
+        core.events.note(note.store(&store.config.name));
+    }
+}
+
+/// An error with the name of whoever is in the way, if that can be told. Blocking.
+pub(crate) fn with_holder(store: &OpenStore, error: StoreError) -> Error {
+    match error {
+        StoreError::InUse(image) => match store.store.writer_of(&image) {
+            Some(holder) => Error::HeldOpen { image: store.full_name(&image), holder },
+            None => StoreError::InUse(image).into(),
+        },
+        other => other.into(),
+    }
+}
+
+/// An image that changed and can't be recorded.
+pub(crate) struct Deferred {
+    pub(crate) image: ImageName,
+    /// Somebody has it open for writing, or what it builds upon isn't there.
+    pub(crate) reason: WaitReason,
+    /// Who has it open, if it can be told.
+    pub(crate) holder: Option<String>,
+}
+
+/// The images of a store that wait for whoever writes them, or for others of their set. Blocking.
+pub(crate) fn deferred(store: &OpenStore) -> Vec<Deferred> {
+    let changed = store.seen_as(&[LookState::Changed, LookState::New]);
+    let mut deferred = Vec::new();
+    for image in changed.into_iter().take(budget::DEFERRED_SHOWN_MAX) {
+        let code = store.last_code(&image);
+        if code.as_deref().is_some_and(sets::waits_for_others) {
+            deferred.push(Deferred { image, reason: WaitReason::SetIncomplete, holder: None });
+            continue;
+        }
+        if store.snapshots() {
+            continue;
+        }
+        // A file that can't be looked at is no news here: recording it will say why.
+        if store.store.is_written(&image).unwrap_or(false) {
+            let holder = store.store.writer_of(&image).map(|holder| holder.to_string());
+            deferred.push(Deferred { image, reason: WaitReason::InUse, holder });
+        }
+    }
+    deferred
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(changed: &str) -> String {
+        told(changed, None).expect_err("can't be meant").to_string()
+    }
+
+    #[test]
+    fn a_map_is_a_path_or_an_address() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0 1\n").unwrap();
+        let read = told(file.path().to_str().unwrap(), Some(3)).unwrap();
+        let Changed::Text { text, written_ns } = read.changed else { panic!("a text") };
+        assert_eq!((text.as_slice(), read.since), (&b"0 1\n"[..], Some(3)));
+        assert!(written_ns > 0);
+        let bitmap = told("nbd+unix:///x?socket=/run/s&bitmap=b", None).unwrap();
+        assert!(matches!(bitmap.changed, Changed::Bitmap(_)));
+    }
+
+    #[test]
+    fn what_is_no_map_is_refused_with_the_reason() {
+        assert!(refused("map").contains("not an absolute path"));
+        assert!(refused("/no/such/map").contains("No such file"));
+        assert!(refused("/dev/null").contains("not a regular file"));
+        assert!(refused("/").contains("not a regular file"));
+        assert!(refused("nbd://host/x").contains("expected nbd+unix"));
+        assert_eq!(told("map", None).expect_err("relative").code(), "BAD_MAP");
+    }
+}
