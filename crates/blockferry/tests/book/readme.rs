@@ -14,11 +14,11 @@ fn the_readme_makes_two_nodes() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().display().to_string();
     assert!(
-        lines.contains("cargo build --release -p blockferry\n") && lines.contains("serve &\n"),
+        lines.contains("cargo build --release --bin blockferry\n") && lines.contains("serve &\n"),
         "{lines}"
     );
     let lines = lines
-        .replace("cargo build --release -p blockferry\n", "")
+        .replace("cargo build --release --bin blockferry\n", "")
         .replace("target/release/blockferry", env!("CARGO_BIN_EXE_blockferry"))
         .replace("/tmp/", &format!("{place}/"))
         .replace("127.0.0.1:7701", &format!("127.0.0.1:{}", free_port()))
