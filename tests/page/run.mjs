@@ -163,8 +163,8 @@ const live = async (page) => {
   await page.evaluate(() => (window.untouched = true));
   const here = cell(page, about.watched, "branch-02");
   assert.match(await here.textContent(), /OK/);
-  await api("PUT", "/api/v1/limit", { peer: "branch-02", bits_per_second: 12_000_000 });
-  writeFileSync(`${images}/${about.watched}`, Buffer.concat([readFileSync(`${images}/${about.watched}`), noise(16_000_000)]));
+  await api("PUT", "/api/v1/limit", { peer: "branch-02", bits_per_second: 14_000_000 });
+  writeFileSync(`${images}/${about.watched}`, Buffer.concat([readFileSync(`${images}/${about.watched}`), noise(26_000_000)]));
   await api("POST", `/api/v1/images/vdisks/${about.watched}/publish`);
   const seen = [];
   await until("the cell goes up", async () => {
@@ -182,7 +182,7 @@ const live = async (page) => {
 const arrived = async (page, seen) => {
   const here = cell(page, about.watched, "branch-02");
   await api("DELETE", "/api/v1/limit?peer=branch-02");
-  await until("it is verified", async () => /OK/.test(await here.textContent()), 60_000);
+  await until("it is verified", async () => /OK/.test(await here.textContent()), 150_000);
   assert.equal(await page.evaluate(() => window.untouched), true, "the page was loaded anew");
   say(`the matrix followed a transfer by itself: ${seen.join(" %, ")} %, OK`);
 };

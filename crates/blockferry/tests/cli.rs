@@ -144,7 +144,7 @@ fn commands_and_values_that_do_not_exist_are_refused() {
     let ran = place.run(&["ferry"]);
     assert_eq!(ran.status, 2);
     assert!(ran.stderr.starts_with("error[USAGE]: unrecognized subcommand"), "{}", ran.stderr);
-    for args in [&["push", "a/b", "--lane", "fast"][..], &["demo", "--web"]] {
+    for args in [&["push", "a/b", "--lane", "fast"][..], &["demo", "--fast"]] {
         assert_eq!(place.run(args).status, 2, "{args:?}");
     }
 }

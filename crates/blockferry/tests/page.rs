@@ -15,7 +15,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_node::api::{Affected, OrdersReport, PeersReport, Request, Role, StatusReport};
+use blockferry_node::api::{
+    Affected, OrdersReport, PeersReport, PublishReport, Request, Role, StatusReport,
+};
 use blockferry_node::http::{HttpConfig, Scope, Token, new_token};
 use blockferry_node::rate::calendar::{Calendar, Days, Rate, Rule, When, Zone};
 use serde_json::json;
@@ -126,7 +128,14 @@ impl Hub {
 
     fn change(&self, image: &str, seed: u64, bytes: usize) {
         edit(&self.node.dir.join("images").join(image), 1 << 20, &noise(seed, bytes));
-        self.node.publish(image);
+        let publish =
+            Request::Publish { image: format!("vdisks/{image}"), changed: None, since: None };
+        // A branch may be offering its own content of it.
+        until("it is published", || match self.node.try_ask::<PublishReport>(&publish) {
+            Ok(_) => true,
+            Err(error) if error.code == "BUSY" => false,
+            Err(error) => panic!("{image}: {error}"),
+        });
     }
 
     fn hold(&self, peer: usize, paused: bool) {

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::{or_dash, seconds, size, table, word};
 use blockferry_node::api::{
     Exit, GenerationRow, HistoryReport, ImagePeer, ImageRow, ImagesReport, PairState, PromotedRow,
-    Request,
+    Request, history_csv,
 };
 
 pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Exit, Failure> {
@@ -23,7 +23,8 @@ pub(crate) fn run(app: &App, command: ImageCommand) -> Result<Exit, Failure> {
         ImageCommand::History { image, csv } => {
             let report: HistoryReport = app.ask(&Request::ImageHistory { image })?;
             if csv {
-                app.out.data(&super::csv::history(&report))?;
+                // As HTTP has it, with the line ends of a terminal.
+                app.out.data(&history_csv(&report).replace("\r\n", "\n"))?;
             } else {
                 app.out.either(&report, || history(&report))?;
             }

@@ -7,7 +7,6 @@ pub(crate) mod backlog;
 pub(crate) mod bundle;
 pub(crate) mod config;
 pub(crate) mod conflicts;
-pub(crate) mod csv;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod generate;

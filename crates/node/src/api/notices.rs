@@ -14,6 +14,7 @@ pub(super) const ROWS: &[CodeRow] = &[
         Exit::Done,
         "look at the file it names; when nobody needs it: blockferry resolve IMAGE --acknowledge",
     ),
+    row("ADOPTION", Exit::Done, NOTHING),
     row(
         "BACKLOG_HIGH",
         Exit::Done,
@@ -138,6 +139,7 @@ pub(super) const ROWS: &[CodeRow] = &[
     row("RESUMED", Exit::Done, NOTHING),
     row("ROLLED_BACK", Exit::Done, NOTHING),
     row("SCHEDULE", Exit::Done, NOTHING),
+    row("SHADOWED", Exit::Done, NOTHING),
     row(
         "SMALL_BUFFERS",
         Exit::Done,

@@ -38,7 +38,10 @@ pub(crate) async fn one(
     put, path = "/api/v1/schedules/{schedule}", tag = "schedules",
     params(
         ("schedule" = String, Path, description = "Its name"),
-        ("If-Match" = Option<String>, Header, description = "ETag of what the change is based on, or *"),
+        (
+            "If-Match" = Option<String>, Header, pattern = r#"^(\*|"[!#-~]*")$"#,
+            description = "ETag of what the change is based on, or *",
+        ),
     ),
     request_body = ScheduleEdit, responses((status = 200, body = SchedulesReport)),
 )]
@@ -61,6 +64,10 @@ fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let text = only.to_str().map_err(|_| wrong())?.trim();
     if all.next().is_some() {
         return Err(wrong());
+    }
+    // As if it were not there.
+    if text.is_empty() {
+        return Ok(None);
     }
     if text == "*" {
         return Ok(Some(text.to_owned()));

@@ -42,13 +42,13 @@ pub(crate) fn served(dir: &Path) -> Served {
 pub(crate) fn served_by(dir: &Path, change: impl FnOnce(&mut Config)) -> Served {
     let mut secrets = Vec::new();
     let (node, at) = plain(dir, |config| {
-        change(config);
         let http = config.http.as_mut().expect("HTTP");
         for scope in [Scope::Read, Scope::Operate, Scope::Admin] {
             let (secret, hash) = new_token().expect("random");
             http.tokens.push(Token { name: scope.as_str().to_owned(), hash, scope });
             secrets.push(secret);
         }
+        change(config);
     });
     let [read, operate, admin] = secrets.try_into().expect("three");
     Served { node, at, read, operate, admin }
