@@ -163,8 +163,8 @@ const live = async (page) => {
   await page.evaluate(() => (window.untouched = true));
   const here = cell(page, about.watched, "branch-02");
   assert.match(await here.textContent(), /OK/);
-  await api("PUT", "/api/v1/limit", { peer: "branch-02", bits_per_second: 14_000_000 });
-  writeFileSync(`${images}/${about.watched}`, Buffer.concat([readFileSync(`${images}/${about.watched}`), noise(26_000_000)]));
+  await api("PUT", "/api/v1/limit", { peer: "branch-02", bits_per_second: 24_000_000 });
+  writeFileSync(`${images}/${about.watched}`, Buffer.concat([readFileSync(`${images}/${about.watched}`), noise(40_000_000)]));
   await api("POST", `/api/v1/images/vdisks/${about.watched}/publish`);
   const seen = [];
   await until("the cell goes up", async () => {

@@ -269,12 +269,6 @@ pub(crate) struct CatalogRead {
 impl CatalogRead {
     reading!();
 
-    /// A number kept for the whole store; 0 until it is set.
-    pub(crate) fn mark(&self, key: &str) -> Result<u64> {
-        let table = self.transaction.open_table(META)?;
-        Ok(table.get(key)?.map_or(0, |value| value.value()))
-    }
-
     /// The generations of an image, newest first.
     pub(crate) fn generations(&self, image: u32, name: &ImageName) -> Result<Vec<Generation>> {
         let table = self.transaction.open_table(GENERATIONS)?;
@@ -573,12 +567,6 @@ impl CatalogWrite {
             Some(held) => table.insert(image, held.encode().as_slice())?,
             None => table.remove(image)?,
         };
-        Ok(())
-    }
-
-    /// Sets a number of the whole store.
-    pub(crate) fn put_mark(&self, key: &str, value: u64) -> Result<()> {
-        self.transaction.open_table(META)?.insert(key, value)?;
         Ok(())
     }
 
