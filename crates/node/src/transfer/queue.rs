@@ -85,7 +85,13 @@ impl<J> Queue<J> {
     /// What is to be made now, and the number of its hold.
     pub fn poll(&mut self, now: Instant) -> Option<(J, u64)> {
         let mut next: Option<usize> = None;
+        let mut passed = BTreeSet::new();
         for (at, waiting) in self.waiting.iter().enumerate() {
+            // Packs of a transfer are sent in their order: a small one that is made ahead of a large one
+            // would hold the room that the large one needs, and wait for it for ever.
+            if waiting.bytes > 0 && !passed.insert((waiting.whose.peer, waiting.whose.lane)) {
+                continue;
+            }
             let before = next
                 .is_none_or(|next| self.order.precedes(waiting.whose, self.waiting[next].whose));
             if before && self.has_room(waiting.whose, waiting.bytes, now) {
