@@ -1,9 +1,9 @@
 //! Promotion: is it on every server, verified, and may it be used?
 //!
-//! [`proving`] reads images back, [`witness`] signs what was found and hears what others signed,
+//! `proving` reads images back, `witness` signs what was found and hears what others signed,
 //! [`statements`] is the book of it, [`feed`] what a peer is still to be told. [`standing`] is the
-//! one place that says whether a generation is at a member, [`readiness`] asks it for all of them,
-//! [`promote`] says it once and durably, and runs the operator's [`hook`].
+//! one place that says whether a generation is at a member, `readiness` asks it for all of them,
+//! `promote` says it once and durably, and runs the operator's `hook`.
 
 pub mod feed;
 pub(crate) mod hook;

@@ -3,9 +3,9 @@
 //! [`calendar`] (what the clock on the wall allows) and [`overrides`] (what operators ordered) are
 //! put together by [`rates`], the one place that says which limit is in force and why. [`pace`]
 //! turns limits into permission to send bytes, [`turns`] says who gets it first, by the weights
-//! and lanes of [`lanes`]. These are pure: events and time go in, answers come out. [`limit`] is
+//! and lanes of `lanes`. These are pure: events and time go in, answers come out. `limit` is
 //! the shell: the gate that every byte sent passes.
-//! [`schedules`] shows calendars as grids and changes them in the file.
+//! `schedules` shows calendars as grids and changes them in the file.
 
 pub mod calendar;
 pub(crate) mod lanes;
