@@ -166,9 +166,9 @@ fn a_small_last_pack_never_stands_before_a_large_one() {
     let sizes = [4 * MIB, 4 * MIB, 4 * MIB, MIB / 4];
     let mut queue = Queue::new(ROOM, RESERVE);
     let now = Instant::now();
-    for pack in 0..sizes.len() {
+    for (pack, bytes) in sizes.into_iter().enumerate() {
         for peer in 0..12 {
-            queue.submit(whose(peer, 1, Lane::Normal), sizes[pack], (peer, pack));
+            queue.submit(whose(peer, 1, Lane::Normal), bytes, (peer, pack));
         }
     }
     let mut made: BTreeMap<u8, BTreeMap<usize, u64>> = BTreeMap::new();
