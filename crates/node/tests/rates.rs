@@ -118,7 +118,10 @@ fn scene(megabytes: usize, change: impl FnOnce(&mut Config)) -> Scene {
     let mut hub = config(dir.path(), "a");
     hub.advertise = vec![relay.address.to_string()];
     change(&mut hub);
-    let (a, b) = (start(hub.clone()), start(config(dir.path(), "b")));
+    // Nobody is there: the hub must not find a way past the relay.
+    let mut branch = config(dir.path(), "b");
+    branch.advertise = vec!["127.0.0.1:9".to_owned()];
+    let (a, b) = (start(hub.clone()), start(branch));
     let status = a.status();
     let listen: SocketAddr = status.node.listen[0].parse().expect("an address");
     relay.back.connect(listen).expect("connected");
