@@ -36,6 +36,7 @@ struct Hold {
 #[derive(Debug)]
 struct Waiting<J> {
     whose: Whose,
+    transfer: u64,
     bytes: u64,
     job: J,
 }
@@ -71,10 +72,11 @@ impl<J> Queue<J> {
         }
     }
 
-    /// Something is to be made that takes so many bytes meanwhile. 0: it is held already.
-    pub fn submit(&mut self, whose: Whose, bytes: u64, job: J) {
+    /// Something is to be made that takes so many bytes meanwhile. 0: it is held already. What is
+    /// submitted for a transfer is made in that order.
+    pub fn submit(&mut self, whose: Whose, transfer: u64, bytes: u64, job: J) {
         self.order.arrive(whose);
-        self.waiting.push_back(Waiting { whose, bytes, job });
+        self.waiting.push_back(Waiting { whose, transfer, bytes, job });
     }
 
     /// Whether nothing waits.
@@ -85,11 +87,14 @@ impl<J> Queue<J> {
     /// What is to be made now, and the number of its hold.
     pub fn poll(&mut self, now: Instant) -> Option<(J, u64)> {
         let mut next: Option<usize> = None;
-        let mut passed = BTreeSet::new();
+        let (mut transfers, mut peers) = (BTreeSet::new(), BTreeSet::new());
         for (at, waiting) in self.waiting.iter().enumerate() {
-            // Packs of a transfer are sent in their order: a small one that is made ahead of a large one
-            // would hold the room that the large one needs, and wait for it for ever.
-            if waiting.bytes > 0 && !passed.insert((waiting.whose.peer, waiting.whose.lane)) {
+            // Packs of a transfer are sent in their order: a small one, or one of a higher lane, that is
+            // made ahead of a large one would hold the room that the large one needs, and wait for it
+            // for ever. Of several transfers to a peer none keeps the room from who came before it.
+            let Whose { peer, lane, .. } = waiting.whose;
+            let first = transfers.insert(waiting.transfer) && peers.insert((peer, lane));
+            if waiting.bytes > 0 && !first {
                 continue;
             }
             let before = next
@@ -131,7 +136,7 @@ impl<J> Queue<J> {
     }
 
     fn take(&mut self, at: usize, now: Instant) -> Option<(J, u64)> {
-        let Waiting { whose, bytes, job } = self.waiting.remove(at)?;
+        let Waiting { whose, bytes, job, .. } = self.waiting.remove(at)?;
         let number = self.next;
         self.next += 1;
         self.holds.insert(number, Hold { peer: whose.peer, lane: whose.lane, bytes, since: now });

@@ -132,6 +132,7 @@ async fn try_send(
     let drive = Drive {
         core: core.clone(),
         key: key.clone(),
+        transfer: core.workers.transfer(),
         name,
         peer,
         link: link.clone(),
@@ -223,6 +224,8 @@ async fn settle(core: &Arc<Core>, key: &Key, link: &Link, outcome: SendOutcome) 
 struct Drive {
     core: Arc<Core>,
     key: Key,
+    /// Its number at the workers.
+    transfer: u64,
     name: String,
     peer: Arc<Peer>,
     link: Link,
@@ -315,7 +318,7 @@ impl Drive {
         let (store, image) = (&self.key.store, &self.key.image);
         let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
         let (encoded, inbox) = (self.core.encoded.clone(), self.inbox.clone());
-        self.core.workers.submit(whose, bytes, move |press, room| {
+        self.core.workers.submit(whose, self.transfer, bytes, move |press, room| {
             if inbox.is_closed() {
                 return;
             }

@@ -5,6 +5,7 @@
 //! whether there is room for it, is decided in [`Queue`]; how many wait is bounded by what transfers
 //! may have in flight. A job that panics ends its transfer, not the pool.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -132,6 +133,7 @@ impl Drop for Held {
 pub(crate) struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    transfers: AtomicU64,
 }
 
 impl Workers {
@@ -150,7 +152,12 @@ impl Workers {
                 .map_err(|e| Error::io("start", "a worker thread", e))?;
             pool.push(thread);
         }
-        Ok(Self { shared, threads: pool })
+        Ok(Self { shared, threads: pool, transfers: AtomicU64::new(0) })
+    }
+
+    /// A number for a transfer whose packs will be made here.
+    pub(crate) fn transfer(&self) -> u64 {
+        self.transfers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Queues a job for a pack that takes at most so many bytes while it is made; 0: it has its room
@@ -158,10 +165,11 @@ impl Workers {
     pub(crate) fn submit(
         &self,
         whose: Whose,
+        transfer: u64,
         bytes: u64,
         job: impl FnOnce(&mut Press, Arc<Held>) + Send + 'static,
     ) {
-        self.shared.state().queue.submit(whose, bytes, Box::new(job));
+        self.shared.state().queue.submit(whose, transfer, bytes, Box::new(job));
         self.shared.wake.notify_one();
     }
 }
@@ -210,7 +218,7 @@ mod tests {
                 sender.send(number).expect("received");
             };
             let peer = NodeId::from_bytes([1; 32]);
-            workers.submit(Whose { peer, weight: 1, lane: Lane::Normal }, 4 << 20, job);
+            workers.submit(Whose { peer, weight: 1, lane: Lane::Normal }, 1, 4 << 20, job);
         }
         drop((workers, sender));
         let mut done: Vec<i32> = receiver.iter().collect();

@@ -44,7 +44,7 @@ impl World {
         for (n, asked) in &mut self.asked {
             while *asked < 2 {
                 *asked += 1;
-                self.queue.submit(whose(*n, 1, Lane::Normal), 4 * MIB, *n);
+                self.queue.submit(whose(*n, 1, Lane::Normal), u64::from(*n), 4 * MIB, *n);
             }
         }
         for _ in 0..2 {
@@ -96,13 +96,17 @@ proptest! {
             let (with, without) = (beside.written[&n], alone.written[&n]);
             prop_assert!(with * 100 >= without * 95, "{n}: {with} instead of {without}");
         }
-        // Half of the room holds eleven packs: of more peers than that, some wait for those who take
-        // 20 s for a pack, longer than this runs.
-        if late.len() < 12 && late.iter().filter(|(_, speed)| *speed < 100_000).count() < 6 {
-            let beside_all = late.iter().filter(|(_, speed)| *speed == 100_000);
-            for (n, _) in beside_all {
-                prop_assert!(beside.written[n] > 0, "{n} of {late:?}");
+        // Half of the room holds eleven packs of those who stall, or take minutes for one; the others
+        // take turns in what is left, 20 s for each pack.
+        if late.iter().filter(|(_, speed)| *speed < 100_000).count() < 10 {
+            let crawling = || late.iter().filter(|(_, speed)| *speed == 100_000);
+            let left_out = |world: &World| crawling().find(|(n, _)| world.written[n] == 0).copied();
+            for _ in 0..24 {
+                if left_out(&beside).is_some() {
+                    beside.run(10);
+                }
             }
+            prop_assert_eq!(left_out(&beside), None, "of {:?}", late);
         }
     }
 }
@@ -112,7 +116,7 @@ fn urgent_is_made_although_bulk_fills_everything() {
     let mut queue = Queue::new(ROOM, RESERVE);
     let now = Instant::now();
     for n in 0..40 {
-        queue.submit(whose(1 + n % 2, 1, Lane::Bulk), 4 * MIB, n);
+        queue.submit(whose(1 + n % 2, 1, Lane::Bulk), u64::from(1 + n % 2), 4 * MIB, n);
     }
     let mut holds = Vec::new();
     while let Some((_, hold)) = queue.poll(now) {
@@ -120,7 +124,7 @@ fn urgent_is_made_although_bulk_fills_everything() {
         holds.push(hold);
     }
     assert!(!holds.is_empty() && queue.held_bytes() <= ROOM - RESERVE);
-    queue.submit(whose(1, 1, Lane::Urgent), 4 * MIB, 99);
+    queue.submit(whose(1, 1, Lane::Urgent), 3, 4 * MIB, 99);
     assert_eq!(queue.poll(now).map(|(n, _)| n), Some(99));
 }
 
@@ -129,8 +133,8 @@ fn weights_and_lanes_choose_and_each_peer_keeps_its_order() {
     let mut queue = Queue::new(ROOM, RESERVE);
     let now = Instant::now();
     for n in 0..400_u32 {
-        queue.submit(whose(1, 3, Lane::Normal), MIB, n);
-        queue.submit(whose(2, 1, Lane::Normal), MIB, 1000 + n);
+        queue.submit(whose(1, 3, Lane::Normal), 1, MIB, n);
+        queue.submit(whose(2, 1, Lane::Normal), 2, MIB, 1000 + n);
     }
     let mut order = Vec::new();
     for _ in 0..200 {
@@ -141,7 +145,7 @@ fn weights_and_lanes_choose_and_each_peer_keeps_its_order() {
     let heavy: Vec<u32> = order.iter().copied().filter(|n| *n < 1000).collect();
     assert!((147..=153).contains(&heavy.len()), "{}", heavy.len());
     assert!(heavy.is_sorted());
-    queue.submit(whose(3, 1, Lane::Urgent), MIB, 5000);
+    queue.submit(whose(3, 1, Lane::Urgent), 3, MIB, 5000);
     assert_eq!(queue.poll(now).map(|(n, _)| n), Some(5000));
 }
 
@@ -150,10 +154,10 @@ fn what_is_held_already_needs_no_room_and_the_end_takes_everything() {
     let mut queue = Queue::new(4 * MIB, 0);
     let now = Instant::now();
     for n in 0..3 {
-        queue.submit(whose(1, 1, Lane::Normal), 4 * MIB, n);
+        queue.submit(whose(1, 1, Lane::Normal), 1, 4 * MIB, n);
     }
     assert!(queue.poll(now).is_some() && queue.poll(now).is_none());
-    queue.submit(whose(1, 1, Lane::Normal), 0, 9);
+    queue.submit(whose(1, 1, Lane::Normal), 1, 0, 9);
     assert_eq!(queue.poll(now).map(|(n, _)| n), Some(9));
     assert!(queue.poll_last(now).is_some() && queue.poll_last(now).is_some());
     assert!(queue.poll_last(now).is_none());
@@ -168,7 +172,7 @@ fn a_small_last_pack_never_stands_before_a_large_one() {
     let now = Instant::now();
     for (pack, bytes) in sizes.into_iter().enumerate() {
         for peer in 0..12 {
-            queue.submit(whose(peer, 1, Lane::Normal), bytes, (peer, pack));
+            queue.submit(whose(peer, 1, Lane::Normal), u64::from(peer), bytes, (peer, pack));
         }
     }
     let mut made: BTreeMap<u8, BTreeMap<usize, u64>> = BTreeMap::new();
@@ -187,4 +191,24 @@ fn a_small_last_pack_never_stands_before_a_large_one() {
     }
     assert!(next.values().all(|next| *next == sizes.len()), "{next:?}");
     assert!(queue.is_empty());
+}
+
+/// A push with a lane counts for a transfer that runs already, too.
+#[test]
+fn packs_of_a_transfer_keep_their_order_when_its_lane_changes() {
+    let mut queue = Queue::new(4 * MIB, 0);
+    let now = Instant::now();
+    queue.submit(whose(9, 1, Lane::Normal), 9, 2 * MIB, 90);
+    let (_, other) = queue.poll(now).expect("there is room");
+    queue.submit(whose(1, 1, Lane::Normal), 1, 4 * MIB, 10);
+    queue.submit(whose(1, 1, Lane::Urgent), 1, MIB, 11);
+    assert_eq!(queue.poll(now).map(|(job, _)| job), None, "10 has no room, 11 is sent after it");
+    queue.submit(whose(1, 1, Lane::Urgent), 2, MIB, 20);
+    let (job, hold) = queue.poll(now).expect("another transfer passes");
+    assert_eq!(job, 20);
+    queue.release(hold, now);
+    queue.release(other, now);
+    let (first, hold) = queue.poll(now).expect("room");
+    queue.release(hold, now);
+    assert_eq!((first, queue.poll(now).map(|(job, _)| job)), (10, Some(11)));
 }
