@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
+use clean::clean;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -100,13 +103,7 @@ impl Drop for Service {
 
 /// The binary without the user's settings; images settle at once.
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("JOURNAL_STREAM");
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
     command.env("BLOCKFERRY_NODE_SETTLE", "50ms").env("BLOCKFERRY_NODE_RESCAN", "1s");
     command.env("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "1 MiB");
     command

@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
+use clean::clean;
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -70,12 +73,7 @@ impl Place {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
         command.args(args).current_dir(self.directory.path()).stdin(Stdio::null());
         command
     }

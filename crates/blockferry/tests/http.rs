@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
+use clean::clean;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -9,12 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
     command.args(args);
     command
 }

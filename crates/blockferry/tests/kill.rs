@@ -8,10 +8,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
 use blockferry_node::api::{
     AdminError, Client, Invitation, Joined, PublishReport, ReadyReport, Request, Require, Role,
     StatusReport, StoresReport, VerifyDone,
 };
+use clean::clean;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fs::File;
@@ -157,13 +160,7 @@ fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, Admin
 
 /// The binary without the user's settings: images settle at once, all of the disk may be used.
 fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("JOURNAL_STREAM");
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
     command.env("BLOCKFERRY_NODE_SETTLE", "50ms").env("BLOCKFERRY_NODE_RESCAN", "1s");
     command.env("BLOCKFERRY_LIMITS_STORE_FREE_MIN", "1 MiB");
     command

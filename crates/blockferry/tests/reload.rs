@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
 use blockferry_node::api::{
     Answer, Client, Event, Invitation, Joined, PeersReport, ReadyReport, Request, Require, Role,
     Severity, StatusReport, StoresReport,
 };
+use clean::clean;
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,13 +24,8 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").args(args);
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
+    command.args(args);
     command
 }
 

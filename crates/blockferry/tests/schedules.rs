@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
 use blockferry_node::api::{Client, Request, ScheduleEdit, SchedulesReport};
+use clean::clean;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,13 +21,8 @@ default = "5 Mbit/s" # what is left by day
 "#;
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").args(args);
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
+    command.args(args);
     command
 }
 

@@ -6,7 +6,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
 use blockferry_node::api::{Client, PublishReport, Request};
+use clean::clean;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,13 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const EXAMPLES: &str = "8";
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blockferry"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").args(args);
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
+    command.args(args);
     command
 }
 

@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod clean;
+
+use clean::clean;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -15,16 +18,6 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BINARY: &str = env!("CARGO_BIN_EXE_blockferry");
-
-fn clean(mut command: Command) -> Command {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BLOCKFERRY_") {
-            command.env_remove(name);
-        }
-    }
-    command.env_remove("JOURNAL_STREAM").env_remove("INVOCATION_ID");
-    command
-}
 
 /// A node in a directory of its own, and its service when it runs.
 struct Node {

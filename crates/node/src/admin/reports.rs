@@ -2,6 +2,8 @@
 //!
 //! Nothing here changes anything. What reads a catalog blocks and says so.
 
+use std::time::Instant;
+
 use blockferry_delta::{ImageName, NodeId};
 use blockferry_store::{CommitMode, Discover, Generation, LookState};
 
@@ -17,7 +19,7 @@ use crate::http::health::room;
 use crate::ledger::rfc3339;
 use crate::lineage::diverged;
 use crate::lineage::retention;
-use crate::link::peer::Peer;
+use crate::link::peer::{Active, Peer};
 use crate::local::recording::{self, Deferred};
 use crate::local::sets;
 use crate::local::stores::{Activity, OpenStore};
@@ -59,11 +61,12 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
     let active = peer.active();
     let lacks = lock(&core.backlog).items_of(peer.id);
     let verdict = core.limit.verdict(&Scope::peer(peer.id));
-    let spoken = active.as_ref().and_then(|active| active.spoken().cloned());
+    let protocol = active.as_ref().and_then(Active::version);
     PeerRow {
         id: peer.id.to_string(),
         name: config.name,
-        connected: active.is_some(),
+        // Before the hellos nobody knows whether the two can talk.
+        connected: protocol.is_some(),
         rtt_ms: active.map(|a| a.link.connection.rtt().as_secs_f64() * 1000.0),
         rate_limit_bits_per_second: verdict.rate.bits_per_second(),
         backlog_bytes: lacks.iter().fold(0, |sum, item| sum.saturating_add(item.bytes)),
@@ -82,8 +85,8 @@ pub(crate) fn peer_row(core: &Core, peer: &Peer, ahead: &Forecast) -> PeerRow {
         since: peer.since_unix_ms().map(rfc3339),
         finish: last(ahead, |key| key.peer == peer.id),
         refused: peer.refused().map(str::to_owned),
-        protocol: spoken.as_ref().map(|spoken| spoken.version),
-        agent: spoken.map(|spoken| spoken.agent),
+        protocol,
+        agent: protocol.and_then(|_| peer.known.glance(Instant::now()).agent),
     }
 }
 

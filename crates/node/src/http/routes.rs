@@ -27,16 +27,16 @@ use crate::core::lock;
 /// What nothing that is served here needs: only the page allows itself more.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'";
 
-/// One route.
+/// One route, a screen of the page, or what a form of one is sent to.
 pub(crate) struct Row {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     /// `None`: everybody may ask.
     pub(crate) scope: Option<Scope>,
-    handler: MethodRouter<Shared>,
+    pub(crate) handler: MethodRouter<Shared>,
 }
 
-fn row(
+pub(crate) fn row(
     method: Method,
     path: &'static str,
     scope: impl Into<Option<Scope>>,

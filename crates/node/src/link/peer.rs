@@ -71,16 +71,7 @@ pub(crate) struct Active {
     pub(crate) outbox: Arc<Outbox>,
     /// Feature bits both have.
     features: Arc<AtomicU64>,
-    spoken: Arc<OnceLock<Spoken>>,
-}
-
-/// What the hellos came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spoken {
-    /// Protocol version.
-    pub(crate) version: u16,
-    /// Program and version of the peer.
-    pub(crate) agent: String,
+    version: Arc<OnceLock<u16>>,
 }
 
 /// It has been neither connected nor lost.
@@ -348,15 +339,15 @@ impl Active {
         self.features.store(features, Ordering::Relaxed);
     }
 
-    /// Notes what the hellos came to.
-    pub(crate) fn note_spoken(&self, spoken: Spoken) {
+    /// Notes which version of the protocol the hellos came to.
+    pub(crate) fn note_version(&self, version: u16) {
         // There is one hello for each connection.
-        let _first = self.spoken.set(spoken);
+        let _first = self.version.set(version);
     }
 
-    /// What the hellos came to, once they were exchanged.
-    pub(crate) fn spoken(&self) -> Option<&Spoken> {
-        self.spoken.get()
+    /// The version of the protocol, once hellos were exchanged.
+    pub(crate) fn version(&self) -> Option<u16> {
+        self.version.get().copied()
     }
 
     /// Can both sides do this?
@@ -379,7 +370,7 @@ fn replace(slot: &mut Option<Active>, link: Link, now: Instant) -> Active {
         since: now,
         outbox: Arc::default(),
         features: Arc::default(),
-        spoken: Arc::default(),
+        version: Arc::default(),
     };
     if let Some(old) = slot.replace(active.clone()) {
         let code = crate::link::transport::close::DUPLICATE;

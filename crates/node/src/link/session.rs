@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::lineage::rewound;
 use crate::link::gossip::Gossip;
-use crate::link::peer::{Active, Adoption, Peer, Spoken};
+use crate::link::peer::{Active, Adoption, Peer};
 use crate::link::refusal;
 use crate::link::stream::{MessageReader, write_frame};
 use crate::link::transport::{Link, close, closed, deadline};
@@ -189,7 +189,7 @@ impl Dialogue<'_> {
                 clock_unix_ms,
             }) => {
                 self.active.note_features(features);
-                self.active.note_spoken(Spoken { version, agent: agent.clone() });
+                self.active.note_version(version);
                 self.note_instance(instance);
                 info!(peer = %self.peer.name(), node_name, agent, version, "connected");
                 let rtt = self.active.link.connection.rtt();

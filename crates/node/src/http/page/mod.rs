@@ -33,11 +33,12 @@ use axum::http::header::{
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{get, post};
 use tracing::info;
 
 use super::access::Denied;
 use super::problem::Problem;
+use super::routes::{Row, row};
 use super::settings::Scope;
 use super::site::{Asker, Shared};
 
@@ -56,24 +57,6 @@ pub(crate) const NAVIGATION: [(&str, &str); 5] = [
     ("/history", "History"),
     ("/health", "Health"),
 ];
-
-/// A screen, or what a form of one is sent to.
-pub(crate) struct Row {
-    method: Method,
-    path: &'static str,
-    /// `None`: everybody may ask.
-    scope: Option<Scope>,
-    handler: MethodRouter<Shared>,
-}
-
-fn row(
-    method: Method,
-    path: &'static str,
-    scope: impl Into<Option<Scope>>,
-    handler: MethodRouter<Shared>,
-) -> Row {
-    Row { method, path, scope: scope.into(), handler }
-}
 
 /// All screens and forms.
 fn table() -> Vec<Row> {
