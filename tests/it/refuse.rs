@@ -250,6 +250,34 @@ fn refuse_bytes_that_are_no_longer_the_generation() {
     }
 }
 
+/// Of a block only the pages that are sent are read and compared.
+#[test]
+fn refuse_a_page_that_moved_and_pass_over_one_that_is_not_sent() {
+    for mode in MODES {
+        let (a, b) = (Side::new(1, mode), Side::new(2, mode));
+        let name = image_name("data.raw");
+        let mut bytes = Shape::Noise.make(1 << 20, &mut Rng::new(3));
+        a.write(&name, &bytes);
+        a.record(&name).expect("records");
+        replicate(&a, &b, &name).expect("copies");
+        // The sixth page of the third block, and the ninth.
+        let (sent, beside) = ((2 << 16) + (5 << 12), (2 << 16) + (8 << 12));
+        bytes[sent + 7] ^= 1;
+        a.write(&name, &bytes);
+        a.record(&name).expect("records");
+        a.disk.remove_file(".blockferry/base/data.raw").expect("removed");
+        let flip = |offset: usize| a.disk.flip_bit("data.raw", offset as u64).expect("flips");
+        flip(sent + 100);
+        let error = replicate(&a, &b, &name).expect_err("it moved");
+        assert_eq!(error.code(), "SOURCE_TORN");
+        flip(sent + 100);
+        flip(beside);
+        let carried = replicate(&a, &b, &name).expect("what is sent is what was recorded");
+        assert_eq!((carried.sent_bytes, carried.again_bytes), (4096, 0));
+        assert!(b.read(&name) == bytes && a.read(&name) != bytes);
+    }
+}
+
 /// Writes into the image while it is scanned.
 struct Meddler<'a> {
     side: &'a Side,

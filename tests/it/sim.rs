@@ -2,6 +2,8 @@
 //! fails at either side at any operation. At every moment a published image is one whole
 //! generation; in the end both nodes hold the same. One seed, one run, to the byte.
 
+mod idle;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use blockferry_delta::ImageName;

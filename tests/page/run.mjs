@@ -10,7 +10,7 @@ import { gunzipSync } from "node:zlib";
 import { chromium } from "playwright-core";
 
 const about = JSON.parse(process.env.PAGE);
-const { url, admin, operate, images, shots, vendor } = about;
+const { url, admin, operate, images, shots, vendor, filed } = about;
 const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const began = Date.now();
@@ -49,15 +49,15 @@ const context = async (options = {}) => {
     page.on("pageerror", (error) => complaints.push(String(error)));
     page.on("request", (request) => {
       const to = request.url();
-      if (!to.startsWith(url) && !to.startsWith("data:")) complaints.push(`asked ${to}`);
+      if (![url, filed.url, "data:"].some((own) => to.startsWith(own))) complaints.push(`asked ${to}`);
     });
   });
   return made;
 };
-const login = async (page, token) => {
-  await page.goto(`${url}/login`);
+const login = async (page, token, at = url) => {
+  await page.goto(`${at}/login`);
   await page.fill("#token", token);
-  await Promise.all([page.waitForURL(`${url}/`), page.keyboard.press("Enter")]);
+  await Promise.all([page.waitForURL(`${at}/`), page.keyboard.press("Enter")]);
 };
 const cell = (page, image, node) => {
   const row = page.locator("table.matrix tbody tr").filter({ has: page.getByRole("link", { name: image, exact: true }) });
@@ -226,14 +226,117 @@ const without = async () => {
   await made.close();
 };
 
+// What was painted is in the file, with what else stands there, and in force.
+const written = async (day, hours, rate) => {
+  const schedule = `${filed.url}/api/v1/schedules/branch-night`;
+  const reply = await fetch(schedule, { headers: { authorization: `Bearer ${filed.admin}` } });
+  const [{ grid, rules }] = (await reply.json()).schedules;
+  for (const hour of hours) assert.equal(grid[day][hour], rate, `day ${day}, ${hour}:00`);
+  assert.deepEqual(rules.at(-1).dates, ["2026-12-24..2026-12-26"], "what no grid can say stays");
+  const text = readFileSync(filed.file, "utf8");
+  for (const kept of ["# Agreed with the branch in March.\n", "# where they are\n", "# Nobody is there at Christmas.\n"]) {
+    assert.ok(text.includes(kept), `${kept} is gone from ${text}`);
+  }
+};
+const saved = async (page, act) => {
+  await Promise.all([page.waitForURL(/done=scheduled/), act()]);
+  assert.equal(await page.locator(".flash").textContent(), "Saved in the configuration file, and in force.");
+};
+
+// The week of a schedule: painted by keys, by a pointer, and as a plain form.
+const painting = async () => {
+  const made = await context();
+  const page = await made.newPage();
+  await login(page, filed.admin, filed.url);
+  const open = async (on) => {
+    await on.goto(`${filed.url}/schedules/branch-night`);
+    await on.waitForSelector(".week.painting");
+  };
+  await open(page);
+  const focused = () => page.evaluate(() => document.activeElement.name ?? "");
+  for (let step = 0; !/^c\d/.test(await focused()); step += 1) {
+    assert.ok(step < 80, "the grid is never reached by the tabulator");
+    await page.keyboard.press("Tab");
+  }
+  assert.equal(await focused(), "c000");
+  // 1: 5 Mbit/s, 2: 200 Mbit/s, 3: pause, 4: unlimited.
+  for (const key of ["ArrowRight", "ArrowRight", "3", "ArrowDown", "3", "ArrowUp", "ArrowLeft"]) await page.keyboard.press(key);
+  assert.equal(await focused(), "c001");
+  await page.focus("#save");
+  await saved(page, () => page.keyboard.press("Enter"));
+  await written(0, [2], "pause");
+  await written(1, [2], "pause");
+  await open(page);
+  await page.getByRole("button", { name: "Paint with rate 3" }).click();
+  const middle = async (name) => {
+    const { x, y, width, height } = await page.locator(`[name=${name}]`).boundingBox();
+    return [x + width / 2, y + height / 2];
+  };
+  await page.mouse.move(...(await middle("c510")));
+  await page.mouse.down();
+  for (let hour = 10; hour <= 15; hour += 1) await page.mouse.move(...(await middle(`c5${hour}`)), { steps: 3 });
+  await page.mouse.up();
+  await page.mouse.move(...(await middle("c518")));
+  assert.equal(await page.inputValue("[name=c518]"), await page.inputValue("[name=c519]"), "it paints with the button up");
+  await page.getByRole("button", { name: "Paint with rate 1", exact: true }).click();
+  await page.getByRole("button", { name: "Paint all of Sunday" }).click();
+  const slowest = await page.inputValue("#r1");
+  await saved(page, () => page.click("#save"));
+  await written(6, [0, 12, 23], slowest);
+  await written(5, [10, 11, 12, 13, 14, 15], "200 Mbit/s");
+  await made.close();
+  const still = await context({ javaScriptEnabled: false });
+  const plain = await still.newPage();
+  await login(plain, filed.admin, filed.url);
+  await plain.goto(`${filed.url}/schedules/branch-night`);
+  await plain.fill("[name=c420]", "2");
+  const second = await plain.inputValue("#r2");
+  await saved(plain, () => plain.click("#save"));
+  await written(4, [20], second);
+  await still.close();
+  say("a schedule painted by keys, by a pointer, and without JavaScript; its file keeps its comments");
+};
+
+// One image's course: a bar for each generation, and the same for spreadsheets.
+const course = async () => {
+  const path = `/history/vdisks/${about.aged}`;
+  const made = await context({ acceptDownloads: true });
+  const page = await made.newPage();
+  await login(page, operate);
+  await page.goto(`${url}/history`);
+  assert.ok((await page.locator("table.stacked tbody tr").count()) >= about.generations);
+  await page.goto(`${url}${path}`);
+  await page.waitForFunction(() => document.querySelectorAll(".canvas.drawn canvas").length === 2);
+  const bars = await page.evaluate(() => [...document.querySelectorAll("[data-plot]")].map((box) => JSON.parse(box.dataset.plot).labels));
+  const all = Array.from({ length: about.generations }, (_, at) => `@${at + 1}`);
+  assert.deepEqual(bars, [all.slice(1), all]);
+  const drawn = await page.locator(".canvas svg path.backlog").evaluateAll((paths) => paths.map((one) => one.getAttribute("d").split("M").length - 1));
+  assert.deepEqual(drawn, [about.generations - 1, about.generations]);
+  assert.match(await page.locator(".plot figcaption").first().textContent(), /without @1, of which all was new/);
+  await page.locator(".canvas").first().hover();
+  assert.match(await page.locator(".canvas .max:visible").first().textContent(), /^@\d+ {2}changed /);
+  assert.equal(await page.locator("table.stacked tbody tr").count(), about.generations);
+  const [file] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "as CSV" }).click()]);
+  const lines = readFileSync(await file.path(), "utf8").trim().split("\r\n");
+  assert.deepEqual(lines.map((line) => line.split(",")[0]), ["generation", ...all.map((one) => one.slice(1)).reverse()]);
+  await made.close();
+  say(`the history of ${about.generations} generations, drawn and as CSV`);
+};
+
+// Name, address, and whether it is looked at in all four ways or in two.
 const screens = [
-  ["overview", "/"],
+  ["overview", "/", true],
   ["image", `/images/vdisks/${about.watched}`],
   ["peers", "/peers"],
   ["peer", "/peers/branch-02"],
   ["health", "/health"],
+  ["schedules", "/schedules"],
+  ["schedule", "/schedules/branch-night"],
+  ["history", "/history"],
+  ["history-image", `/history/vdisks/${about.aged}`, true],
+  ["grid", `${filed.url}/schedules/branch-night`, true],
+  ["adoption", `${filed.url}/health`],
 ];
-// The first screen in four ways, the others in two.
 const pictures = async () => {
   mkdirSync(shots, { recursive: true });
   const ways = [[1280, "light"], [390, "dark"], [1280, "dark"], [390, "light"]];
@@ -241,9 +344,10 @@ const pictures = async () => {
     const phone = width === 390;
     const made = await context({ viewport: { width, height: phone ? 844 : 860 }, colorScheme, isMobile: phone, hasTouch: phone });
     const page = await made.newPage();
+    await login(page, filed.admin, filed.url);
     await login(page, operate);
-    for (const [name, path] of at < 2 ? screens : screens.slice(0, 1)) {
-      await page.goto(`${url}${path}`);
+    for (const [name, path] of screens.filter(([, , always]) => at < 2 || always)) {
+      await page.goto(path.startsWith("http") ? path : `${url}${path}`);
       await page.waitForFunction(() => !document.querySelector(".canvas[data-plot]:not(.drawn)"));
       const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(over <= 0, `${name} at ${width} is ${over} pixels too wide`);
@@ -266,6 +370,8 @@ try {
   await login(page, operate);
   await pausing(page);
   await without();
+  await course();
+  await painting();
   const seen = await live(page);
   await has("trouble");
   await pictures();

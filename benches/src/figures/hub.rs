@@ -19,6 +19,7 @@ use super::process::{cpu_seconds, peak_bytes};
 use super::table::{Amount, Row, Table};
 use super::tools::{Numbers, run as run_tool};
 use super::{Setup, say};
+use crate::link::{Link, Shape};
 
 const BRANCHES: [&str; 16] = [
     "branch-01",
@@ -59,6 +60,15 @@ struct Hub {
     images: u32,
 }
 
+/// What the last branch is really on in the end.
+const CRAWLING: Shape = Shape {
+    bits_per_second: Some(64_000),
+    round_trip: Duration::from_millis(40),
+    loss_per_mille: 0.0,
+};
+/// Where nodes listen on a link, from this port on.
+const PORT: u16 = 7700;
+
 /// How the branches came on with one image.
 struct Run {
     /// Seconds from publish to receipt, by branch.
@@ -71,7 +81,7 @@ struct Run {
 /// Everything about a hub.
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     say("a hub and sixteen branches");
-    let mut hub = Hub::start(setup)?;
+    let mut hub = Hub::start(setup, "hub", None)?;
     hub.hub.ask(&["limit", "set", LIMIT])?;
     let pid = hub.hub.pid()?;
     let all = hub.deliver(BRANCHES.len())?;
@@ -79,7 +89,35 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     hub.slow(table)?;
     hub.urgent(table)?;
     hub.control(table)?;
-    hub.stop()
+    hub.stop()?;
+    crawling(setup, table)
+}
+
+/// Fifteen without the sixteenth and beside it, which is on a link of 64 kbit/s.
+fn crawling(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
+    let figure = "15 branches beside one on a link of 64 kbit/s: the last receipt";
+    if let Some(why) = Link::missing(&CRAWLING) {
+        table.add(Row::skipped(figure, why));
+        return Ok(());
+    }
+    say("   one on a link of 64 kbit/s");
+    let link = Link::up(CRAWLING, setup.mtu)?;
+    let mut hub = Hub::start(setup, "crawling", Some(&link))?;
+    hub.hub.ask(&["limit", "set", LIMIT])?;
+    hub.hub.ask(&["pause", "--peer", BRANCHES[15]])?;
+    let [_, alone] = ends(&hub.deliver(15)?.seconds);
+    hub.hub.ask(&["resume", "--peer", BRANCHES[15]])?;
+    let [_, beside] = ends(&hub.deliver(15)?.seconds);
+    let words = format!("{SLOWER_TIMES} x the {alone:.2} s without it");
+    let there = link.delivered_bytes()?;
+    let (limit, value) = (Amount::Seconds(alone * SLOWER_TIMES), Amount::Seconds(beside));
+    let row = Row::at_most(figure, limit, value).bound_is(&words);
+    table.add(row.noting(&format!("{} went over its link", Amount::bytes(there))));
+    // It would take a quarter of an hour for each image.
+    for node in hub.branches.iter_mut().chain([&mut hub.hub]) {
+        node.kill()?;
+    }
+    Ok(())
 }
 
 fn fairness(table: &mut Table, all: &Run, peak: u64) {
@@ -103,11 +141,22 @@ fn fairness(table: &mut Table, all: &Run, peak: u64) {
 }
 
 impl Hub {
-    fn start(setup: &Setup) -> anyhow::Result<Hub> {
-        let parent = setup.work.join("hub");
+    /// All on loopback, or all but the last branch at one end of a link.
+    fn start(setup: &Setup, directory: &str, link: Option<&Link>) -> anyhow::Result<Hub> {
+        let parent = setup.work.join(directory);
         fs::create_dir(&parent)?;
-        let create = |name| {
-            Node::create(&setup.binary, &parent, name, (None, free_address()?), &setup.memory)
+        let mut ports = PORT..;
+        let mut create = |name| {
+            let port = ports.next().context("no port")?;
+            let place = match link {
+                Some(link) => {
+                    let end = usize::from(name == BRANCHES[15]);
+                    let namespace = Some(link.namespaces()[end].to_owned());
+                    (namespace, (link.addresses()[end], port).into())
+                }
+                None => (None, free_address()?),
+            };
+            Node::create(&setup.binary, &parent, name, place, &setup.memory)
         };
         let mut hub = create("hub")?;
         hub.start()?;

@@ -7,7 +7,9 @@
 
 mod answers;
 mod bytes;
+mod caps;
 mod change;
+mod control;
 mod edit;
 mod held;
 mod hub;
@@ -22,6 +24,8 @@ mod room;
 mod rsync;
 mod scan;
 mod seconds;
+mod shaped;
+mod sparse;
 mod stores;
 mod table;
 
@@ -41,12 +45,14 @@ const MEMORY_BYTES: u64 = 300 << 20;
 /// What networks carry unless they are told otherwise.
 const MTU: u32 = 1500;
 /// Groups of rows, in the order they are measured.
-const GROUPS: [&str; 16] = [
-    "scan", "look", "index", "links", "sharing", "bytes", "held", "room", "seconds", "inuse",
-    "change", "many", "hub", "lineage", "answers", "stores",
+const GROUPS: [&str; 20] = [
+    "scan", "look", "index", "links", "sharing", "caps", "control", "bytes", "held", "room",
+    "seconds", "shaped", "inuse", "change", "sparse", "many", "hub", "lineage", "answers",
+    "stores",
 ];
 /// Those that need no images.
-const IMAGELESS: [&str; 7] = ["look", "index", "links", "sharing", "hub", "answers", "stores"];
+const IMAGELESS: [&str; 10] =
+    ["look", "index", "links", "sharing", "caps", "control", "sparse", "hub", "answers", "stores"];
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -180,10 +186,14 @@ fn groups(setup: &Setup, options: &Options, table: &mut Table) -> anyhow::Result
             "index" => index::run(setup, table),
             "links" => links::run(setup, table),
             "sharing" => links::sharing(setup, table),
+            "caps" => caps::run(setup, table),
+            "control" => control::run(setup, table),
             "bytes" => bytes::run(setup, table),
             "held" => held::run(setup, table),
             "room" => room::run(setup, table),
             "change" => change::run(setup, table),
+            "sparse" => sparse::run(setup, table),
+            "shaped" => shaped::run(setup, table),
             "many" => many::run(setup, table),
             "hub" => hub::run(setup, table),
             "lineage" => lineage::run(setup, table),
@@ -226,8 +236,10 @@ fn conditions(setup: &Setup) -> Vec<(String, String)> {
 /// The ends of the nodes' logs.
 fn last_words(work: &Path) -> String {
     let mut text = String::new();
-    for group in ["bytes", "held", "plain", "room", "seconds", "inuse", "change", "many", "answers"]
-    {
+    for group in [
+        "bytes", "held", "plain", "room", "seconds", "shaped", "shaped", "inuse", "change", "many",
+        "answers",
+    ] {
         for node in ["sender", "receiver"] {
             let path = work.join(group).join(node).join("serve.log");
             let Ok(log) = std::fs::read_to_string(&path) else { continue };

@@ -67,12 +67,22 @@ fn disk_bytes(pid: u32) -> anyhow::Result<u64> {
 
 /// Bytes that went out and came in through an interface, as the process sees it.
 pub(crate) fn interface_bytes(pid: u32, interface: &str) -> anyhow::Result<[u64; 2]> {
+    interface_counters(pid, interface).map(|[received, sent, _]| [sent, received])
+}
+
+/// Bytes and packets that went out through an interface, as the process sees it.
+pub(crate) fn interface_sent(pid: u32, interface: &str) -> anyhow::Result<[u64; 2]> {
+    interface_counters(pid, interface).map(|[_, bytes, packets]| [bytes, packets])
+}
+
+/// Bytes that came in, bytes and packets that went out.
+fn interface_counters(pid: u32, interface: &str) -> anyhow::Result<[u64; 3]> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{interface}:")));
     let line = line.with_context(|| format!("no interface {interface}"))?;
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    let (received, sent) = numbers.first().zip(numbers.get(8)).context("a short line")?;
-    Ok([*sent, *received])
+    let number = |at: usize| numbers.get(at).copied().context("a short line");
+    Ok([number(0)?, number(8)?, number(9)?])
 }
 
 /// Resident memory of a process at its peak, since its start or the last `forget_peak`.

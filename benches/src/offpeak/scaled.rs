@@ -20,7 +20,6 @@ use crate::link::Link;
 
 /// A check's predicted time, with room for what goes wrong below half a minute.
 const SECONDS_MAX: f64 = 25.0;
-const PORT: u16 = 7702;
 /// IP and TCP headers with time stamps, of a full packet.
 const HEADER_BYTES: u64 = 52;
 /// How much longer than predicted is waited for, in all.
@@ -63,8 +62,10 @@ impl Play<'_> {
         let mtu = u64::from(mtu);
         let payload_bytes = wire_bytes * (mtu - HEADER_BYTES) / mtu;
 
-        let there = SocketAddr::new(link.addresses()[1], PORT);
-        let listener = link.inside(1, || Ok(TcpListener::bind(there)?))?;
+        // Any port: that of a play before may be held by a process that was just forked.
+        let any = SocketAddr::new(link.addresses()[1], 0);
+        let listener = link.inside(1, || Ok(TcpListener::bind(any)?))?;
+        let there = listener.local_addr()?;
         let connect = || link.inside(0, || Ok(TcpStream::connect(there)?));
         let mut pairs = Vec::new();
         for _ in 0..self.streams {

@@ -148,3 +148,21 @@ fn what_cannot_be_made_says_so() {
     let odd = Request { image_bytes: 4097, ..request };
     assert!(prepare("first-copy", &odd).unwrap_err().to_string().contains("whole number of MiB"));
 }
+
+#[test]
+fn images_that_the_packages_do_not_fit_in_are_refused_before_anything_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("images");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/build");
+    for (size, words) in [
+        ("1G", "2G is the least"),
+        ("2147483647", "2G is the least"),
+        ("-3G", "2G is the least"),
+        ("large", "not large"),
+    ] {
+        let output = std::process::Command::new(&script).arg(&target).arg(size).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains(words), "{size}: {told}");
+        assert!(!target.exists(), "{size}");
+    }
+}

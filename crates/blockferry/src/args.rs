@@ -176,6 +176,13 @@ pub(crate) enum Command {
     Verify {
         /// STORE/NAME or STORE [default: everything]
         image: Option<String>,
+        /// Read from the device, also what the page cache has
+        #[arg(long)]
+        deep: bool,
+        /// Fetch again, from a peer that holds the same generation, what isn't as recorded; the
+        /// damaged file is kept
+        #[arg(long)]
+        repair: bool,
     },
     /// Offer and send nothing; what came is kept, what is under way goes on later
     Pause(AffectedArgs),

@@ -67,7 +67,9 @@ fn run(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Conflicts { image } => commands::conflicts::list(app, image),
         Command::Resolve(args) => commands::conflicts::resolve(app, args),
         Command::Adopt(command) => commands::adopt::run(app, command),
-        Command::Verify { image } => commands::verify::run(app, image),
+        Command::Verify { image, deep, repair } => {
+            commands::verify::run(app, Request::Verify { image, deep, repair })
+        }
         Command::Pause(args) => commands::orders::give(app, args, Request::Pause),
         Command::Resume(args) => commands::orders::give(app, args, Request::Resume),
         Command::Boost(args) => commands::orders::give(app, args, Request::Boost),

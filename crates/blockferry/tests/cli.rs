@@ -269,15 +269,15 @@ fn bad_configuration_is_78_with_line_and_suggestion() {
 }
 
 #[test]
-fn check_reports_everything_and_knows_later_keys() {
+fn check_reports_everything() {
     let place = Place::new();
-    let text = "[limits]\nmemory = \"1 GiB\"\nsend = \"0 Mbit/s\"\n\
-                disk_read = \"1 MB/s\"\n";
+    let text = "[limits]\nmemory = \"100 MiB\"\nsend = \"0 Mbit/s\"\n\
+                disk_read = \"pause\"\n";
     let config = place.file("c.toml", text);
     let ran = place.run(&["config", "check", "--config", &config]);
     assert_eq!(ran.status, 78);
     assert_eq!(ran.stderr.matches("error[CONFIG_ERROR]").count(), 3, "{}", ran.stderr);
-    assert_eq!(ran.stderr.matches("is not in this version").count(), 2, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("the least that works is 300 MiB").count(), 1, "{}", ran.stderr);
 }
 
 #[test]

@@ -380,7 +380,8 @@ impl Trial {
                 thread::sleep(Duration::from_millis(20));
             }
             assert_eq!(service.private("quarantine"), Vec::<String>::new());
-            assert!(service.ask::<VerifyDone>(&Request::Verify { image: None }).ok);
+            let verify = Request::Verify { image: None, deep: false, repair: false };
+            assert!(service.ask::<VerifyDone>(&verify).ok);
         }
     }
 }

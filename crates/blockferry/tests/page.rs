@@ -1,6 +1,7 @@
-//! The page in a real browser: a hub with twelve branches, all of them whole nodes in this process, and
-//! `tests/page/run.mjs`, which looks at it by Chromium. Skipped with a line where there is no Chromium,
-//! no Node.js or no `npm ci` in `tests/page`.
+//! The page in a real browser: a hub with twelve branches, all of them whole nodes in this process, a
+//! service that was started from a file, for what is written there, and `tests/page/run.mjs`, which
+//! looks at them by Chromium. Skipped with a line where there is no Chromium, no Node.js or no `npm ci`
+//! in `tests/page`.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -8,15 +9,18 @@
 #[expect(dead_code, reason = "the node's own tests use the rest")]
 mod running;
 
+mod clean;
+
+use clean::clean;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_node::api::{
-    Affected, OrdersReport, PeersReport, PublishReport, Request, Role, StatusReport,
+    Affected, Client, OrdersReport, PeersReport, PublishReport, Request, Role, StatusReport,
 };
 use blockferry_node::http::{HttpConfig, Scope, Token, new_token};
 use blockferry_node::rate::calendar::{Calendar, Days, Rate, Rule, When, Zone};
@@ -36,6 +40,28 @@ const IMAGES: [(&str, usize, u64); 6] = [
 ];
 /// The one whose transfer is watched.
 const WATCHED: &str = "office-win11.raw";
+/// The one that has a history: how much changed with each generation after the first.
+const AGED: &str = "server-2025.raw";
+const CHANGES: [usize; 7] = [90_000, 140_000, 60_000, 2_300_000, 110_000, 35_000, 420_000];
+
+/// What somebody wrote into a configuration, with what they wanted to be remembered.
+const SCHEDULE: &str = r#"
+# Agreed with the branch in March.
+[schedules.branch-night]
+zone = "Europe/Oslo" # where they are
+default = "5 Mbit/s"
+
+[[schedules.branch-night.rule]]
+days = "Mon-Fri"
+from = "18:00"
+to = "07:00"
+rate = "200 Mbit/s"
+
+# Nobody is there at Christmas.
+[[schedules.branch-night.rule]]
+dates = ["2026-12-24..2026-12-26"]
+rate = "pause"
+"#;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/page").canonicalize().unwrap()
@@ -98,6 +124,10 @@ fn hub(dir: &Path) -> Hub {
         drop(file);
         edit(&images.join(name), 0, &noise(at as u64, data));
         node.publish(name);
+    }
+    for (seed, changed) in CHANGES.into_iter().enumerate() {
+        edit(&images.join(AGED), 3 << 20, &noise(50 + seed as u64, changed));
+        node.publish(AGED);
     }
     let [admin, operate] = secrets.try_into().unwrap();
     let branches = (1..=BRANCHES).map(|number| Some(branch(dir, &node, number))).collect();
@@ -174,6 +204,56 @@ fn store_of(node: &Running) -> PathBuf {
     PathBuf::from(&status.stores[0].path)
 }
 
+/// A service with a configuration file, which ends with the test.
+struct Filed {
+    child: Child,
+    file: PathBuf,
+    at: SocketAddr,
+    admin: String,
+}
+
+impl Drop for Filed {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+impl Filed {
+    fn start(dir: &Path) -> Filed {
+        let run = |args: &[&str]| {
+            clean(Command::new(env!("CARGO_BIN_EXE_blockferry"))).args(args).output()
+        };
+        let (root, images) = (dir.join("filed"), dir.join("taken"));
+        let root_text = root.to_str().unwrap();
+        let made = run(&["init", "--name", "filed", "--listen", "127.0.0.1:0", "--dir", root_text]);
+        assert!(made.unwrap().status.success());
+        std::fs::create_dir(&images).unwrap();
+        std::fs::write(images.join("found.raw"), noise(7, 200_000)).unwrap();
+        let token = run(&["token", "new", "admin", "--scope", "admin", "--json"]).unwrap();
+        let token: serde_json::Value = serde_json::from_slice(&token.stdout).unwrap();
+        let (admin, lines) = (token["token"].as_str().unwrap(), token["config"].as_str().unwrap());
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let over = format!(
+            "[admin]\nhttp = \"{at}\"\n{lines}\n[stores.taken]\npath = \"{}\"\nadopt = true\n\
+             [peers.branch-07]\nid = \"{}\"\nstores = [\"taken\"]\nschedule = \"branch-night\"\n",
+            images.display(),
+            "A".repeat(52),
+        );
+        std::fs::create_dir_all(root.join("conf.d")).unwrap();
+        std::fs::write(root.join("conf.d/50-test.toml"), over).unwrap();
+        let file = root.join("blockferry.toml");
+        let text = std::fs::read_to_string(&file).unwrap() + SCHEDULE;
+        std::fs::write(&file, text).unwrap();
+        let mut serve = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
+        serve.arg("serve").arg("--config").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = serve.spawn().unwrap();
+        let filed = Filed { child, file, at, admin: admin.to_owned() };
+        until("it answers", || Client::connect(&root.join("admin.sock")).is_ok());
+        filed
+    }
+}
+
 #[test]
 fn the_page_in_a_browser() {
     let chromium = match browser() {
@@ -182,10 +262,13 @@ fn the_page_in_a_browser() {
     };
     let dir = tempfile::tempdir().unwrap();
     let mut hub = hub(dir.path());
+    let filed = Filed::start(dir.path());
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
     let vendor = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/web/vendor");
     let about = json!({
         "url": format!("http://{}", hub.at), "admin": hub.admin, "operate": hub.operate, "watched": WATCHED,
+        "aged": AGED, "generations": CHANGES.len() + 1,
+        "filed": { "url": format!("http://{}", filed.at), "admin": filed.admin, "file": filed.file },
         "images": hub.node.dir.join("images"), "shots": shots, "chromium": chromium, "vendor": vendor,
     });
     let mut child = Command::new("node")
@@ -208,4 +291,8 @@ fn the_page_in_a_browser() {
     }
     let status = child.wait().unwrap();
     assert!(status.success(), "{last}");
+    let text = std::fs::read_to_string(&filed.file).unwrap();
+    for kept in ["# Agreed with the branch in March.", "# where they are", "# Nobody is there at"] {
+        assert!(text.contains(kept), "{kept:?} is gone from {text}");
+    }
 }

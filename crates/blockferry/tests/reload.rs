@@ -13,6 +13,7 @@ use blockferry_node::api::{
 };
 use clean::clean;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody is there: who is told this address must not find a way past the relay.
+const NO_WAY: &str = "node.advertise = [\"127.0.0.1:9\"]\n";
 
 fn command(args: &[&str]) -> Command {
     let mut command = clean(Command::new(env!("CARGO_BIN_EXE_blockferry")));
@@ -73,6 +76,18 @@ impl Service {
         let directory = self.directory.join("conf.d");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("50-test.toml"), text).unwrap();
+    }
+
+    /// `config check`, as an object and as text.
+    fn check(&self) -> (serde_json::Value, String) {
+        let run = |args: &[&str]| {
+            let file = self.directory.join("blockferry.toml");
+            let output = command(args).arg("--config").arg(file).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let object = run(&["config", "check", "--json"]);
+        (serde_json::from_str(&object).unwrap(), run(&["config", "check"]))
     }
 
     /// Writes it and has it read.
@@ -225,7 +240,7 @@ fn a_limit_changed_in_mid_transfer_bites_and_the_transfer_goes_on() {
     let limited = |rate: &str| format!("{base}[limits]\nsend = \"{rate}\"\n");
     let a = Service::new(&directory, "a", &limited("20 Mbit/s"));
     relay.back.connect(a.address().parse::<SocketAddr>().unwrap()).unwrap();
-    let b = Service::new(&directory, "b", "");
+    let b = Service::new(&directory, "b", NO_WAY);
     let copies = b.join(&a);
     std::fs::write(images.join("x.img"), noise(1, 10_000_000)).unwrap();
     a.publish("x.img");
@@ -392,7 +407,7 @@ fn all_that_may_change_does_in_mid_transfer() {
     let before = format!("{base}{}{limit}{s}{}", http(here, &first), store("old", ""));
     let a = Service::new(&directory, "a", &before);
     relay.back.connect(a.address().parse::<SocketAddr>().unwrap()).unwrap();
-    let b = Service::new(&directory, "b", "");
+    let b = Service::new(&directory, "b", NO_WAY);
     let copies = b.join(&a);
     std::fs::write(path("images").join("x.img"), noise(7, 8_000_000)).unwrap();
     a.publish("x.img");
@@ -448,18 +463,30 @@ fn what_needs_a_restart_is_named() {
     let images = directory.path().join("images");
     std::fs::create_dir(&images).unwrap();
     let store = store_of(&images);
-    let a = Service::new(&directory, "a", &store);
-    a.reload(&format!(
-        "{}role = \"mirror\"\nexclude = [\"*.tmp\"]\n[log]\nlevel = \"debug\"\n",
+    let mut a = Service::new(&directory, "a", &store);
+    let (object, text) = a.check();
+    assert_eq!((&object["reload"], &object["restart"]), (&json!([]), &json!([])), "as it runs");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let changed = format!(
+        "{}role = \"mirror\"\nexclude = [\"*.tmp\"]\n[log]\nlevel = \"debug\"\n\
+         [limits]\nmemory = \"400 MiB\"\ndisk_read = \"50 MB/s\"\n",
         store.replace("1h", "2h")
-    ));
+    );
+    a.write(&changed);
+    let (object, text) = a.check();
+    let reload = json!(["limits.disk_read", "stores.s.exclude", "stores.s.settle"]);
+    let restart = json!(["log.level", "limits.memory", "stores.s.role"]);
+    assert_eq!((&object["reload"], &object["restart"]), (&reload, &restart));
+    assert!(text.contains("in force after a restart: log.level, limits.memory"), "{text}");
+    assert!(a.events("CONFIG_RELOADED").is_empty(), "it was only looked at");
+    a.reload(&changed);
     let event = a.told("CONFIG_RELOADED", 1);
     assert_eq!(event.severity, Severity::Warning);
     let (now, later) = event.message.split_once(';').unwrap();
-    for key in ["stores.s.exclude", "stores.s.settle"] {
+    for key in ["stores.s.exclude", "stores.s.settle", "limits.disk_read"] {
         assert!(now.contains(key), "{key}: {}", event.message);
     }
-    for key in ["log.level", "stores.s.role"] {
+    for key in ["log.level", "stores.s.role", "limits.memory"] {
         assert!(later.contains("next restart") && later.contains(key), "{key}: {}", event.message);
     }
     let stores: StoresReport = a.ask(&Request::StoreLs {});
@@ -469,4 +496,10 @@ fn what_needs_a_restart_is_named() {
     assert!(!event.message.contains("restart"), "it is as at the start: {}", event.message);
     a.reload(&store);
     assert!(a.told("CONFIG_RELOADED", 3).message.contains("unchanged"));
+    // Without a service there is nobody to compare with.
+    let mut child = a.child.take().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (object, _) = a.check();
+    assert_eq!((&object["ok"], &object["restart"]), (&json!(true), &json!(null)));
 }

@@ -5,7 +5,7 @@
 
 mod clean;
 
-use blockferry_node::api::{Client, Request, ScheduleEdit, SchedulesReport};
+use blockferry_node::api::{Client, Request, Role, ScheduleEdit, SchedulesReport};
 use clean::clean;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,11 @@ struct Service {
 
 impl Service {
     fn start(directory: &Path) -> Service {
-        let made = command(&["init", "--name", "a", "--listen", "127.0.0.1:0", "--dir"]);
+        Service::named(directory, "a")
+    }
+
+    fn named(directory: &Path, name: &str) -> Service {
+        let made = command(&["init", "--name", name, "--listen", "127.0.0.1:0", "--dir"]);
         assert!({ made }.arg(directory).output().unwrap().status.success());
         let file = directory.join("blockferry.toml");
         let text = std::fs::read_to_string(&file).unwrap() + SCHEDULE;
@@ -121,4 +125,31 @@ fn a_schedule_is_changed_in_its_file_and_in_force_at_once() {
     let tag = service.schedules().tag.unwrap();
     service.set(&tag, json!({ "default": "1 Mbit/s" })).unwrap();
     assert_eq!(service.schedules().schedules[0].default.0, "1 Mbit/s");
+}
+
+#[test]
+fn show_knows_who_was_given_a_schedule_by_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Service::named(&directory.path().join(name), name));
+    let images = directory.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let (store, role) = ("s".to_owned(), Role::Writer);
+    a.ask(&Request::StoreAdd { name: store.clone(), path: images, role }).unwrap();
+    let invited = a.ask(&Request::Invite { store, role, ttl_seconds: 60 }).unwrap();
+    let ticket = invited["ticket"].as_str().unwrap().to_owned();
+    b.ask(&Request::Join { ticket, path: None, name: None }).unwrap();
+    let show = |text: bool| {
+        let format: &[&str] = if text { &[] } else { &["--json"] };
+        let shown = command(&["schedule", "show", "--config"]).arg(&a.file).args(format).output();
+        String::from_utf8(shown.unwrap().stdout).unwrap()
+    };
+    let users = || {
+        let report: Value = serde_json::from_str(&show(false)).unwrap();
+        report["schedules"][0]["used_by"].clone()
+    };
+    assert_eq!(users(), json!([]));
+    let (peer, key, value) = ("b".to_owned(), "schedule".to_owned(), "night".to_owned());
+    a.ask(&Request::PeerSet { peer, key, value }).unwrap();
+    assert_eq!(users(), json!(["peers.b"]));
+    assert!(show(true).contains("used by  peers.b"), "{}", show(true));
 }

@@ -7,6 +7,7 @@
 mod clean;
 
 use clean::clean;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -229,4 +230,37 @@ fn answers_what_it_is_asked() {
     assert!(stdout.contains("writer"), "{stdout}");
     let (status, stdout, _) = node.run(&["invite", "--store", "a"]);
     assert_eq!((status, stdout.lines().count()), (0, 1));
+}
+
+#[test]
+fn what_rotted_and_nobody_else_has_is_left_as_it_is() {
+    let node = Node::new();
+    let images = node.directory.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let service = Service::start(&node, &[]);
+    let image = images.join("disk.img");
+    std::fs::write(&image, vec![7; 200_000]).unwrap();
+    let path = images.to_str().unwrap();
+    assert_eq!(node.run(&["store", "add", "vdisks", path]).0, 0);
+    assert_eq!(node.run(&["publish", "vdisks/disk.img"]).0, 0);
+    assert_eq!(node.run(&["verify", "--deep", "--repair"]).0, 0, "there is nothing to do");
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    let times = file.metadata().unwrap().modified().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 70_000).unwrap();
+    file.set_modified(times).unwrap();
+    drop(file);
+    let rotten = std::fs::read(&image).unwrap();
+    let (status, stdout, _) = node.run(&["verify", "vdisks/disk.img"]);
+    assert_eq!((status, stdout.contains("not repaired")), (14, false), "{stdout}");
+    let (status, stdout, _) = node.run(&["verify", "vdisks/disk.img", "--repair"]);
+    assert_eq!(status, 14, "{stdout}");
+    assert!(stdout.contains("not repaired: no connected peer holds this generation"), "{stdout}");
+    assert!(std::fs::read(&image).unwrap() == rotten);
+    let (status, stdout, _) = node.run(&["verify", "--repair", "--json"]);
+    let rows: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((status, rows.len()), (14, 2), "{stdout}");
+    let (row, sum) = (&rows[0]["item"], &rows[1]["summary"]);
+    assert_eq!((&row["repaired"], &sum["repaired_images"]), (&json!(false), &json!(0)));
+    assert_eq!((&sum["ok"], &sum["bad_images"]), (&json!(false), &json!(1)));
+    drop(service);
 }

@@ -25,6 +25,7 @@ mod sets;
 mod tree;
 mod units;
 mod walk;
+mod zeros;
 
 pub use block::{BlockRow, block_hash, verify_block};
 pub use chunk::{Chunk, ChunkParams, Chunker};

@@ -1,12 +1,13 @@
 //! Block maps by segment: the rows of up to 64 blocks, or a single value for a segment of zeros.
 //! The record form is fixed little-endian and described in `docs/format.md`.
 
-use crate::block::{BlockRow, subtree};
+use crate::block::BlockRow;
 use crate::ids::BlockHash;
 use crate::tree::merge;
 use crate::units::{
     BLOCK_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, block_len, segment_len,
 };
+use crate::zeros;
 
 /// Bytes of one row in a record: a 32-byte hash and sixteen 4-byte fingerprints.
 pub const ROW_BYTES: usize = 32 + 4 * PAGES_PER_BLOCK;
@@ -30,14 +31,12 @@ pub enum SegmentMap {
 impl SegmentMap {
     /// The map of a segment of zeros of an image of `image_bytes`.
     pub fn zero(index: u32, image_bytes: u64) -> Self {
-        static ZEROS: [u8; SEGMENT_BYTES as usize] = [0; SEGMENT_BYTES as usize];
         let bytes = segment_len(index, image_bytes);
         if image_bytes <= SEGMENT_BYTES {
             let rows = (0..bytes.div_ceil(BLOCK_BYTES) as u64).map(|b| zero_row(b, image_bytes));
             return Self::Rows(rows.collect());
         }
-        let offset = u64::from(index) * SEGMENT_BYTES;
-        Self::Zero(BlockHash::from_bytes(subtree(offset, &ZEROS[..bytes])))
+        Self::Zero(BlockHash::from_bytes(zeros::value(index, bytes)))
     }
 
     /// Wraps rows, folding them into [`SegmentMap::Zero`] where they are all zero.

@@ -246,11 +246,13 @@ impl Backlog {
     /// receipts for.
     pub fn handle_inventory(&mut self, peer: NodeId, store: &StoreName) {
         let Some(known) = self.peers.get(&peer) else { return };
-        let lost = |key: &&Key| {
-            let slot = (key.store.clone(), key.image.clone());
-            key.peer == peer && key.store == *store && !known.heads.contains_key(&slot)
-        };
-        let lost: Vec<Key> = self.receipts.keys().filter(lost).cloned().collect();
+        // Only what is of this peer and store is looked at: there are as many pairs as there are
+        // inventories when all of them connect at once.
+        let first = Key { peer, store: store.clone(), image: least_name() };
+        let of = self.receipts.range(first..).map(|(key, _)| key);
+        let of = of.take_while(|key| key.peer == peer && key.store == *store);
+        let lost = |key: &&Key| !known.heads.contains_key(&(key.store.clone(), key.image.clone()));
+        let lost: Vec<Key> = of.filter(lost).cloned().collect();
         for key in lost {
             self.receipts.remove(&key);
             self.review(key, true);
@@ -361,10 +363,11 @@ impl Backlog {
 
     /// When `poll_offer` may have something new without an event.
     pub fn next_wake(&self) -> Option<Instant> {
-        let waits = self.entries.iter().filter_map(|(key, entry)| match entry.state {
-            State::NotBefore { at, .. } if self.is_up(&key.peer) && self.hold(key).is_none() => {
-                Some(at)
-            }
+        // What waits for those that aren't connected is not looked at: it may be everything.
+        let up = self.peers.iter().filter(|(_, peer)| peer.up);
+        let entries = up.flat_map(|(peer, _)| self.entries_of(*peer));
+        let waits = entries.filter_map(|(key, entry)| match entry.state {
+            State::NotBefore { at, .. } if self.hold(key).is_none() => Some(at),
             _ => None,
         });
         waits.min()
@@ -407,23 +410,27 @@ impl Backlog {
         root: Root,
         base: Option<Root>,
     ) -> usize {
-        if self.head(store, image).map(|head| head.version.root) != Some(root) {
-            return 0;
-        }
-        let lacks = |peer: &NodeId| {
-            let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
-            self.held(&key) == base && self.entries.contains_key(&key)
-        };
-        self.peers.iter().filter(|(id, peer)| peer.up && lacks(id)).count()
+        let is_head = self.head(store, image).is_some_and(|head| head.version.root == root);
+        self.lacking(store, image).filter(|key| is_head && self.held(key) == base).count()
     }
 
     /// Whether any connected peer lacks our current generation of an image.
     pub fn is_wanted(&self, store: &StoreName, image: &ImageName) -> bool {
-        let lacks = |peer: &NodeId| {
-            let key = Key { peer: *peer, store: store.clone(), image: image.clone() };
-            self.entries.contains_key(&key)
+        self.lacking(store, image).next().is_some()
+    }
+
+    /// Whether any is being sent it, or about to be.
+    pub fn is_travelling(&self, store: &StoreName, image: &ImageName) -> bool {
+        self.lacking(store, image).any(|key| self.reason(&key) == Some(Reason::Transferring))
+    }
+
+    /// Which connected peers lack our current generation of an image.
+    fn lacking(&self, store: &StoreName, image: &ImageName) -> impl Iterator<Item = Key> {
+        let of = |(id, peer): (&NodeId, &Peer)| {
+            let key = Key { peer: *id, store: store.clone(), image: image.clone() };
+            (peer.up && self.entries.contains_key(&key)).then_some(key)
         };
-        self.peers.iter().any(|(id, peer)| peer.up && lacks(id))
+        self.peers.iter().filter_map(of)
     }
 
     /// Our current generation of an image.

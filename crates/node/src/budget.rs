@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use blockferry_delta::{
-    BLOCK_BYTES, PART_BLOCKS_MAX, SEGMENT_BYTES, WALK_BLOCKS_NODES_MAX, WALK_PAGES_NODES_MAX,
-};
+use blockferry_delta::{BLOCK_BYTES, PART_BLOCKS_MAX, WALK_BLOCKS_NODES_MAX, WALK_PAGES_NODES_MAX};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,9 +19,15 @@ pub const MIRROR_WAIT_MAX: Duration = Duration::from_secs(40);
 /// policies contradict each other would go on for ever.
 pub const PREFERENCES_MAX: u32 = 3;
 
+/// A rotten image whose only holder is gone is waited for so long...
+pub const MEND_PEER_WAIT: Duration = Duration::from_secs(5);
+/// ...and a holder that doesn't begin to send (a pause, a calendar) this long.
+pub const MEND_WAIT_MAX: Duration = Duration::from_secs(600);
+
 // ---- memory ----
 
-/// What one node may keep resident, in bytes: the promise that the sum below keeps.
+/// What one node may keep resident unless `limits.memory` says more, in bytes: the promise that the
+/// sum below keeps, and the least that can be asked for.
 pub const RESIDENT_BYTES_MAX: u64 = 300 * MIB;
 /// Cache of one store's catalog, in bytes, where there are few.
 pub const STORE_CACHE_BYTES: u64 = 24 * MIB;
@@ -83,7 +87,8 @@ pub const STAGE_BYTES: u64 = (PART_BLOCKS_MAX * BLOCK_BYTES) as u64 + 4 * MIB;
 /// Threads of a scan at most; each holds one segment.
 pub const SCAN_THREADS_MAX: usize = 4;
 /// Buffers of all scans and scrubs, in bytes.
-pub const SCAN_BYTES: u64 = (STORE_JOBS_MAX * SCAN_THREADS_MAX) as u64 * SEGMENT_BYTES;
+pub const SCAN_BYTES: u64 =
+    (STORE_JOBS_MAX * blockferry_store::scan_buffers_bytes(SCAN_THREADS_MAX)) as u64;
 /// Statements kept in memory, of all nodes about all stores, in bytes: some 10,400 with one writer in the
 /// lineage, 7,000 with five. Docs/decisions/0031 has the sizes.
 pub const STATEMENTS_BYTES: u64 = 6 * MIB;
@@ -111,14 +116,13 @@ pub const RECEIVE_BYTES: u64 =
 pub const RECEIVE_BYTES_MIN: u64 = 512 * 1024;
 /// What incoming transfers take is counted in units of so many bytes.
 pub const RECEIVE_UNIT_BYTES: u64 = 256 * 1024;
-/// What all incoming transfers take together, in these units.
-pub const RECEIVE_UNITS: usize = RECEIVES_MAX * RECEIVE_BYTES.div_ceil(RECEIVE_UNIT_BYTES) as usize;
-/// Incoming transfers at the same time, if all are small.
+/// What one large one takes, in these units.
+pub const RECEIVE_UNITS_EACH: usize = RECEIVE_BYTES.div_ceil(RECEIVE_UNIT_BYTES) as usize;
+/// Incoming transfers at the same time, if all are small and there is plenty of memory.
 pub const RECEIVERS_MAX: usize =
-    RECEIVE_UNITS / RECEIVE_BYTES_MIN.div_ceil(RECEIVE_UNIT_BYTES) as usize;
+    RECEIVES_LIMIT * RECEIVE_UNITS_EACH / RECEIVE_BYTES_MIN.div_ceil(RECEIVE_UNIT_BYTES) as usize;
 /// The same for those of one peer.
-pub const RECEIVE_UNITS_PER_PEER: usize =
-    TRANSFERS_PER_PEER * RECEIVE_BYTES.div_ceil(RECEIVE_UNIT_BYTES) as usize;
+pub const RECEIVE_UNITS_PER_PEER: usize = TRANSFERS_PER_PEER * RECEIVE_UNITS_EACH;
 
 /// The sum for a node with one store and every transfer slot in use. QUIC's windows have one pool
 /// each way, for all connections that carry transfers.
@@ -144,20 +148,70 @@ const _: () = assert!(FRAMES_QUEUED <= blockferry_wire::limits::PACKS_UNFILLED_M
 const _: () = assert!(TRANSFERS_PER_PEER < RECEIVES_MAX && SENDS_PER_PEER < SENDS_MAX);
 const _: () = assert!(PACKS_RESERVE_BYTES * 4 <= PACKS_BYTES);
 
-/// Cache of each store's catalog where there are so many stores, in bytes.
-pub const fn store_cache_bytes(stores: usize) -> u64 {
-    let each = STORE_CACHES_BYTES / if stores == 0 { 1 } else { stores as u64 };
-    if each > STORE_CACHE_BYTES {
-        STORE_CACHE_BYTES
-    } else if each < STORE_CACHE_BYTES_MIN {
-        STORE_CACHE_BYTES_MIN
-    } else {
-        each
+/// How the memory of a node is shared out: what grows with `limits.memory`. All else is as above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Large images received at the same time.
+    pub receives: usize,
+    /// Encoded packs kept because several peers want them, in bytes.
+    pub encoded_bytes: usize,
+    /// Cache of one store's catalog where there are few, in bytes.
+    cache_bytes: u64,
+    /// Caches of all stores' catalogs together, where there are many, in bytes.
+    caches_bytes: u64,
+}
+
+/// Large images that one node receives at the same time, however much memory it has: as many small
+/// ones as then fit have their least share of the windows.
+pub const RECEIVES_LIMIT: usize = 5;
+
+/// What `limits.memory` comes to. A quarter of what is beyond [`RESIDENT_BYTES_MAX`] goes to further
+/// large images that are received, as far as it is whole ones and [`RECEIVES_LIMIT`] allows; an eighth to
+/// encoded packs; the rest to the caches of the catalogs.
+pub const fn memory(bytes: u64) -> Memory {
+    let more = bytes.saturating_sub(RESIDENT_BYTES_MAX);
+    let (fit, most) = (more / 4 / RECEIVE_BYTES, (RECEIVES_LIMIT - RECEIVES_MAX) as u64);
+    let receives = if fit < most { fit } else { most };
+    let encoded = more / 8;
+    let caches = more - receives * RECEIVE_BYTES - encoded;
+    Memory {
+        receives: RECEIVES_MAX + receives as usize,
+        encoded_bytes: ENCODED_BYTES + encoded as usize,
+        cache_bytes: STORE_CACHE_BYTES + caches,
+        caches_bytes: STORE_CACHES_BYTES + caches,
     }
 }
 
-const _: () = assert!(store_cache_bytes(1) == STORE_CACHE_BYTES);
-const _: () = assert!(500 * store_cache_bytes(500) <= 128 * MIB);
+impl Memory {
+    /// What all incoming transfers take together, in units of [`RECEIVE_UNIT_BYTES`].
+    pub const fn receive_units(&self) -> usize {
+        self.receives * RECEIVE_UNITS_EACH
+    }
+
+    /// Cache of each store's catalog where there are so many stores, in bytes.
+    pub const fn store_cache_bytes(&self, stores: usize) -> u64 {
+        let each = self.caches_bytes / if stores == 0 { 1 } else { stores as u64 };
+        if each > self.cache_bytes {
+            self.cache_bytes
+        } else if each < STORE_CACHE_BYTES_MIN {
+            STORE_CACHE_BYTES_MIN
+        } else {
+            each
+        }
+    }
+
+    /// The sum of [`RESIDENT_BYTES_SUM`] with these shares.
+    pub const fn sum_bytes(&self) -> u64 {
+        let receives = (self.receives - RECEIVES_MAX) as u64 * RECEIVE_BYTES;
+        let encoded = (self.encoded_bytes - ENCODED_BYTES) as u64;
+        RESIDENT_BYTES_SUM + receives + encoded + self.cache_bytes - STORE_CACHE_BYTES
+    }
+}
+
+const LEAST: Memory = memory(RESIDENT_BYTES_MAX);
+const _: () = assert!(LEAST.sum_bytes() == RESIDENT_BYTES_SUM);
+const _: () = assert!(LEAST.store_cache_bytes(1) == STORE_CACHE_BYTES);
+const _: () = assert!(500 * LEAST.store_cache_bytes(500) <= 128 * MIB);
 
 // ---- transport ----
 
@@ -194,6 +248,9 @@ pub const HOLD_MAX: Duration = Duration::from_secs(30);
 /// A transfer whose stream has no room for a slice for so long is given up: a peer that doesn't take
 /// anything holds a slot and its memory no longer.
 pub const STALL_MAX: Duration = Duration::from_secs(300);
+/// After each such time without room for a slice it is looked whether others wait for the room of its
+/// packs: then it is given up at once.
+pub const STALL_LOOK: Duration = Duration::from_secs(30);
 /// The largest weight of a peer.
 pub const WEIGHT_MAX: u32 = 100;
 /// Wall clocks jump: what is in force is decided anew at least this often while time decides it.
@@ -244,6 +301,7 @@ const _: () = assert!(SENDS_PER_PEER + 4 <= BIDI_STREAMS_MAX as usize);
 const _: () = assert!(PACE_BYTES_MAX as u64 <= SEND_WINDOW_BYTES_MIN);
 const _: () = assert!(HOLD_MAX.as_secs() < SILENCE_MAX.as_secs());
 const _: () = assert!(STALL_MAX.as_secs() < SILENCE_MAX.as_secs());
+const _: () = assert!(STALL_LOOK.as_secs() < STALL_MAX.as_secs());
 const _: () = assert!(KEEP_ALIVE.as_secs() * 2 < IDLE_TIMEOUT.as_secs());
 const _: () = assert!(INCOMING_RETRY_FROM < INCOMING_MAX);
 
@@ -298,6 +356,8 @@ pub const STATEMENTS_AT_ONCE: usize = 64;
 pub const HEARSAY: Duration = Duration::from_secs(5);
 /// What could not be read back is tried again after this time.
 pub const READ_BACK_RETRY: Duration = Duration::from_secs(2);
+/// Reading back what was recorded here waits at most this long for its sending to be over.
+pub const READ_BACK_AFTER_SENDING_MAX: Duration = Duration::from_secs(120);
 /// A hook that runs longer is ended.
 pub const HOOK_DEADLINE: Duration = Duration::from_secs(900);
 /// What a hook printed last and is told, in bytes.
@@ -344,6 +404,10 @@ pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(15);
 pub const HTTP_WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// What only looks is answered within this time.
 pub const HTTP_ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a request waits for receipts, unless it says how long.
+pub const HTTP_WAIT: Duration = Duration::from_secs(10);
+/// The longest that it may say.
+pub const HTTP_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Whether the node is ready is answered within this time.
 pub const HTTP_READY_DEADLINE: Duration = Duration::from_secs(5);
 /// Answers under way when the node stops are waited for this long.
@@ -425,3 +489,31 @@ const _: () = assert!(RETRY_FIRST.as_secs() < RETRY_LONGEST.as_secs());
 const _: () = assert!(DIAL_FIRST.as_millis() < DIAL_LONGEST.as_millis());
 /// Generations whose changes a backlog entry adds up.
 pub const HISTORY_IN_HEAD: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_memory_the_shares_stay_within_it_and_grow_with_it() {
+        let mut before = memory(0);
+        assert_eq!(before, memory(RESIDENT_BYTES_MAX));
+        assert_eq!((before.receives, before.encoded_bytes), (RECEIVES_MAX, ENCODED_BYTES));
+        for mib in [300, 301, 350, 400, 512, 700, 1024, 2048, 65_536, 1 << 30] {
+            let now = memory(mib * MIB);
+            assert!(now.sum_bytes() <= mib * MIB, "{mib} MiB: {now:?}");
+            assert!(now.receives >= before.receives && now.receives <= RECEIVES_LIMIT, "{now:?}");
+            assert!(now.encoded_bytes >= before.encoded_bytes, "{mib} MiB: {now:?}");
+            assert!(now.store_cache_bytes(1) >= before.store_cache_bytes(1), "{mib} MiB: {now:?}");
+            for stores in [1, 2, 10, 100, 1024] {
+                let each = now.store_cache_bytes(stores);
+                assert!(each >= STORE_CACHE_BYTES_MIN && each <= now.store_cache_bytes(1));
+            }
+            before = now;
+        }
+        let plenty = memory(1 << 30);
+        assert_eq!(plenty.receives, RECEIVES_LIMIT);
+        assert!(plenty.store_cache_bytes(1) > 500 * MIB, "{plenty:?}");
+        assert_eq!(plenty.receive_units() % RECEIVE_UNITS_EACH, 0);
+    }
+}

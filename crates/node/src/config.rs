@@ -219,6 +219,10 @@ pub struct Config {
     pub rescan: Duration,
     /// Space kept free in each store's file system.
     pub store_free_min: FreeMin,
+    /// Limit for what is read from disk in the background, in bytes per second.
+    pub disk_read_bytes_per_second: Option<u64>,
+    /// What the node may keep resident, in bytes; `None`: as little as it can.
+    pub memory_bytes: Option<u64>,
     /// When a backlog or a staging is an event.
     pub watermarks: Watermarks,
     /// Quiet time for stores that are added at run time.
@@ -260,6 +264,8 @@ impl Config {
             deadlines: BTreeMap::new(),
             rescan: Duration::from_secs(60),
             store_free_min: FreeMin::Percent(0),
+            disk_read_bytes_per_second: None,
+            memory_bytes: None,
             watermarks: Watermarks::default(),
             settle: Duration::from_secs(30),
             hold: budget::HOLD_MAX,
@@ -278,6 +284,15 @@ impl Config {
         let wrong = |what: String| Err(Error::Config { what });
         if self.send_limit_bits_per_second == Some(0) {
             return wrong("a send limit of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if self.disk_read_bytes_per_second == Some(0) {
+            return wrong("a disk_read of 0 is not \"unlimited\"; leave it out".into());
+        }
+        if let Some(bytes) = self.memory_bytes.filter(|b| *b < budget::RESIDENT_BYTES_MAX) {
+            let (mib, least) = (bytes >> 20, budget::RESIDENT_BYTES_MAX >> 20);
+            return wrong(format!(
+                "limits.memory is {mib} MiB; the least that works is {least} MiB"
+            ));
         }
         if let Some(http) = &self.http {
             http.check()?;
@@ -320,6 +335,11 @@ impl Config {
 }
 
 impl Config {
+    /// How the memory is shared out.
+    pub(crate) fn memory(&self) -> budget::Memory {
+        budget::memory(self.memory_bytes.unwrap_or(budget::RESIDENT_BYTES_MAX))
+    }
+
     /// What limits what is sent, before anybody orders anything.
     pub fn rates(&self) -> Rates {
         let limit = Rate::from_bits_per_second(self.send_limit_bits_per_second);

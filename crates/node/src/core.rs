@@ -24,6 +24,8 @@ use crate::ledger::Ledger;
 use crate::link::peer::Peer;
 use crate::link::transport::Transport;
 use crate::link::windows::Receiving;
+use crate::local::absent::{self, Absent};
+use crate::local::serving::Serving;
 use crate::local::stores::OpenStore;
 use crate::local::watching::Watching;
 use crate::membership::members::Members;
@@ -35,6 +37,7 @@ use crate::monitoring::watermarks::Above;
 use crate::planner::measured::Measured;
 use crate::planner::misses::Misses;
 use crate::promotion::witness::{Which, Witness};
+use crate::rate::disk::DiskRate;
 use crate::rate::limit::Limit;
 use crate::transfer::encoded::Encoded;
 use crate::transfer::exchange::version_of;
@@ -60,7 +63,7 @@ pub(crate) struct Core {
     /// HTTP over TCP.
     pub(crate) http: http::Serving,
     pub(crate) members: Mutex<Members>,
-    pub(crate) stores: RwLock<BTreeMap<StoreName, Arc<OpenStore>>>,
+    pub(crate) stores: RwLock<Serving>,
     pub(crate) peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub(crate) backlog: Mutex<Backlog>,
     /// How fast links are and how much things take.
@@ -83,6 +86,10 @@ pub(crate) struct Core {
     pub(crate) read_backs: [Arc<Semaphore>; 2],
     /// Scans and scrubs under way.
     pub(crate) jobs: Arc<Semaphore>,
+    /// How fast may be read for them.
+    pub(crate) disk: DiskRate,
+    /// Why stores are not in service.
+    pub(crate) absent: Absent,
     /// Turns to look at a store.
     pub(crate) looks: Semaphore,
     /// Connections that receive something.
@@ -115,15 +122,19 @@ impl Core {
     /// All stores in service.
     pub(crate) fn all_stores(&self) -> Vec<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        stores.values().cloned().collect()
+        stores.all().cloned().collect()
+    }
+
+    /// How often another store came into service, or one went out of it.
+    pub(crate) fn store_changes(&self) -> u64 {
+        self.stores.read().unwrap_or_else(PoisonError::into_inner).changes()
     }
 
     /// Takes a store into service.
     pub(crate) fn insert_store(&self, store: Arc<OpenStore>) {
         let (name, send) = (store.config.name.clone(), store.config.send.clone());
         self.limit.change(|rates| rates.stores.insert(name, send));
-        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        stores.insert(store.config.name.clone(), store);
+        self.stores.write().unwrap_or_else(PoisonError::into_inner).insert(store);
     }
 
     /// Takes a store out of service.
@@ -147,14 +158,17 @@ impl Core {
     /// A store by name.
     pub(crate) fn store(&self, name: &str) -> Result<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        let found = stores.values().find(|s| s.config.name.as_str() == name);
-        found.cloned().ok_or_else(|| Error::StoreUnknown { name: name.to_owned() })
+        if let Some(found) = stores.get(name) {
+            return Ok(found.clone());
+        }
+        drop(stores);
+        Err(absent::unknown(self, name))
     }
 
     /// A store by id.
     pub(crate) fn store_by_id(&self, id: &StoreId) -> Option<Arc<OpenStore>> {
         let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        stores.values().find(|s| s.store.identity().id == *id).cloned()
+        stores.by_id(id).cloned()
     }
 
     /// All peers.
@@ -208,10 +222,12 @@ impl Core {
     /// Our current generation of an image has changed: the backlog and the peers learn it.
     pub(crate) fn note_head(&self, store: &OpenStore, generation: &Generation, head: Head) {
         let (name, image) = (&store.config.name, &generation.image);
-        self.witness.touch(name, image);
-        if self.travels(store, generation) {
+        let travels = self.travels(store, generation);
+        if travels {
             lock(&self.backlog).handle_head(name.clone(), image.clone(), head);
-        } else if !generation.is_adopted() {
+        }
+        self.witness.touch(name, image);
+        if !travels && !generation.is_adopted() {
             return;
         }
         for peer in self.sharers(name) {

@@ -147,6 +147,16 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// The store is known and not in service.
+    #[error("store {name} is not in service: {what}")]
+    StoreAbsent {
+        /// The name asked for.
+        name: String,
+        /// Code of the reason.
+        code: &'static str,
+        /// The reason, with the directory.
+        what: String,
+    },
     /// There is a store of this name, or one that shares the directory.
     #[error("store {name} exists already: {what}")]
     StoreExists {
@@ -404,6 +414,7 @@ impl Error {
             Self::TokenUnknown => "TOKEN_UNKNOWN",
             Self::RateLimited { .. } => "RATE_LIMITED",
             Self::StoreUnknown { .. } => "STORE_UNKNOWN",
+            Self::StoreAbsent { code, .. } => code,
             Self::StoreExists { .. } => "STORE_EXISTS",
             Self::ImageUnknown { .. } => "IMAGE_UNKNOWN",
             Self::NotDiverged { .. } => "NOT_DIVERGED",

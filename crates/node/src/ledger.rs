@@ -3,9 +3,10 @@
 //! Tables: `tickets.v1` (SHA-256 of a secret -> what it grants and who used it), `events.v1` (number
 //! -> event as a numbered CBOR map), `statements.v1` (what nodes have signed), `stores.v1` (name -> id of a store that was in service here),
 //! `counted.v1` (name of a store -> writer id and how many generations were counted for it),
-//! `overrides.v1` (number -> order of an operator as a numbered CBOR map), all bounded. Using a ticket is one durable
+//! `overrides.v1` (number -> order of an operator as a numbered CBOR map), what `remembered.rs` keeps, all bounded. Using a ticket is one durable
 //! transaction, so that it is used once even across a crash. Blocking; call it from the pool.
 
+mod remembered;
 mod statements;
 mod together;
 
@@ -24,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::membership::ticket::{self, Issued, SecretHash};
 use crate::rate::overrides::{Order, Override, Scope};
 use together::Together;
+
+pub(crate) use remembered::{RateRow, Remembered};
 
 const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets.v1");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events.v1");
@@ -135,6 +138,9 @@ impl Ledger {
             transaction.open_table(OVERRIDES)?;
             transaction.open_table(statements::STATEMENTS)?;
             transaction.open_table(COUNTED)?;
+            transaction.open_table(remembered::CAME)?;
+            transaction.open_table(remembered::RATES)?;
+            transaction.open_table(remembered::LACKED)?;
             Ok(())
         })?;
         Ok(ledger)

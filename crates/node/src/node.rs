@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::NodeId;
+use blockferry_store::Error as StoreError;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
@@ -30,6 +31,8 @@ use crate::ledger::Ledger;
 use crate::link::dialing;
 use crate::link::peer::Peer;
 use crate::link::transport::{Transport, close};
+use crate::local::absent;
+use crate::local::looking;
 use crate::local::opening;
 use crate::local::stores::{self, OpenStore, Origin};
 use crate::membership::members::Members;
@@ -84,12 +87,12 @@ impl Node {
             transport,
             limit: Arc::new(Limit::new(rates, config.hold)),
             workers: Workers::start()?,
-            encoded: Encoded::new(budget::ENCODED_BYTES),
+            encoded: Encoded::new(config.memory().encoded_bytes),
             counts: Arc::default(),
             watching: Arc::default(),
             http: Default::default(),
             members: Mutex::new(members),
-            stores: RwLock::new(BTreeMap::new()),
+            stores: RwLock::default(),
             peers: RwLock::new(BTreeMap::new()),
             backlog: Mutex::new(Backlog::default()),
             measured: Mutex::default(),
@@ -99,9 +102,11 @@ impl Node {
             sent: Mutex::default(),
             backlog_wake: Notify::new(),
             jobs: Arc::new(Semaphore::new(budget::STORE_JOBS_MAX)),
+            disk: Default::default(),
+            absent: Default::default(),
             looks: Semaphore::new(budget::STORES_LOOKING_MAX),
             receiving: Arc::default(),
-            receives: Arc::new(Semaphore::new(budget::RECEIVE_UNITS)),
+            receives: Arc::new(Semaphore::new(config.memory().receive_units())),
             tries: Mutex::default(),
             tokens_shown: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -176,7 +181,11 @@ impl Node {
         let all = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         let quiet = async {
             // Whoever holds a slot is inside a commit or a scan.
-            let receives = self.core.receives.acquire_many(all(budget::RECEIVE_UNITS)).await;
+            let receives = self
+                .core
+                .receives
+                .acquire_many(all(self.core.config.memory().receive_units()))
+                .await;
             let jobs = self.core.jobs.acquire_many(all(budget::STORE_JOBS_MAX)).await;
             receives.is_ok() && jobs.is_ok()
         };
@@ -238,42 +247,6 @@ impl Node {
     }
 }
 
-/// Takes a store of a configuration that was read again into service, now or when it can be.
-pub(crate) async fn open_store_live(core: Arc<Core>, store: StoreConfig) {
-    let name = store.name.clone();
-    match serve_store(&core, store.clone(), true, Origin::Ours).await {
-        Ok(()) => {
-            let text = format!("store {name} is in service at {}", store.path.display());
-            core.events.note(Note::info("STORE_ADDED", text).store(&name));
-        }
-        Err(error) => {
-            let text = format!("{}: {error}", store.path.display());
-            core.events.note(Note::error(error.code(), text).store(&name));
-            retry_store(core, store, true).await;
-        }
-    }
-}
-
-/// Tries a store again and again until it is in service.
-pub(crate) async fn retry_store(core: Arc<Core>, mut store: StoreConfig, configured: bool) {
-    loop {
-        tokio::select! {
-            () = core.stopped() => return,
-            () = tokio::time::sleep(core.live().rescan) => {}
-        }
-        if configured {
-            let live = core.live();
-            let same = |s: &&StoreConfig| s.name == store.name && s.path == store.path;
-            let Some(now) = live.stores.iter().find(same) else { return };
-            store = now.clone();
-        }
-        match serve_store(&core, store.clone(), configured, Origin::Ours).await {
-            Ok(()) => return,
-            Err(error) => debug!(store = %store.name, %error, "still not in service"),
-        }
-    }
-}
-
 /// Opens a store and starts its task.
 pub(crate) async fn serve_store(
     core: &Arc<Core>,
@@ -284,7 +257,8 @@ pub(crate) async fn serve_store(
     let (ledger, free_min) = (core.ledger.clone(), core.config.store_free_min);
     // As many as there will be: a cache keeps its size.
     let expected = core.config.stores.len() + lock(&core.members).stores.len();
-    let cache_bytes = budget::store_cache_bytes(expected.max(core.all_stores().len() + 1));
+    let stores = expected.max(core.all_stores().len() + 1);
+    let cache_bytes = core.config.memory().store_cache_bytes(stores);
     let (open, report) = blocking("opening a store", move || {
         stores::open(&store, configured, origin, (free_min, cache_bytes), &ledger)
     })
@@ -304,6 +278,7 @@ pub(crate) async fn serve_store(
                     know; the old one is kept in .blockferry/quarantine";
         core.events.note(Note::warning("INDEX_REBUILDING", text.to_owned()).store(&name));
     }
+    core.absent.forget(&name);
     core.insert_store(open.clone());
     for peer in core.all_peers() {
         core.review_peer(&peer);
@@ -312,17 +287,29 @@ pub(crate) async fn serve_store(
         }
     }
     let (to, opened) = (core.clone(), open.clone());
-    blocking("introducing a store", move || stores::introduce(&to, &opened)).await?;
+    blocking("introducing a store", move || looking::introduce(&to, &opened)).await?;
     info!(store = %name, path = %open.config.path.display(), "in service");
-    tokio::spawn(stores::run(core.clone(), open));
+    tokio::spawn(looking::run(core.clone(), open));
     Ok(())
 }
 
 /// Takes a new store into service and remembers it.
 pub(crate) async fn take_store(core: &Arc<Core>, store: StoreConfig, origin: Origin) -> Result<()> {
-    let others: Vec<_> = core.all_stores().iter().map(|s| s.config.clone()).collect();
+    let mut others: Vec<_> = core.all_stores().iter().map(|s| s.config.clone()).collect();
+    // One that was moved is added where it is now: its marker says whether it is that store.
+    let (moved, absent): (Vec<_>, Vec<_>) = absent::all(core)
+        .into_iter()
+        .partition(|(absent, configured)| !configured && absent.name == store.name);
+    others.extend(absent.into_iter().map(|(absent, _)| absent));
     check_store(&store, &others)?;
-    serve_store(core, store.clone(), false, origin).await?;
+    let served = serve_store(core, store.clone(), false, origin).await;
+    served.map_err(|error| match error {
+        Error::Store(StoreError::StoreMissing) if !moved.is_empty() => Error::StoreExists {
+            name: store.name.to_string(),
+            what: format!("a name is used once, and {} doesn't hold it", store.path.display()),
+        },
+        other => other,
+    })?;
     let text = format!("store {} is in service at {}", store.name, store.path.display());
     core.events.note(Note::info("STORE_ADDED", text).store(&store.name));
     change_members(core, move |members| {
@@ -333,6 +320,9 @@ pub(crate) async fn take_store(core: &Arc<Core>, store: StoreConfig, origin: Ori
 
 /// Takes a store out of service; its files stay.
 pub(crate) async fn remove_store(core: &Arc<Core>, name: &str) -> Result<()> {
+    if absent::all(core).iter().any(|(store, _)| store.name.as_str() == name) {
+        return absent::remove(core, name).await;
+    }
     let store = core.store(name)?;
     if store.configured.load(Ordering::Relaxed) {
         return Err(Error::Configured { what: format!("store {name}") });
@@ -538,7 +528,7 @@ fn start_peer(core: &Arc<Core>, config: PeerConfig, configured: bool) -> JoinHan
 }
 
 /// Changes the members and writes them; the file is old or new, never half.
-async fn change_members(
+pub(crate) async fn change_members(
     core: &Arc<Core>,
     change: impl FnOnce(&mut Members) + Send + 'static,
 ) -> Result<()> {

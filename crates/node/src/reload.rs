@@ -20,8 +20,13 @@ use crate::error::{Error, Result};
 use crate::events::Note;
 use crate::link::dialing;
 use crate::link::peer::Peer;
+use crate::local::absent;
 use crate::local::stores::OpenStore;
 use crate::node;
+
+mod pending;
+
+pub(crate) use pending::pending;
 
 /// What a reload did, as keys of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,6 +148,7 @@ fn fixed(start: &Config, new: &Config) -> Vec<String> {
         ("node.state_dir", start.state_dir != new.state_dir),
         ("admin.socket", start.admin_socket != new.admin_socket),
         ("limits.store_free_min", start.store_free_min != new.store_free_min),
+        ("limits.memory", start.memory_bytes != new.memory_bytes),
     ];
     changed(String::new(), &keys)
 }
@@ -154,6 +160,7 @@ fn of_node(old: &Config, new: &Config) -> Vec<String> {
         ("node.rescan", old.rescan != new.rescan),
         ("node.settle", old.settle != new.settle),
         ("limits.send", old.send_limit_bits_per_second != new.send_limit_bits_per_second),
+        ("limits.disk_read", old.disk_read_bytes_per_second != new.disk_read_bytes_per_second),
         ("limits.schedule", old.send_schedule != new.send_schedule),
         ("limits.compression", old.compression != new.compression),
         ("limits.backlog_high", old.watermarks.backlog != new.watermarks.backlog),
@@ -195,7 +202,7 @@ fn stores(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
             Err(_) if before.is_some_and(|before| before.path == store.path) => {}
             Err(_) => {
                 done.changed.push(format!("stores.{}", store.name));
-                tokio::spawn(node::open_store_live(core.clone(), store.clone()));
+                tokio::spawn(absent::open_store_live(core.clone(), store.clone()));
             }
         }
     }
@@ -215,10 +222,45 @@ fn stores(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
 
 /// What can change in a store that runs, and what can't.
 fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Reloaded) {
-    let (start, old) = (&open.config, open.live_config());
-    let snapshot = |config: &StoreConfig| config.in_use == InUse::Snapshot;
+    let old = open.live_config();
+    let next = next_of(&open.config, &old, new);
+    let (keys, restart) = keys_of_store(&open.config, &old, &next, new);
+    done.restart.extend(restart);
+    if keys.is_empty() {
+        return;
+    }
+    let (name, send) = (next.name.clone(), next.send.clone());
+    core.limit.change(|rates| rates.stores.insert(name, send));
+    open.adjust(next);
+    done.changed.extend(keys);
+}
+
+/// What a store that runs is given of `new`; it was opened as `start` says and runs by `old`.
+fn next_of(start: &StoreConfig, old: &StoreConfig, new: &StoreConfig) -> StoreConfig {
+    let mut next = old.clone();
+    next.include.clone_from(&new.include);
+    next.exclude.clone_from(&new.exclude);
+    next.settle = new.settle;
+    next.send.clone_from(&new.send);
+    if snapshot(start) == snapshot(new) {
+        next.in_use = new.in_use;
+    }
+    next
+}
+
+fn snapshot(config: &StoreConfig) -> bool {
+    config.in_use == InUse::Snapshot
+}
+
+/// Keys of a store that change while it runs, and those that were read when it was opened.
+fn keys_of_store(
+    start: &StoreConfig,
+    old: &StoreConfig,
+    next: &StoreConfig,
+    new: &StoreConfig,
+) -> (Vec<String>, Vec<String>) {
     let section = format!("stores.{}.", new.name);
-    let keys = [
+    let fixed = [
         ("path", start.path != new.path),
         ("role", start.role != new.role),
         ("commit", start.commit != new.commit),
@@ -230,16 +272,7 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("in_use", snapshot(start) != snapshot(new)),
         ("sets", start.sets != new.sets),
     ];
-    done.restart.extend(changed(section.clone(), &keys));
-    let mut next = old.clone();
-    next.include.clone_from(&new.include);
-    next.exclude.clone_from(&new.exclude);
-    next.settle = new.settle;
-    next.send.clone_from(&new.send);
-    if snapshot(start) == snapshot(new) {
-        next.in_use = new.in_use;
-    }
-    let keys = [
+    let live = [
         ("include", old.include != next.include),
         ("exclude", old.exclude != next.exclude),
         ("settle", old.settle != next.settle),
@@ -248,14 +281,7 @@ fn adjust_store(core: &Core, open: &OpenStore, new: &StoreConfig, done: &mut Rel
         ("schedule", old.send.schedule != next.send.schedule),
         ("lane", old.send.lane != next.send.lane),
     ];
-    let keys = changed(section, &keys);
-    if keys.is_empty() {
-        return;
-    }
-    let (name, send) = (next.name.clone(), next.send.clone());
-    core.limit.change(|rates| rates.stores.insert(name, send));
-    open.adjust(next);
-    done.changed.extend(keys);
+    (changed(section.clone(), &live), changed(section, &fixed))
 }
 
 fn peers(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
@@ -285,27 +311,32 @@ fn peers(core: &Arc<Core>, old: &Config, new: &Config, done: &mut Reloaded) {
         };
         running.configured.store(true, Ordering::Relaxed);
         let before = old.peers.iter().find(|p| p.id == peer.id).cloned();
-        let before = before.unwrap_or_else(|| running.config());
-        let keys = [
-            ("address", before.addresses != peer.addresses),
-            ("stores", before.stores != peer.stores),
-            ("mirrors", before.mirrors != peer.mirrors),
-            ("compression", before.compression != peer.compression),
-            ("send", before.send.limit != peer.send.limit),
-            ("schedule", before.send.schedule != peer.send.schedule),
-            ("weight", before.send.weight != peer.send.weight),
-            ("polite", before.send.polite != peer.send.polite),
-        ];
-        let mut keys = changed(format!("peers.{}.", peer.name), &keys);
-        // What has no key of its own here is not left out: all of a peer can change.
-        if before.name != peer.name || (keys.is_empty() && before != *peer) {
-            keys.push(format!("peers.{}", peer.name));
-        }
+        let keys = keys_of_peer(&before.unwrap_or_else(|| running.config()), peer);
         if !keys.is_empty() {
             adjust_peer(core, &running, peer.clone());
             done.changed.extend(keys);
         }
     }
+}
+
+/// Keys of a peer that have changed: all of it can while the node runs.
+fn keys_of_peer(before: &PeerConfig, peer: &PeerConfig) -> Vec<String> {
+    let keys = [
+        ("address", before.addresses != peer.addresses),
+        ("stores", before.stores != peer.stores),
+        ("mirrors", before.mirrors != peer.mirrors),
+        ("compression", before.compression != peer.compression),
+        ("send", before.send.limit != peer.send.limit),
+        ("schedule", before.send.schedule != peer.send.schedule),
+        ("weight", before.send.weight != peer.send.weight),
+        ("polite", before.send.polite != peer.send.polite),
+    ];
+    let mut keys = changed(format!("peers.{}.", peer.name), &keys);
+    // What has no key of its own here is not left out.
+    if before.name != peer.name || (keys.is_empty() && before != peer) {
+        keys.push(format!("peers.{}", peer.name));
+    }
+    keys
 }
 
 /// Gives a peer other settings; the connection stays.
@@ -344,6 +375,11 @@ mod tests {
         new.listen = vec!["127.0.0.1:1".parse().expect("an address")];
         assert_eq!(fixed(&old, &new), ["node.name", "node.listen"]);
         assert_eq!(of_node(&old, &new), [""; 0]);
+        let mut new = old.clone();
+        new.memory_bytes = Some(1 << 30);
+        new.disk_read_bytes_per_second = Some(400_000_000);
+        assert_eq!(fixed(&old, &new), ["limits.memory"]);
+        assert_eq!(of_node(&old, &new), ["limits.disk_read"]);
         let mut new = old.clone();
         new.rescan = Duration::from_secs(7);
         new.send_limit_bits_per_second = Some(5);

@@ -30,7 +30,7 @@ const START: i64 = 1_795_471_200_000;
 const LONGEST_MS: i64 = 6 * 3_600_000;
 /// A sender asks for so much at once at most, in seconds of its rate: many slices, to be quick, but less
 /// than the debt that a bucket remembers.
-const ASK_SECONDS: f64 = 0.4;
+const ASK_SECONDS: f64 = 0.25;
 /// Payload bytes of a packet.
 const PACKET: usize = 1392;
 /// A night is some minutes here and hours in earnest: what wanders in a minute there does in seconds.
@@ -236,7 +236,7 @@ impl Night {
             rates,
             in_force,
             backlog,
-            pacer: Pacer::default(),
+            pacer: Pacer::coarse(ASK_SECONDS),
             links,
             measured: Measured::default(),
             wire: BTreeMap::new(),
@@ -414,7 +414,7 @@ impl Night {
     fn go_on(&mut self, transfer: &mut Transfer, next: &mut Vec<i64>) -> bool {
         let verdict = &transfer.verdict;
         if verdict.hold.is_some() {
-            self.pacer.cancel(transfer.id);
+            self.pacer.forgo(transfer.id);
             self.pacer.rest(transfer.id, &transfer.key.peer, self.instant());
             let since = *transfer.held_since.get_or_insert(self.now_ms);
             let until = since + i64::try_from(budget::HOLD_MAX.as_millis()).expect("short");
@@ -516,9 +516,9 @@ fn off(forecast: Option<i64>, actual: Option<i64>) -> Option<f64> {
     }
 }
 
-/// How far off the forecast of the end of the night was, and those of each peer's end; no figure for what
-/// had no end, as forecast.
-fn errors(seed: u64, tell: bool) -> (Option<f64>, Vec<f64>) {
+/// How far off the forecast of the end of the night was, and those of each peer's end (with its number);
+/// no figure for what had no end, as forecast.
+fn errors(seed: u64, tell: bool) -> (Option<f64>, Vec<(f64, u8)>) {
     let mut night = Night::new(seed);
     let before = night.forecast();
     night.pass();
@@ -543,11 +543,14 @@ fn errors(seed: u64, tell: bool) -> (Option<f64>, Vec<f64>) {
             let name = peer.short();
             eprintln!("  {name} at {link:.1} Mbit/s: {said:.1?} min, came {came:.1?}: {off:.3?}");
         }
-        of_peers.extend(off);
+        of_peers.extend(off.map(|off| (off, peer.as_bytes()[0])));
     }
     let (forecast, actual) = ends(None);
     (off(forecast, actual), of_peers)
 }
+
+/// A seed, and how far off its forecasts were.
+type Told = (u64, Option<f64>, Vec<(f64, u8)>);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -560,7 +563,7 @@ fn forecasts_of_nights_come_true() {
     let first = first.unwrap_or(1);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(cases);
     let share = move |thread: u64| (first + thread..first + cases).step_by(threads as usize);
-    let all: Vec<(u64, Option<f64>, Vec<f64>)> = std::thread::scope(|scope| {
+    let all: Vec<Told> = std::thread::scope(|scope| {
         let nights = move |thread: u64| {
             let one = |seed: u64| {
                 let (night, peers) = errors(seed, cases == 1);
@@ -575,14 +578,19 @@ fn forecasts_of_nights_come_true() {
         all.iter().filter_map(|(seed, off, _)| Some(((*off)?, *seed))).collect();
     nights.sort_by(|a, b| a.0.total_cmp(&b.0));
     let good = nights.iter().filter(|(off, _)| *off <= 0.10).count();
-    let peers: Vec<f64> = all.iter().flat_map(|(_, _, peers)| peers.iter().copied()).collect();
-    let good_peers = peers.iter().filter(|off| **off <= 0.10).count();
+    let mut peers: Vec<(f64, u64, u8)> = all
+        .iter()
+        .flat_map(|(seed, _, peers)| peers.iter().map(|(off, peer)| (*off, *seed, *peer)))
+        .collect();
+    peers.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let good_peers = peers.iter().filter(|(off, ..)| *off <= 0.10).count();
     eprintln!(
         "{good} of {} nights and {good_peers} of {} peers within 10 %; the worst: {:.3?}",
         nights.len(),
         peers.len(),
         nights.iter().rev().take(8).collect::<Vec<_>>()
     );
+    eprintln!("  the worst peers, by seed and number: {:.3?}", &peers[..peers.len().min(10)]);
     if cases >= 60 {
         let most = usize::try_from(cases).expect("few") * 8 / 10;
         assert!(nights.len() >= most, "only {} nights had an end", nights.len());

@@ -113,8 +113,9 @@
   const named = (head, cells, name) => {
     const button = document.createElement("button");
     button.type = "button";
+    // What is seen comes first: whoever speaks to a browser says that.
+    button.setAttribute("aria-label", head.textContent.trim() + ": paint all of " + name);
     button.append(...head.childNodes);
-    button.setAttribute("aria-label", "Paint all of " + name);
     button.addEventListener("click", () => cells.forEach(paint));
     head.append(button);
   };

@@ -78,19 +78,27 @@
   // Steps between the lines of an axis of sizes.
   const powers = Array.from({ length: 52 }, (_, exponent) => 2 ** exponent);
 
+  // By the class of the style sheet.
   const shades = {
     sent: { stroke: "--sent", fill: "29" },
     limit: { stroke: "--drift", dash: [5, 4], stepped: true },
     backlog: { stroke: "--found", fill: "33" },
   };
+  // As crates/node/src/http/page/plot.rs has them: share of a place, and the widest in pixels.
+  const bars = [[0.62, 64], [0.3, 32]];
 
   const draw = (box) => {
     const told = JSON.parse(box.dataset.plot);
     const text = written[told.unit];
     const axis = { stroke: colour("--soft"), font: "11px system-ui", ticks: { show: false }, grid: { stroke: colour("--line"), width: 1 } };
-    const series = told.names.map((name) => {
-      const shade = shades[name];
+    const { labels } = told;
+    const series = told.names.map((name, n) => {
+      const shade = shades[told.classes[n]];
       const stroke = colour(shade.stroke);
+      if (labels) {
+        const paths = uPlot.paths.bars({ size: bars[Math.min(n, 1)] });
+        return { label: name, stroke, width: 0, fill: stroke, points: { show: false }, paths };
+      }
       return {
         label: name,
         stroke,
@@ -102,7 +110,11 @@
         value: (_, value) => (value === null ? "none" : text(value)),
       };
     });
-    const clock = new Intl.DateTimeFormat("en-GB", { timeZone: told.zone, hour: "2-digit", minute: "2-digit" });
+    const clock = labels ? null : new Intl.DateTimeFormat("en-GB", { timeZone: told.zone, hour: "2-digit", minute: "2-digit" });
+    const below = labels
+      ? { incrs: [1, 2, 5, 10, 20, 50, 100], values: (_, ticks) => ticks.map((tick) => labels[tick - 1] ?? "") }
+      : { values: [[86400, "{YYYY}-{MM}-{DD}"], [3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]] };
+    const scale = labels ? { x: { time: false, range: () => [0.5, labels.length + 0.5] } } : {};
     const tip = document.createElement("p");
     tip.className = "max";
     const options = {
@@ -111,13 +123,13 @@
       // By the node's clock, as everywhere on the page.
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), told.zone),
       padding: [10, 16, 0, 0],
-      cursor: { y: false, drag: { x: true, y: false } },
+      cursor: { y: false, drag: { x: !labels, y: false } },
       legend: { show: false },
       axes: [
-        { ...axis, size: 26, grid: { show: false }, values: [[86400, "{YYYY}-{MM}-{DD}"], [3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]] },
+        { ...axis, size: 26, grid: { show: false }, ...below },
         { ...axis, size: 74, incrs: told.unit === "size" ? powers : undefined, values: (_, ticks) => ticks.map(text) },
       ],
-      scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
+      scales: { ...scale, y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
       series: [{}, ...series],
       hooks: {
         setCursor: [
@@ -125,7 +137,7 @@
             const at = plot.cursor.idx;
             tip.hidden = at === null || at === undefined;
             if (tip.hidden) return;
-            const time = clock.format(new Date(told.times[at] * 1000));
+            const time = labels ? labels[at] : clock.format(new Date(told.times[at] * 1000));
             const values = told.names.map((name, n) => {
               const value = told.values[n][at];
               return `${name} ${value === null ? "none" : text(value)}`;

@@ -15,6 +15,17 @@ pub(crate) enum Origin {
     Guessed,
 }
 
+/// What chunks give to the pages of a block.
+#[derive(Debug, Default)]
+struct Given {
+    /// Bytes of each page that found chunks gave.
+    covered: [u16; PAGES_PER_BLOCK],
+    /// Bytes of each page that chunks will give which another part brings.
+    promised: [u16; PAGES_PER_BLOCK],
+    /// Missing pages that are not to be sent: everything that lacks is promised.
+    awaited: u16,
+}
+
 /// A block on its way to be complete.
 #[derive(Debug)]
 pub(crate) struct BlockBuild {
@@ -23,8 +34,8 @@ pub(crate) struct BlockBuild {
     bytes: Vec<u8>,
     /// Pages still to come.
     missing: u16,
-    /// Bytes of each page that found chunks gave.
-    covered: [u16; PAGES_PER_BLOCK],
+    /// What chunks give. Boxed: blocks are moved about.
+    given: Box<Given>,
     /// Nothing in it is a guess any more: every page was sent or is zero.
     certain: bool,
     /// Bytes of the base went into pages that were sent.
@@ -48,7 +59,7 @@ impl BlockBuild {
             changed,
             bytes: Vec::new(),
             missing: changed.dirty & !changed.zero,
-            covered: [0; PAGES_PER_BLOCK],
+            given: Box::default(),
             certain: false,
             guessed: false,
             image_bytes,
@@ -78,12 +89,25 @@ impl BlockBuild {
 
     /// Does a chunk lie over a page that is missing?
     pub(crate) fn misses_in(&self, offset: u64, chunk_end: u64) -> bool {
-        let start = self.start();
-        (0..PAGES_PER_BLOCK).any(|page| {
-            let page_start = start + (page * PAGE_BYTES) as u64;
-            let under = offset < page_start + PAGE_BYTES as u64 && page_start < chunk_end;
-            under && self.missing & (1 << page) != 0
-        })
+        self.any_in(self.missing, offset, chunk_end)
+    }
+
+    /// Does a chunk lie over a page that waits for what another part brings?
+    pub(crate) fn awaits_in(&self, offset: u64, chunk_end: u64) -> bool {
+        self.any_in(self.given.awaited, offset, chunk_end)
+    }
+
+    fn any_in(&self, pages: u16, offset: u64, chunk_end: u64) -> bool {
+        let is_under = |page: usize| self.over(page, offset, chunk_end).is_some();
+        (0..PAGES_PER_BLOCK).any(|page| pages & (1 << page) != 0 && is_under(page))
+    }
+
+    /// The bytes of a page, by their places in the image, that a chunk lies over.
+    fn over(&self, page: usize, offset: u64, chunk_end: u64) -> Option<(u64, u64)> {
+        let page_start = self.start() + (page * PAGE_BYTES) as u64;
+        let page_end = page_start + self.page_len(page) as u64;
+        let (from, to) = (offset.max(page_start), chunk_end.min(page_end));
+        (from < to).then_some((from, to))
     }
 
     /// Byte offset of the block in the image.
@@ -94,40 +118,78 @@ impl BlockBuild {
     /// Takes what of a found chunk (bytes at `offset` of the image) lies over missing pages of this
     /// loaded block. Returns how many bytes that is.
     pub(crate) fn find(&mut self, offset: u64, chunk: &[u8]) -> u64 {
-        let (start, end) = (self.start(), self.start() + self.bytes.len() as u64);
-        let chunk_end = offset + chunk.len() as u64;
+        let (start, chunk_end) = (self.start(), offset + chunk.len() as u64);
         let mut taken = 0;
-        for page in 0..PAGES_PER_BLOCK {
-            let page_start = start + (page * PAGE_BYTES) as u64;
-            let from = offset.max(page_start);
-            let to = chunk_end.min(page_start + PAGE_BYTES as u64).min(end);
-            if self.missing & (1 << page) == 0 || from >= to {
-                continue;
-            }
+        for page in (0..PAGES_PER_BLOCK).filter(|page| self.missing & (1 << page) != 0) {
+            let Some((from, to)) = self.over(page, offset, chunk_end) else { continue };
             let bytes = &chunk[(from - offset) as usize..(to - offset) as usize];
             self.bytes[(from - start) as usize..(to - start) as usize].copy_from_slice(bytes);
-            self.covered[page] += bytes.len() as u16;
+            self.given.covered[page] += bytes.len() as u16;
             taken += bytes.len() as u64;
         }
         taken
     }
 
-    /// Pages that found chunks cover whole are no longer missing.
-    pub(crate) fn settle_found(&mut self) {
+    /// Another part brings a chunk that this block has, too. Returns how many bytes of it lie over
+    /// missing pages.
+    pub(crate) fn promise(&mut self, offset: u64, chunk_end: u64) -> u64 {
+        let mut bytes = 0;
+        for page in (0..PAGES_PER_BLOCK).filter(|page| self.missing & (1 << page) != 0) {
+            let Some((from, to)) = self.over(page, offset, chunk_end) else { continue };
+            self.given.promised[page] =
+                self.given.promised[page].saturating_add((to - from) as u16);
+            bytes += to - from;
+        }
+        bytes
+    }
+
+    /// A chunk that was promised is there, or it isn't what it was said to be: then the pages under
+    /// it are wrong, which the block's hash will say. A chunk that is there needs a loaded block.
+    pub(crate) fn arrived(&mut self, offset: u64, chunk_end: u64, chunk: Option<&[u8]>) {
+        let start = self.start();
         for page in 0..PAGES_PER_BLOCK {
-            let bytes = self.page_len(page);
-            if bytes > 0 && usize::from(self.covered[page]) == bytes {
+            let over = self.over(page, offset, chunk_end);
+            let Some((from, to)) = over.filter(|_| self.given.awaited & (1 << page) != 0) else {
+                continue;
+            };
+            if let Some(chunk) = chunk {
+                let bytes = &chunk[(from - offset) as usize..(to - offset) as usize];
+                self.bytes[(from - start) as usize..(to - start) as usize].copy_from_slice(bytes);
+            }
+            self.given.promised[page] =
+                self.given.promised[page].saturating_sub((to - from) as u16);
+            if self.given.promised[page] == 0 {
+                self.given.awaited &= !(1 << page);
                 self.missing &= !(1 << page);
             }
         }
     }
 
-    /// Takes a page that was sent into this loaded block. `false` when it isn't missing or has
+    /// Pages that found chunks cover whole are no longer missing; those that found and promised
+    /// ones cover together wait for these. To what else is missing nothing is promised: it is sent.
+    pub(crate) fn settle_found(&mut self) {
+        for page in 0..PAGES_PER_BLOCK {
+            let (bytes, bit) = (self.page_len(page), 1 << page);
+            let [covered, promised] =
+                [self.given.covered[page], self.given.promised[page]].map(usize::from);
+            if bytes > 0 && covered == bytes {
+                self.missing &= !bit;
+            } else if promised > 0 && covered + promised == bytes {
+                self.given.awaited |= self.missing & bit;
+            }
+            if self.given.awaited & bit == 0 {
+                self.given.promised[page] = 0;
+            }
+        }
+    }
+
+    /// Takes a page that was sent into this loaded block. `false` when it wasn't wanted or has
     /// another length.
     pub(crate) fn sent(&mut self, page: usize, bytes: &[u8], origin: Origin) -> bool {
         let start = page * PAGE_BYTES;
         let end = self.bytes.len().min(start + PAGE_BYTES);
-        if self.missing & (1 << page) == 0 || start >= end || bytes.len() != end - start {
+        let wanted = self.missing & !self.given.awaited;
+        if wanted & (1 << page) == 0 || start >= end || bytes.len() != end - start {
             return false;
         }
         self.bytes[start..end].copy_from_slice(bytes);
@@ -161,10 +223,11 @@ impl BlockBuild {
         self.changed.index
     }
 
-    /// Appends the missing pages to a list of extents.
+    /// Appends the pages that are to be sent to a list of extents.
     pub(crate) fn wants(&self, list: &mut Vec<PageExtent>) {
         let first = self.changed.index * PAGES_PER_BLOCK as u64;
-        for page in (0..PAGES_PER_BLOCK as u64).filter(|p| self.missing & (1 << p) != 0) {
+        let wanted = self.missing & !self.given.awaited;
+        for page in (0..PAGES_PER_BLOCK as u64).filter(|p| wanted & (1 << p) != 0) {
             PageExtent::push(list, first + page);
         }
     }
@@ -172,7 +235,7 @@ impl BlockBuild {
     /// Gives up all guesses: every page is to be sent.
     pub(crate) fn want_all(&mut self) {
         self.missing = block_pages_mask(self.changed.index, self.image_bytes);
-        self.covered = [0; PAGES_PER_BLOCK];
+        *self.given = Given::default();
         self.certain = true;
         self.guessed = false;
     }
@@ -289,6 +352,41 @@ mod tests {
         assert_eq!(writes.iter().map(|(_, b)| b.len()).collect::<Vec<_>>(), [8192, 4096]);
         assert_eq!(writes[0].0, start + 3 * 4096);
         assert_eq!(verified.holes(), [(start + 4096, 4096)]);
+    }
+
+    #[test]
+    fn what_is_promised_is_not_wanted_and_comes_later() {
+        let new = block(|p| p as u8 + 1, BLOCK_BYTES);
+        let start = 2 * BLOCK_BYTES as u64;
+        let building = || {
+            let mut build = BlockBuild::new(changed(2, &new, u16::MAX, 0), SIZE);
+            build.load(Vec::new());
+            // Found to the middle of page 3, promised from there to the middle of page 6.
+            assert_eq!(build.find(start, &new[..14_000]), 14_000);
+            assert_eq!(build.promise(start + 14_000, start + 26_000), 12_000);
+            build.settle_found();
+            build
+        };
+        let mut build = building();
+        let mut wants = Vec::new();
+        build.wants(&mut wants);
+        assert_eq!(wants, [PageExtent { first: 32 + 6, count: 10 }], "page 6 is not whole");
+        assert!(build.awaits_in(start + 14_000, start + 26_000));
+        assert!(!build.awaits_in(start + 24_576, start + 26_000), "what is wanted isn't awaited");
+        let page = |n: usize| &new[n * PAGE_BYTES..(n + 1) * PAGE_BYTES];
+        assert!(!build.sent(4, page(4), Origin::Sent), "it was not wanted");
+        (6..16).for_each(|n| assert!(build.sent(n, page(n), Origin::Sent)));
+        assert!(!build.is_complete());
+        build.arrived(start + 14_000, start + 26_000, Some(&new[14_000..26_000]));
+        assert_eq!(build.verify().expect("complete").writes(), [(start, new.as_slice())]);
+
+        let mut build = building();
+        build.arrived(start + 14_000, start + 26_000, None);
+        (6..16).for_each(|n| assert!(build.sent(n, page(n), Origin::Sent)));
+        let mut build = build.verify().expect_err("it came to nothing");
+        build.want_all();
+        (0..16).for_each(|n| assert!(build.sent(n, page(n), Origin::Sent)));
+        assert!(build.verify().is_ok());
     }
 
     #[test]

@@ -265,9 +265,17 @@ impl Store {
             && image.checkpoint.as_ref().is_some_and(|point| point.same_content(&stat));
         let current = self.current_of(Some(image))?;
         if !expected || prepared.keep_replaced == Some(true) {
-            let current = current.filter(|_| expected);
-            let why = match (self.keeps_old(&image.name)?, &current) {
+            let next = Generation::decode(&image.name, &prepared.generation)?;
+            // The same once more, or a newer one instead: its file wasn't what was recorded.
+            let old_tool = self.keeps_old(&image.name)?;
+            let rotten = expected
+                && !old_tool
+                && (self.mending(&image.name).is_some()
+                    || current.as_ref().is_some_and(|current| current.root == next.root));
+            let current = current.filter(|_| expected && !rotten);
+            let why = match (old_tool, &current) {
                 (true, _) => Why::OldTool,
+                (false, None) if rotten => Why::Damaged,
                 (false, Some(current)) => self.why_replaced(current),
                 (false, None) => Why::Replaced,
             };

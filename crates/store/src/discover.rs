@@ -8,7 +8,7 @@ use blockferry_delta::Root;
 
 use crate::catalog::{Discover, Generation, ImageRecord};
 use crate::changed::{Facts, Ranges, Unfit, beside};
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, Placed, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::extents::{data_of, differing};
 use crate::freeze::Frozen;
@@ -18,18 +18,20 @@ use crate::spool::{Entry, Spool};
 use crate::store::Store;
 
 /// Blocks that extents call unchanged and that are read all the same, and proved.
-const EXTENTS_SAMPLED_BLOCKS: u64 = 16;
+pub(crate) const EXTENTS_SAMPLED_BLOCKS: u64 = 16;
 /// As many of a map: whoever made it is not known.
 const MAP_SAMPLED_BLOCKS: u64 = 64;
 
 /// What is read of an image, in bytes from and to.
-struct Partial<'a> {
+pub(crate) struct Partial<'a> {
     /// What has storage.
-    data: &'a [(u64, u64)],
+    pub(crate) data: &'a [(u64, u64)],
     /// What is said to differ.
-    differing: &'a [(u64, u64)],
-    /// Blocks of the rest that are read all the same.
-    sampled: u64,
+    pub(crate) differing: &'a [(u64, u64)],
+    /// Blocks of the rest that are read all the same...
+    pub(crate) sampled: u64,
+    /// ...chosen by this.
+    pub(crate) seed: u64,
 }
 
 impl Store {
@@ -126,8 +128,10 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Option<Scanned>> {
         let data = data_extents(frozen.file.as_ref(), &frozen.path, frozen.stat.size_bytes)?;
-        let partial = Partial { data: &data, differing: ranges, sampled: MAP_SAMPLED_BLOCKS };
-        let scanned = self.by_ranges(frozen, (image, current), &partial, spool, progress)?;
+        let (sampled, seed) = (MAP_SAMPLED_BLOCKS, sample_seed(&current.root, &frozen.stat));
+        let partial = Partial { data: &data, differing: ranges, sampled, seed };
+        let file = (frozen.file.as_ref(), frozen.path.as_str(), frozen.stat.size_bytes);
+        let scanned = self.by_ranges(file, (image, current), &partial, spool, progress)?;
         if scanned.is_none() {
             // A file that changed under the sample says nothing about the map.
             frozen.confirm(self.disk.as_ref(), &image.name)?;
@@ -149,16 +153,19 @@ impl Store {
             return Ok(None);
         }
         let Some(held) = self.held(image, &current.root)? else { return Ok(None) };
-        let placement = |file: &dyn DiskFile| file.placement().during("map", &frozen.path);
-        let (Some(old), Some(new)) = (placement(held.as_ref())?, placement(frozen.file.as_ref())?)
+        let threads = self.options.scan_threads;
+        let (old, new) = placements(held.as_ref(), frozen.file.as_ref(), threads);
+        let (Some(old), Some(new)) =
+            (old.during("map", &frozen.path)?, new.during("map", &frozen.path)?)
         else {
             return Ok(None);
         };
         let size_bytes = frozen.stat.size_bytes;
         let (data, differing) = (data_of(&new, size_bytes), differing(&old, &new, size_bytes));
-        let partial =
-            Partial { data: &data, differing: &differing, sampled: EXTENTS_SAMPLED_BLOCKS };
-        let scanned = self.by_ranges(frozen, (image, current), &partial, spool, progress)?;
+        let (sampled, seed) = (EXTENTS_SAMPLED_BLOCKS, sample_seed(&current.root, &frozen.stat));
+        let partial = Partial { data: &data, differing: &differing, sampled, seed };
+        let file = (frozen.file.as_ref(), frozen.path.as_str(), size_bytes);
+        let scanned = self.by_ranges(file, (image, current), &partial, spool, progress)?;
         if scanned.is_none() {
             tracing::error!(code = "EXTENTS_MISSED", image = %image.name,
                 "the filesystem's extents missed a change; images of this store are read whole");
@@ -167,11 +174,11 @@ impl Store {
         Ok(scanned)
     }
 
-    /// Reads only the ranges that are said to differ; `None`: a sample of the others shows that
-    /// more does.
-    fn by_ranges(
+    /// Reads only the ranges of a file (the file, its path, its size in bytes) that are said to
+    /// differ; `None`: a sample of the others shows that more does.
+    pub(crate) fn by_ranges(
         &self,
-        frozen: &Frozen,
+        (file, path, size_bytes): (&dyn DiskFile, &str, u64),
         (image, current): (&ImageRecord, &Generation),
         partial: &Partial<'_>,
         spool: &mut Spool,
@@ -179,9 +186,9 @@ impl Store {
     ) -> Result<Option<Scanned>> {
         let read = self.catalog.read()?;
         let scan = Scan {
-            file: frozen.file.as_ref(),
-            path: &frozen.path,
-            size_bytes: frozen.stat.size_bytes,
+            file,
+            path,
+            size_bytes,
             chunker: &self.chunker,
             known: Some(Known { read: &read, image: image.id, size_bytes: current.size_bytes }),
             data: partial.data,
@@ -189,10 +196,8 @@ impl Store {
             threads: self.options.scan_threads,
             progress,
         };
-        let seed = sample_seed(&current.root, frozen);
-        let Some(sampled) = scan.sample(partial.differing, seed, partial.sampled)? else {
-            return Ok(None);
-        };
+        let sampled = scan.sample(partial.differing, partial.seed, partial.sampled)?;
+        let Some(sampled) = sampled else { return Ok(None) };
         let mut scanned = scan.run(&mut |changed| self.push(spool, changed))?;
         scanned.bytes_read += sampled;
         Ok(Some(scanned))
@@ -240,12 +245,27 @@ const MAP_UNUSED: &str = "MAP_UNUSED";
 /// Event: a map of changes lacked one.
 const MAP_MISSED: &str = "MAP_MISSED";
 
+/// Where two files' bytes are stored. A filesystem looks each piece up, which takes as long as
+/// reading many of them: beside each other, where there are threads.
+pub(crate) fn placements(old: &dyn DiskFile, new: &dyn DiskFile, threads: usize) -> (Found, Found) {
+    if threads < 2 {
+        return (old.placement(), new.placement());
+    }
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| old.placement());
+        let new = new.placement();
+        (other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), new)
+    })
+}
+
+type Found = std::io::Result<Option<Vec<Placed>>>;
+
 fn facts<'a>(frozen: &'a Frozen, (image, current): (&'a ImageRecord, &'a Generation)) -> Facts<'a> {
     Facts { image, current, stat: &frozen.stat, settled: frozen.settled }
 }
 
 /// Chooses the sample: another one each time, and the same again in a replay.
-fn sample_seed(root: &Root, frozen: &Frozen) -> u64 {
+pub(crate) fn sample_seed(root: &Root, stat: &Stat) -> u64 {
     let (first, _) = root.as_bytes().split_first_chunk().expect("a root has 32 bytes");
-    u64::from_le_bytes(*first) ^ frozen.stat.ctime_ns as u64 ^ frozen.stat.inode.rotate_left(32)
+    u64::from_le_bytes(*first) ^ stat.ctime_ns as u64 ^ stat.inode.rotate_left(32)
 }

@@ -48,6 +48,9 @@ pub enum Error {
     /// The marker file is gone: an unmounted disk, perhaps.
     #[error("the store's marker .blockferry/store is missing; is the disk mounted?")]
     StoreMissing,
+    /// The marker file is there and isn't what was written.
+    #[error("the store's marker .blockferry/store is damaged: {0}")]
+    Marker(String),
     /// There is a store here already.
     #[error("the directory already holds the store {0}")]
     StoreExists(String),
@@ -179,6 +182,7 @@ impl Error {
             Self::CatalogNewer { .. } => "INDEX_NEWER",
             Self::StoreLocked => "STORE_LOCKED",
             Self::StoreMissing => "STORE_MISSING",
+            Self::Marker(_) => "MARKER_DAMAGED",
             Self::StoreExists(_) => "STORE_EXISTS",
             Self::StoreUnsafe(_) => "STORE_UNSAFE",
             Self::Degraded => "DEGRADED",

@@ -33,6 +33,12 @@ fn same(old: Storage, new: Storage) -> bool {
     }
 }
 
+/// Does any of these ranges (offset, length; ascending) overlap `start..end`?
+pub(crate) fn overlaps(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
+    let from = ranges.partition_point(|(offset, len)| offset + len <= start);
+    ranges.get(from).is_some_and(|(offset, _)| *offset < end)
+}
+
 /// Goes along a placement, hole by hole and piece by piece.
 struct Walk<'a> {
     placed: &'a [Placed],

@@ -5,7 +5,7 @@
 
 use blockferry_delta::{ImageName, Root};
 
-use crate::catalog::{Checkpoint, Held, HeldBefore, ImageRecord};
+use crate::catalog::{Checkpoint, Discover, Held, HeldBefore, ImageRecord};
 use crate::disk::{DiskFile, Kind, Open, RenameHow};
 use crate::error::{IoContext, Result};
 use crate::freeze::{Frozen, open_live};
@@ -62,19 +62,19 @@ impl Store {
     }
 
     /// Keeps the frozen clone of an image, whose content has `root`, as the last, and the one held
-    /// so far as the one before. The record counts once it is in the catalog. `None`: nothing is to
-    /// be held.
+    /// so far as the one before. The record counts once it is in the catalog. `discover`: how it was
+    /// found. `None`: nothing is to be held.
     pub(crate) fn hold(
         &self,
         name: &ImageName,
         image: Option<&ImageRecord>,
         frozen: &mut Frozen,
-        root: &Root,
+        (root, discover): (&Root, Discover),
         now_unix_ms: i64,
     ) -> Result<Option<Held>> {
         // An image that somebody goes on writing can only be sent from its clone.
-        let wanted =
-            frozen.is_clone() && (frozen.written || self.serves(name, frozen, now_unix_ms)?);
+        let wanted = frozen.is_clone()
+            && (frozen.written || self.serves(name, frozen, discover, now_unix_ms)?);
         if !wanted {
             self.remove_held(name)?;
             return Ok(None);
@@ -117,7 +117,13 @@ impl Store {
     }
 
     /// Is the clone worth its room as what the next change is compared with?
-    fn serves(&self, name: &ImageName, frozen: &Frozen, now_unix_ms: i64) -> Result<bool> {
+    fn serves(
+        &self,
+        name: &ImageName,
+        frozen: &Frozen,
+        discover: Discover,
+        now_unix_ms: i64,
+    ) -> Result<bool> {
         let wanted = match self.options.hold_base {
             HoldBase::Always => true,
             HoldBase::Never => false,
@@ -125,7 +131,9 @@ impl Store {
         };
         Ok(wanted
             && !self.extents_are_off()?
-            && frozen.file.placement().during("map", &frozen.path)?.is_some())
+            // Listing its pieces takes time: whether it can be done may be known.
+            && (discover == Discover::Extents
+                || frozen.file.placement().during("map", &frozen.path)?.is_some()))
     }
 
     /// Opens a file that holds what was recorded of an image as `root`: the held clone, to which

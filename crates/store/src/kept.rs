@@ -55,6 +55,9 @@ pub enum Why {
     /// It was received while another tool had the image.
     #[n(6)]
     Shadow,
+    /// Bytes of it rotted; what was recorded took its place again.
+    #[n(7)]
+    Damaged,
 }
 
 impl Why {
@@ -68,6 +71,7 @@ impl Why {
             Self::Replaced => "replaced",
             Self::OldTool => "old_tool",
             Self::Shadow => "shadow",
+            Self::Damaged => "damaged",
         }
     }
 }

@@ -2,6 +2,7 @@
 //! a directory without it is never read as an empty store. `docs/format.md` describes both.
 
 use blockferry_delta::{ImageName, Root, StoreId, StoreKey, StoreName};
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 use crate::disk::{Disk, Kind, Open, RenameHow};
@@ -95,6 +96,36 @@ struct Marker {
     id: [u8; 16],
     #[cbor(n(3), with = "minicbor::bytes")]
     key: [u8; 32],
+    /// Of the marker without it; absent in those of earlier versions.
+    #[n(4)]
+    sum: Option<ByteArray<32>>,
+}
+
+impl Marker {
+    fn encode(&self) -> Vec<u8> {
+        minicbor::to_vec(self).expect("encoding to memory cannot fail")
+    }
+
+    /// Its bytes, with the sum of all the others at the end.
+    fn sealed(self) -> Vec<u8> {
+        let plain = Self { sum: None, ..self };
+        let sum = *blake3::hash(&plain.encode()).as_bytes();
+        Self { sum: Some(sum.into()), ..plain }.encode()
+    }
+
+    /// The marker that these bytes are, and no others: there is one form with a sum and one without.
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let marker: Self = minicbor::decode(bytes).map_err(|e| damaged(&e.to_string()))?;
+        if marker.version > MARKER_VERSION {
+            return Err(Error::CatalogNewer { found: marker.version, known: MARKER_VERSION });
+        }
+        let plain = Self { sum: None, name: marker.name.clone(), ..marker };
+        let right = match marker.sum {
+            Some(_) => plain.sealed(),
+            None => plain.encode(),
+        };
+        if right == bytes { Ok(marker) } else { Err(damaged("it isn't what was written")) }
+    }
 }
 
 /// Makes the private directories and, last, the marker.
@@ -108,8 +139,9 @@ pub(crate) fn create(disk: &dyn Disk, identity: &StoreIdentity) -> Result<()> {
         name: identity.name.to_string(),
         id: *identity.id.as_bytes(),
         key: *identity.key.as_bytes(),
+        sum: None,
     };
-    let bytes = minicbor::to_vec(&marker).expect("encoding to memory cannot fail");
+    let bytes = marker.sealed();
     disk.remove_file(MARKER_NEW).during("remove", MARKER_NEW)?;
     let file = disk.open(MARKER_NEW, Open::CreateNew).during("create", MARKER_NEW)?;
     file.write_at(&bytes, 0).during("write", MARKER_NEW)?;
@@ -151,10 +183,7 @@ pub(crate) fn read_marker(disk: &dyn Disk) -> Result<Option<StoreIdentity>> {
     let file = disk.open(MARKER, Open::Read).during("open", MARKER)?;
     let mut bytes = vec![0; stat.size_bytes as usize];
     file.read_exact_at(&mut bytes, 0).during("read", MARKER)?;
-    let marker: Marker = minicbor::decode(&bytes).map_err(|e| damaged(&e.to_string()))?;
-    if marker.version > MARKER_VERSION {
-        return Err(Error::CatalogNewer { found: marker.version, known: MARKER_VERSION });
-    }
+    let marker = Marker::decode(&bytes)?;
     let name = StoreName::new(&marker.name).map_err(|e| damaged(&e.to_string()))?;
     Ok(Some(StoreIdentity {
         name,
@@ -164,5 +193,79 @@ pub(crate) fn read_marker(disk: &dyn Disk) -> Result<Option<StoreIdentity>> {
 }
 
 fn damaged(detail: &str) -> Error {
-    Error::Corrupt { what: "the store's marker", detail: detail.to_owned() }
+    Error::Marker(detail.to_owned())
+}
+
+/// The store of unit tests.
+#[cfg(test)]
+pub(crate) fn identity() -> StoreIdentity {
+    StoreIdentity {
+        name: StoreName::new("vdisks").expect("a name"),
+        id: StoreId::from_bytes([1; 16]),
+        key: StoreKey::from_bytes([2; 32]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    fn marked(bytes: &[u8]) -> Result<Option<StoreIdentity>> {
+        let disk = SimDisk::new(1, 1 << 20);
+        make_private(&disk).expect("made");
+        let file = disk.open(MARKER, Open::CreateNew).expect("created");
+        file.write_at(bytes, 0).expect("written");
+        read_marker(&disk)
+    }
+
+    fn written() -> Vec<u8> {
+        let disk = SimDisk::new(1, 1 << 20);
+        create(&disk, &identity()).expect("created");
+        let file = disk.open(MARKER, Open::Read).expect("opened");
+        let mut bytes = vec![0; file.stat().expect("looked at").size_bytes as usize];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        bytes
+    }
+
+    /// What earlier versions wrote.
+    fn old() -> Vec<u8> {
+        let head = [&[0xa4, 0, 1, 1, 0x66][..], b"vdisks", &[2, 0x50], &[1; 16]].concat();
+        [&head[..], &[3, 0x58, 32], &[2; 32]].concat()
+    }
+
+    #[test]
+    fn a_marker_is_read_with_its_sum_and_an_old_one_without() {
+        assert_eq!(marked(&written()).expect("whole"), Some(identity()));
+        assert_eq!(marked(&old()).expect("old"), Some(identity()));
+        // An earlier version finds what it knows at the beginning of a new one.
+        assert_eq!(written()[1..old().len()], old()[1..]);
+        assert_eq!(written()[0], 0xa5);
+    }
+
+    #[test]
+    fn a_torn_or_rotten_marker_is_an_error_and_never_another_store() {
+        let whole = written();
+        let refused = |bytes: &[u8], what: &str| {
+            let error = marked(bytes).expect_err(what);
+            let newer = matches!(error, Error::CatalogNewer { .. });
+            assert!(newer || error.code() == "MARKER_DAMAGED", "{what}: {error}");
+        };
+        for bit in 0..whole.len() * 8 {
+            let mut rotten = whole.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            refused(&rotten, &format!("bit {bit}"));
+        }
+        for len in 0..whole.len() {
+            refused(&whole[..len], &format!("cut at {len}"));
+            let mut torn = whole[..len].to_vec();
+            torn.resize(whole.len(), 0);
+            refused(&torn, &format!("zeros from {len}"));
+        }
+        refused(&[&whole[..], &[0]].concat(), "something behind it");
+        refused(&[&old()[..], &[0]].concat(), "something behind an old one");
+        for len in 0..old().len() {
+            refused(&old()[..len], &format!("an old one cut at {len}"));
+        }
+    }
 }

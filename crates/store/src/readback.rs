@@ -1,18 +1,24 @@
 //! Station `read back`: what was committed is read from disk again and hashed, after the fact and at
 //! low priority, so that a receipt can say more than "it was written".
 //!
-//! Only what was written since the last time is read, where that is certain: the segments that a
-//! later generation replaced, in a file that is the same one or a reflink of it. The page cache
+//! Only what was written since the last time is read, where that is certain: the blocks that a later
+//! generation changed, in a file that is the same one or a reflink of it; and, where the file that was
+//! read the last time is among the kept ones, what isn't stored where that one is. The page cache
 //! is gone around where the file system has O_DIRECT. Nothing is changed here; a difference is
 //! reported, unless somebody changed the file or made another generation current meanwhile.
+//! What recording has read from a clone needs no second reading.
+
+use std::ops::Range;
 
 use blockferry_delta::{
-    BLOCK_BYTES, ImageName, Root, SEGMENT_BYTES, image_root, segment_count, segment_len,
+    BLOCK_BYTES, ImageName, Root, SEGMENT_BYTES, SegmentMap, image_root, segment_count, segment_len,
 };
 
-use crate::catalog::{CatalogRead, Discover, Generation};
-use crate::disk::{AlignedBuf, DiskFile, set_idle_io_priority};
+use crate::catalog::{CatalogRead, Checkpoint, Discover, Generation};
+use crate::discover::placements;
+use crate::disk::{AlignedBuf, DiskFile, step_back};
 use crate::error::{Error, IoContext, Result};
+use crate::extents::{differing, overlaps};
 use crate::freeze::open_live;
 use crate::scan::Progress;
 use crate::store::{CommitMode, MapOf, Store};
@@ -20,6 +26,9 @@ use crate::verify::{VerifyReport, compare};
 
 /// Bytes read at a time, and all the memory that is taken for it.
 const READ_BYTES: usize = 1 << 20;
+/// A tenth of a core stays with it where others want all of them (nice 19 would leave a seventieth, and
+/// a promotion may wait for it).
+const NICE: i32 = 10;
 
 /// What reading back came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +65,8 @@ impl Store {
         // The priority is a thread's, and threads of a pool have other work after this.
         std::thread::scope(|scope| {
             let job = scope.spawn(|| {
-                if let Err(error) = set_idle_io_priority() {
-                    tracing::debug!(%error, "reading back at normal I/O priority");
+                if let Err(error) = step_back(NICE) {
+                    tracing::debug!(%error, "reading back at normal priority");
                 }
                 self.read_back_here(name, root, before, progress)
             });
@@ -86,11 +95,18 @@ impl Store {
         let stat = file.stat().during("look at", name.as_str())?;
         let map = MapOf::find(&read, &image, root)?;
         let map = map.ok_or_else(|| Error::NoGeneration { image: name.clone(), root: *root })?;
-        let before = match before.filter(|before| self.continues(before, stat.inode, &current)) {
-            Some(before) => MapOf::find(&read, &image, &before.root)?,
+        let elsewhere = match before {
             None => None,
+            Some(before) if self.continues(before, stat.inode, &current) => Some(Vec::new()),
+            Some(before) => self.elsewhere(name, before, file.as_ref(), stat.size_bytes)?,
         };
-        let report = reread(&read, map, before, file.as_ref(), &current, progress)?;
+        let before = match (before, elsewhere) {
+            (Some(before), Some(elsewhere)) => {
+                MapOf::find(&read, &image, &before.root)?.map(|of| Before { of, elsewhere })
+            }
+            _ => None,
+        };
+        let report = reread(&read, map, before.as_ref(), file.as_ref(), &current, progress)?;
         let bytes_read = report.bytes;
         if report.is_good() && stat.size_bytes == current.size_bytes {
             return Ok(ReadBack::Good(Proven { root: *root, inode: stat.inode, bytes_read }));
@@ -101,6 +117,37 @@ impl Store {
         } else {
             ReadBack::Bad(report)
         })
+    }
+
+    /// What recording `generation` a moment ago proved by itself, with `before` as what was proved of
+    /// the image until then. A clone that was just made has nothing in the page cache: what was read
+    /// of it came from disk, and the image's file shares its storage. `None`: it must be read back.
+    pub fn proved_by_recording(
+        &self,
+        generation: &Generation,
+        before: Option<&Proven>,
+    ) -> Result<Option<Proven>> {
+        let read = self.catalog.read()?;
+        let Some(image) = read.image(&generation.image)? else { return Ok(None) };
+        let stat = self.disk.stat(generation.image.as_str());
+        let stat = stat.during("look at", generation.image.as_str())?;
+        let stat = stat.filter(|stat| image.checkpoint == Some(Checkpoint::of(stat)));
+        let Some(inode) = stat.map(|stat| stat.inode) else { return Ok(None) };
+        let parent = image.current.saturating_sub(1);
+        let parent = read.generation(image.id, &generation.image, parent)?;
+        let rest = before.filter(|before| parent.is_some_and(|parent| before.root == parent.root));
+        let whole = match generation.discover {
+            Discover::Scan => true,
+            Discover::Extents => rest.is_some(),
+            // Nobody has looked where the rest is stored.
+            Discover::Map => rest.is_some_and(|before| before.inode == inode),
+            Discover::Metadata | Discover::Received => false,
+        };
+        // The clone that was read is what is held; without one the file itself was read.
+        let root = generation.root;
+        let known = whole && image.current == generation.number;
+        let proven = Proven { root, inode, bytes_read: generation.bytes_read };
+        Ok((known && self.is_held_last(&image, &root)?).then_some(proven))
     }
 
     /// Is an image's file untouched since its current generation was recorded or committed?
@@ -115,13 +162,46 @@ impl Store {
         let cloned = self.commit_mode() == CommitMode::Clone;
         before.inode == inode || cloned && current.discover == Discover::Received
     }
+
+    /// Where a file isn't stored as the one that was proved `before`, which is kept by now: (offset,
+    /// length). `None`: it isn't, or it can't be told.
+    fn elsewhere(
+        &self,
+        name: &ImageName,
+        before: &Proven,
+        file: &dyn DiskFile,
+        size_bytes: u64,
+    ) -> Result<Option<Vec<(u64, u64)>>> {
+        if self.commit_mode() != CommitMode::Clone || self.extents_are_off()? {
+            return Ok(None);
+        }
+        let mut kept = self.kept(name)?;
+        kept.retain(|kept| !kept.touched && kept.root() == Some(before.root));
+        for kept in kept {
+            let proved = self.open_kept(&kept)?;
+            if proved.stat().during("look at", &kept.path)?.inode != before.inode {
+                continue;
+            }
+            let (old, new) = placements(proved.as_ref(), file, 1);
+            let (old, new) = (old.during("map", &kept.path)?, new.during("map", name.as_str())?);
+            return Ok(old.zip(new).map(|(old, new)| differing(&old, &new, size_bytes)));
+        }
+        Ok(None)
+    }
+}
+
+/// What was proved the last time.
+struct Before {
+    of: MapOf,
+    /// Where the file isn't stored as the one of then, though it may hold the same: (offset, length).
+    elsewhere: Vec<(u64, u64)>,
 }
 
 /// Reads what `before` doesn't vouch for and compares it with the block map.
 fn reread(
     read: &CatalogRead,
     map: MapOf,
-    before: Option<MapOf>,
+    before: Option<&Before>,
     file: &dyn DiskFile,
     current: &Generation,
     progress: &dyn Progress,
@@ -141,13 +221,20 @@ fn reread(
         values.push(known.value(size));
         let bytes = segment_len(segment, size);
         let offset = u64::from(segment) * SEGMENT_BYTES;
-        if before.is_none_or(|before| !before.vouches(read, segment, size).unwrap_or(false)) {
-            for at in (0..bytes).step_by(READ_BYTES) {
-                let (from, due) = (offset + at as u64, READ_BYTES.min(bytes - at));
-                let got = file.read_device_at(&mut buf, from, due);
+        let elsewhere = before.map_or(&[][..], |before| &before.elsewhere);
+        let stays = !overlaps(elsewhere, offset, offset + bytes as u64);
+        let vouches = |before: &Before| before.of.vouches(read, segment, size).unwrap_or(false);
+        if !(stays && before.is_some_and(vouches)) {
+            let old = match before {
+                Some(before) if before.of.has(segment, size) => before.of.segment(read, segment)?,
+                _ => None,
+            };
+            for blocks in unproved(&known, old.as_ref(), elsewhere, segment, size) {
+                let at = blocks.start * BLOCK_BYTES;
+                let due = (blocks.len() * BLOCK_BYTES).min(bytes - at);
+                progress.reading(due as u64);
+                let got = file.read_device_at(&mut buf, offset + at as u64, due);
                 let got = got.during("read", current.image.as_str())?;
-                let first = at / BLOCK_BYTES;
-                let blocks = first..first + due.div_ceil(BLOCK_BYTES);
                 compare(&mut report, (segment, blocks), &known, &buf[..got], size);
             }
         }
@@ -157,12 +244,45 @@ fn reread(
     Ok(report)
 }
 
+/// Blocks of a segment that aren't what was proved of it, or aren't stored where they were then, in
+/// runs of [`READ_BYTES`] at most.
+fn unproved(
+    known: &SegmentMap,
+    proved: Option<&SegmentMap>,
+    elsewhere: &[(u64, u64)],
+    segment: u32,
+    size_bytes: u64,
+) -> Vec<Range<usize>> {
+    let hash = |map: &SegmentMap, block| map.row(segment, block, size_bytes).map(|row| row.hash);
+    let is_elsewhere = |block: usize| {
+        let start = u64::from(segment) * SEGMENT_BYTES + (block * BLOCK_BYTES) as u64;
+        overlaps(elsewhere, start, start + BLOCK_BYTES as u64)
+    };
+    let is_due = |block: &usize| {
+        proved.is_none_or(|proved| hash(proved, *block) != hash(known, *block))
+            || is_elsewhere(*block)
+    };
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for block in (0..segment_len(segment, size_bytes).div_ceil(BLOCK_BYTES)).filter(is_due) {
+        match runs.last_mut() {
+            Some(run) if run.end == block && run.len() < READ_BYTES / BLOCK_BYTES => run.end += 1,
+            _ => runs.push(block..block + 1),
+        }
+    }
+    runs
+}
+
 impl MapOf {
     /// Is a segment the same in this generation and in the current one, whose size is given?
     fn vouches(&self, read: &CatalogRead, segment: u32, size_bytes: u64) -> Result<bool> {
-        let within = segment < segment_count(self.size_bytes)
-            && segment_len(segment, self.size_bytes) == segment_len(segment, size_bytes);
-        Ok(within && !read.is_replaced(self.image, self.number, self.current, segment)?)
+        let has = self.has(segment, size_bytes);
+        Ok(has && !read.is_replaced(self.image, self.number, self.current, segment)?)
+    }
+
+    /// Has this generation that segment, as long as the one of a generation of the given size?
+    fn has(&self, segment: u32, size_bytes: u64) -> bool {
+        segment < segment_count(self.size_bytes)
+            && segment_len(segment, self.size_bytes) == segment_len(segment, size_bytes)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Recipes from the catalog: what differs between a generation and a base, part by part. Nothing
 //! of the image is read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blockferry_delta::{
@@ -21,6 +22,8 @@ pub struct RecipeCursor {
     base: Option<MapOf>,
     /// Instead of a base: what a walk finds the receiver to hold.
     walked: Option<Walked>,
+    /// The segments that may differ from the base; `None`: any.
+    changed: Option<BTreeSet<u32>>,
     builder: PartBuilder,
     next: u32,
     finished: bool,
@@ -49,8 +52,9 @@ impl Store {
             Some(base) => Some(find_base(&read, &image, &base)?.ok_or_else(|| unknown(base))?),
             None => None,
         };
-        let builder = PartBuilder::new(new.size_bytes);
-        Ok(RecipeCursor { read, new, base, walked: None, builder, next: 0, finished: false })
+        let changed = base.map_or(Ok(None), |base| new.changed_since(&read, &base))?;
+        let (builder, walked) = (PartBuilder::new(new.size_bytes), None);
+        Ok(RecipeCursor { read, new, base, walked, changed, builder, next: 0, finished: false })
     }
 
     /// Bytes of the pages in which the generation with `root` differs from `base`, zeros left out:
@@ -78,7 +82,8 @@ impl RecipeCursor {
     /// The recipe against what a walk finds.
     pub(crate) fn walking(read: CatalogRead, new: MapOf, walked: Walked) -> Self {
         let (builder, walked) = (PartBuilder::new(new.size_bytes), Some(walked));
-        Self { read, new, base: None, walked, builder, next: 0, finished: false }
+        let (base, changed) = (None, None);
+        Self { read, new, base, walked, changed, builder, next: 0, finished: false }
     }
 
     /// In a walk: what has to be asked before there is another part.
@@ -115,6 +120,12 @@ impl RecipeCursor {
     }
 
     fn add_segment(&mut self, segment: u32) -> Result<()> {
+        // Its last chunk only counts for what follows.
+        if let Some(changed) = &self.changed
+            && changed.range(segment..=segment + 1).next().is_none()
+        {
+            return Ok(());
+        }
         let blocks = self.blocks(segment)?;
         if blocks.as_ref().is_some_and(Vec::is_empty)
             && segment + 1 < segment_count(self.new.size_bytes)
@@ -133,6 +144,9 @@ impl RecipeCursor {
     fn blocks(&mut self, segment: u32) -> Result<Option<Vec<blockferry_delta::ChangedBlock>>> {
         if let Some(walked) = &mut self.walked {
             return walked.blocks(&self.read, segment);
+        }
+        if self.changed.as_ref().is_some_and(|changed| !changed.contains(&segment)) {
+            return Ok(Some(Vec::new()));
         }
         let new = self.new.segment(&self.read, segment)?;
         let new = new.ok_or(Error::Corrupt {

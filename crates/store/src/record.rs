@@ -88,6 +88,7 @@ impl Store {
         if stat.size_bytes == 0 {
             return Err(Error::Empty(name.clone()));
         }
+        self.make_headroom(name, progress)?;
         let mut frozen = freeze(self.disk.as_ref(), name, self.clones(), &self.options)?;
         if frozen.written {
             progress.frozen(frozen.clone_millis);
@@ -133,7 +134,8 @@ impl Store {
         };
         let checkpoint = frozen.checkpoint();
         let leaving = self.leaving(image.as_ref(), current.as_ref(), &scanned.root, now_unix_ms)?;
-        let held = self.hold(name, image.as_ref(), frozen, &scanned.root, now_unix_ms)?;
+        let found = (&scanned.root, discover);
+        let held = self.hold(name, image.as_ref(), frozen, found, now_unix_ms)?;
         let unchanged = current.filter(|c| same_root && c.meta == generation.meta);
         let write = self.catalog.write()?;
         let image = self.image_record(&write, name, image)?;

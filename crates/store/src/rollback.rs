@@ -1,7 +1,8 @@
 //! Rollback: an earlier content becomes a new generation that descends from the current one. It is
-//! taken from what is kept here, proved by reading it, and committed like any other; what it
-//! replaces is kept in its turn. The images of a set go back as one. What was current together is
-//! told by the order in which this node kept it ([`Store::together`]), never by a date.
+//! taken from what is kept here, proved by reading what it doesn't share with the current one, and
+//! committed like any other; what it replaces is kept in its turn. The images of a set go back as one.
+//! What was current together is told by the order in which this node kept it ([`Store::together`]),
+//! never by a date.
 
 use blockferry_delta::{ImageName, NodeId};
 

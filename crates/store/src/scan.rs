@@ -4,6 +4,7 @@
 //! (`partial`).
 
 mod partial;
+mod room;
 mod tally;
 mod whole;
 
@@ -17,17 +18,54 @@ use blockferry_delta::{
 };
 
 use crate::catalog::CatalogRead;
-use crate::disk::{AlignedBuf, DiskFile, set_idle_io_priority};
+use crate::disk::{AlignedBuf, DiskFile, step_back};
 use crate::error::{Error, IoContext, Result};
+
+use self::room::Room;
 
 /// Finished segments that may wait for an earlier one.
 const SEGMENTS_AHEAD: usize = 8;
+/// Bytes of the buffer that a thread reads a whole segment into: a page before it, and what follows.
+const SEGMENT_BUFFER_BYTES: usize = PAGE_BYTES + SEGMENT_BYTES as usize + LOOKAHEAD_BYTES;
+/// Threads that read here and there, of a scan of more than one thread: each waits for the disk, and a
+/// disk answers many at once.
+const PARTIAL_THREADS: usize = 8;
+/// Bytes that each of these reads at once; for more it takes its turn with a larger buffer...
+const PARTIAL_BUFFER_BYTES: usize = 512 << 10;
+/// ...of which there are so many, if that many threads scan.
+const PARTIAL_LARGE_MAX: usize = 3;
+
+/// With so many threads, or more, none is added: they keep a disk busy.
+const WHOLE_THREADS_ENOUGH: usize = 4;
+
+/// Threads that read everything, of a scan of so many: a thread that waits for the disk leaves its core
+/// to one that hashes.
+const fn whole_threads(threads: usize) -> usize {
+    match threads {
+        0 | 1 => 1,
+        few if few * 2 <= WHOLE_THREADS_ENOUGH => few * 2,
+        some if some <= WHOLE_THREADS_ENOUGH => WHOLE_THREADS_ENOUGH,
+        many => many,
+    }
+}
+
+/// Most bytes of memory that a scan of so many threads takes for what it reads.
+pub const fn scan_buffers_bytes(threads: usize) -> usize {
+    let large = if threads < PARTIAL_LARGE_MAX { threads } else { PARTIAL_LARGE_MAX };
+    let partial = large * SEGMENT_BUFFER_BYTES + PARTIAL_THREADS * PARTIAL_BUFFER_BYTES;
+    let whole = whole_threads(threads) * SEGMENT_BUFFER_BYTES;
+    if partial > whole { partial } else { whole }
+}
+
 /// Niceness of scanning threads: whoever asks the service something goes first.
 const SCAN_NICE: i32 = 5;
 /// Told how a long job gets on; may ask it to stop.
 pub trait Progress: Sync {
     /// `done_bytes` of `total_bytes` are done.
     fn advance(&self, done_bytes: u64, total_bytes: u64);
+
+    /// So many bytes are about to be read from the disk for it. It may keep the reader waiting.
+    fn reading(&self, _bytes: u64) {}
 
     /// Should the job stop?
     fn cancelled(&self) -> bool {
@@ -120,11 +158,16 @@ impl Scan<'_> {
     /// Scans the file; `changed` gets the segments that differ from what is known, in order.
     pub(crate) fn run(&self, changed: &mut dyn FnMut(Changed) -> Result<()>) -> Result<Scanned> {
         let (next, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+        let large = Room::new(self.threads.min(PARTIAL_LARGE_MAX));
+        let threads = match self.differing {
+            Some(_) if self.threads > 1 => self.threads.max(PARTIAL_THREADS),
+            _ => whole_threads(self.threads),
+        };
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(SEGMENTS_AHEAD);
-            for _ in 0..self.threads.max(1) {
-                let (send, next, stop) = (send.clone(), &next, &stop);
-                scope.spawn(move || self.work(next, stop, &send));
+            for _ in 0..threads {
+                let (send, next, stop, large) = (send.clone(), &next, &stop, &large);
+                scope.spawn(move || self.work(next, stop, large, &send));
             }
             drop(send);
             let outcome = self.gather(&receive, changed);
@@ -135,16 +178,19 @@ impl Scan<'_> {
         })
     }
 
-    fn work(&self, next: &AtomicU32, stop: &AtomicBool, send: &SyncSender<Result<Outcome>>) {
-        if let Err(error) = set_idle_io_priority() {
-            tracing::debug!(%error, "scanning at normal I/O priority");
-        }
-        // Of this thread alone, which ends with the scan.
-        if let Err(error) = rustix::process::nice(SCAN_NICE) {
+    fn work(
+        &self,
+        next: &AtomicU32,
+        stop: &AtomicBool,
+        large: &Room,
+        send: &SyncSender<Result<Outcome>>,
+    ) {
+        if let Err(error) = step_back(SCAN_NICE) {
             tracing::debug!(%error, "scanning at normal priority");
         }
-        let room = PAGE_BYTES + SEGMENT_BYTES as usize + LOOKAHEAD_BYTES;
-        let mut buf = AlignedBuf::with_capacity(room);
+        let partly = self.differing.is_some();
+        let bytes = if partly { PARTIAL_BUFFER_BYTES } else { SEGMENT_BUFFER_BYTES };
+        let mut buf = AlignedBuf::with_capacity(bytes);
         while !stop.load(Ordering::Relaxed) {
             let segment = next.fetch_add(1, Ordering::Relaxed);
             if segment >= segment_count(self.size_bytes) {
@@ -152,7 +198,7 @@ impl Scan<'_> {
             }
             let outcome = match self.differing {
                 None => self.whole(segment, &mut buf),
-                Some(differing) => self.partial(segment, differing, &mut buf),
+                Some(differing) => self.partial(segment, differing, &mut buf, large),
             };
             let failed = outcome.is_err();
             if send.send(outcome).is_err() || failed {
@@ -168,6 +214,7 @@ impl Scan<'_> {
     }
 
     fn read(&self, buf: &mut AlignedBuf, offset: u64, bytes: usize) -> Result<()> {
+        self.progress.reading(bytes as u64);
         let got = self.file.read_bulk_at(buf, offset, bytes).during("read", self.path)?;
         if got == bytes {
             return Ok(());

@@ -12,7 +12,11 @@ use crate::catalog::{CatalogRead, Checkpoint, ImageRecord, Spare};
 use crate::disk::{Kind, Lease, Open};
 use crate::error::{IoContext, Result};
 use crate::layout::{SPARE, spare_path};
+use crate::scan::Progress;
 use crate::store::{MapOf, Store};
+
+/// Bytes that are copied between two looks at how fast that may be.
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// Byte ranges that differ between two contents: to be copied and to become holes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,6 +62,19 @@ fn push(list: &mut Vec<(u64, u64)>, offset: u64, bytes: u64) {
     }
 }
 
+/// Extents in runs of about so many bytes: what is copied between two looks at the rate.
+fn batches(extents: &[(u64, u64)]) -> impl Iterator<Item = &[(u64, u64)]> {
+    let mut taken = 0;
+    extents.chunk_by(move |(_, bytes), _| {
+        taken += bytes;
+        if taken < BATCH_BYTES {
+            return true;
+        }
+        taken = 0;
+        false
+    })
+}
+
 impl Store {
     /// The spare of an image, if it is what its record says and nobody has it open.
     pub(crate) fn usable_spare(&self, image: &ImageRecord) -> Result<Option<Spare>> {
@@ -78,7 +95,13 @@ impl Store {
 
     /// Makes the file at `path`, which holds generation `number`, hold the current one, by copying
     /// what differs from the image's file.
-    pub(crate) fn bring_forward(&self, path: &str, image: &ImageRecord, number: u64) -> Result<()> {
+    pub(crate) fn bring_forward(
+        &self,
+        path: &str,
+        image: &ImageRecord,
+        number: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let read = self.catalog.read()?;
         let map = |number: u64| -> Result<Option<MapOf>> {
             let generation = read.generation(image.id, &image.name, number)?;
@@ -99,7 +122,10 @@ impl Store {
         if number != image.current {
             let difference = difference(&read, &from, &to)?;
             let live = image.name.as_str();
-            self.disk.copy_extents(live, path, &difference.copy).during("copy to", path)?;
+            for extents in batches(&difference.copy) {
+                progress.reading(extents.iter().map(|(_, bytes)| bytes).sum());
+                self.disk.copy_extents(live, path, extents).during("copy to", path)?;
+            }
             for (offset, bytes) in difference.zero {
                 file.punch(offset, bytes).during("punch", path)?;
             }
@@ -110,6 +136,11 @@ impl Store {
     /// Brings the spare of an image up to date, in the quiet after a commit. Returns whether there
     /// is one that is current now; an image that is being worked on is left alone.
     pub fn freshen_spare(&self, name: &ImageName) -> Result<bool> {
+        self.freshen_spare_with(name, &())
+    }
+
+    /// The same; `progress` hears what is read.
+    pub fn freshen_spare_with(&self, name: &ImageName, progress: &dyn Progress) -> Result<bool> {
         let Some(_claim) = self.claims.upkeep(name) else { return Ok(false) };
         let Some(image) = self.catalog.read()?.image(name)? else { return Ok(false) };
         if !self.at_checkpoint(name, image.checkpoint.as_ref())? {
@@ -124,7 +155,7 @@ impl Store {
         write.put_spare(image.id, None)?;
         write.commit()?;
         let path = spare_path(name);
-        self.bring_forward(&path, &image, spare.number)?;
+        self.bring_forward(&path, &image, spare.number, progress)?;
         let file = self.disk.open(&path, Open::ReadWrite).during("open", &path)?;
         self.synced(file.sync(), &path)?;
         file.forget().during("forget", &path)?;

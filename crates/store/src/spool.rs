@@ -116,6 +116,12 @@ impl Spool {
         Ok(())
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self, disk: &dyn Disk) -> Result<()> {
+        let empty = Self::new(self.path.clone());
+        std::mem::replace(self, empty).remove(disk)
+    }
+
     /// Removes the file, if there is one.
     pub(crate) fn remove(self, disk: &dyn Disk) -> Result<()> {
         drop(self.file);

@@ -2,12 +2,14 @@
 //! is kept, found and sent. Nothing is written that isn't verified, and nobody sees it until it is
 //! sealed and committed.
 
+mod arrivals;
 mod begin;
 mod content;
 mod find;
 mod finish;
 mod reserve;
 mod restore;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::spool::Spool;
 use crate::store::{MapOf, Store};
 
+use arrivals::Arrivals;
+pub use arrivals::Brought;
 pub(crate) use content::{Built, Content};
 pub use finish::Sealed;
 pub(crate) use finish::allocate_zeros;
@@ -55,12 +59,15 @@ pub struct StageRequest {
 pub struct Planned {
     /// Pages that have to be sent.
     pub wants: Vec<PageExtent>,
-    /// Bytes found here.
+    /// Bytes found here, or on their way here for another place.
     pub found_bytes: u64,
     /// Bytes of changed blocks that are kept from the base or an earlier attempt.
     pub kept_bytes: u64,
     /// Bytes that became zero.
     pub zero_bytes: u64,
+    /// Nothing of this part is missing. A part that wants nothing and isn't complete waits for what
+    /// earlier ones bring.
+    pub complete: bool,
 }
 
 /// What filling a part came to.
@@ -70,6 +77,8 @@ pub struct Filled {
     pub again: Vec<PageExtent>,
     /// Nothing of this part is missing any more.
     pub complete: bool,
+    /// What became of parts that waited for this one.
+    pub brought: Vec<Brought>,
 }
 
 /// A new content being built.
@@ -100,6 +109,8 @@ pub struct Staging {
     spool: Spool,
     /// Chunks already written in this staging: the image may hold them twice.
     staged_chunks: HashMap<ChunkId, u64>,
+    /// Chunks that are on their way, and who waits for them.
+    arrivals: Arrivals,
     sources: HashMap<u32, Option<Box<dyn DiskFile>>>,
     /// Bytes of dirty pages at most.
     dirty_bytes: u64,
@@ -141,7 +152,8 @@ impl Staging {
         let mut planned = Planned::default();
         self.zero(part, &mut planned)?;
         let mut builds = self.begin_blocks(part, &mut planned)?;
-        planned.found_bytes = self.find(&part.chunks, &mut builds)?;
+        let found = self.find(&part.chunks, &mut builds)?;
+        planned.found_bytes = found.bytes;
         self.found_bytes += planned.found_bytes;
         let mut waiting = BTreeMap::new();
         for mut build in builds {
@@ -171,6 +183,8 @@ impl Staging {
         self.parts.insert(part.number, part_state);
         self.next_part = part.number + 1;
         self.retire(part.number)?;
+        planned.complete = !self.parts.contains_key(&part.number);
+        self.keep_open(part.number, found.awaited);
         Ok(planned)
     }
 
@@ -202,8 +216,8 @@ impl Staging {
         let complete = state.blocks.is_empty();
         self.parts.insert(part, state);
         let again = outcome?;
-        self.retire(part)?;
-        Ok(Filled { again, complete })
+        let brought = self.retire(part)?;
+        Ok(Filled { again, complete, brought })
     }
 
     fn fill_blocks(
@@ -355,20 +369,18 @@ impl Staging {
     }
 
     /// Closes a part that is complete and folds the segments that can't change any more.
-    fn retire(&mut self, part: u32) -> Result<()> {
+    fn retire(&mut self, part: u32) -> Result<Vec<Brought>> {
         let complete = self.parts.get(&part).is_some_and(|p| p.blocks.is_empty());
         if !complete {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let last_block = {
-            let done = self.parts.remove(&part).expect("looked up above");
-            self.note_staged_chunks(&done.chunks);
-            self.rows.keys().next_back().copied().unwrap_or(0)
-        };
+        let brought = self.close(part)?;
+        let last_block = self.rows.keys().next_back().copied().unwrap_or(0);
         // Blocks of the newest part's last segment may go on in the next part.
         let open = self.parts.values().map(|p| p.first_block).min();
         let border = open.unwrap_or(last_block).min(last_block);
-        self.fold((border / (SEGMENT_BYTES / BLOCK_BYTES as u64)) as u32)
+        self.fold((border / (SEGMENT_BYTES / BLOCK_BYTES as u64)) as u32)?;
+        Ok(brought.into_values().collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! A store: a replicated directory with its catalog. This is the facade; each station of the two
 //! lines has its own file.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -147,6 +148,8 @@ pub struct Store {
     pub(crate) service: ServiceClock,
     /// How far it has been adopted, as the catalog has it.
     pub(crate) adoption: Arc<Known>,
+    /// Images whose current generation is received once more.
+    pub(crate) mending: crate::mend::Mending,
     /// Held by who moves the adoption.
     pub(crate) moving: Mutex<()>,
     /// Held by whoever changes images; alone by who takes that right away.
@@ -189,6 +192,7 @@ impl Store {
             headers: Headers::default(),
             service: ServiceClock::default(),
             adoption,
+            mending: Mutex::default(),
             moving: Mutex::default(),
             placing: RwLock::default(),
         };
@@ -372,6 +376,22 @@ impl MapOf {
             current: image.current,
             size_bytes: generation.size_bytes,
         }))
+    }
+
+    /// The segments in which this generation, the current one, may differ from an earlier one of the
+    /// same image and length; `None`: in any.
+    pub(crate) fn changed_since(
+        &self,
+        read: &CatalogRead,
+        before: &Self,
+    ) -> Result<Option<BTreeSet<u32>>> {
+        let told = self.number == self.current
+            && (before.image, before.current) == (self.image, self.current)
+            && before.size_bytes == self.size_bytes;
+        if !told {
+            return Ok(None);
+        }
+        read.replaced(self.image, before.number, self.current).map(Some)
     }
 
     /// Block map of a segment; `None` beyond the end.

@@ -1,9 +1,9 @@
 //! A kept content goes back into service: as the image's current content, by the commit that what is
-//! received takes, or as an image of its own. No byte of it travels; all of it is read and proved.
+//! received takes, or as an image of its own. No byte of it travels; it is proved as in a rollback.
 
 use blockferry_delta::{ImageName, Lineage, NodeId};
 
-use crate::catalog::{Discover, Generation};
+use crate::catalog::Generation;
 use crate::commit::Whole;
 use crate::disk::{DiskFile, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
@@ -46,7 +46,8 @@ impl Store {
         let file = self.copy_kept(&kept, &path)?;
         let mut spool = Spool::new(format!("{path}.spool"));
         let of = (file.as_ref(), path.as_str(), theirs.size_bytes);
-        let scanned = self.scan(of, Some(&image), Some(&current), &mut spool, &())?;
+        let known = Some((&image, &current));
+        let (scanned, discover) = self.scan_kept(of, known, &theirs.root, &mut spool, &())?;
         if scanned.root != theirs.root {
             spool.remove(self.disk.as_ref())?;
             self.disk.remove_file(&path).during("remove", &path)?;
@@ -62,7 +63,7 @@ impl Store {
             lineage,
             author: writer,
             recorded_unix_ms: now_unix_ms,
-            discover: Discover::Scan,
+            discover,
             bytes_read: scanned.bytes_read,
             dirty_bytes: scanned.dirty_bytes,
             wire_bytes: 0,

@@ -34,6 +34,20 @@ impl VerifyReport {
 impl Store {
     /// Reads image `name` back and compares it with its current generation.
     pub fn verify(&self, name: &ImageName, progress: &dyn Progress) -> Result<VerifyReport> {
+        self.compare_all(name, false, progress)
+    }
+
+    /// The same, but from the device, also what the page cache has.
+    pub fn verify_deep(&self, name: &ImageName, progress: &dyn Progress) -> Result<VerifyReport> {
+        self.compare_all(name, true, progress)
+    }
+
+    fn compare_all(
+        &self,
+        name: &ImageName,
+        deep: bool,
+        progress: &dyn Progress,
+    ) -> Result<VerifyReport> {
         self.check_marker()?;
         let read = self.catalog.read()?;
         let image = read.image(name)?.ok_or_else(|| Error::NotFound(name.clone()))?;
@@ -56,7 +70,12 @@ impl Store {
             values.push(known.value(current.size_bytes));
             let offset = u64::from(segment) * SEGMENT_BYTES;
             let bytes = segment_len(segment, current.size_bytes);
-            let got = file.read_bulk_at(&mut buf, offset, bytes).during("read", name.as_str())?;
+            progress.reading(bytes as u64);
+            let got = match deep {
+                true => file.read_device_at(&mut buf, offset, bytes),
+                false => file.read_bulk_at(&mut buf, offset, bytes),
+            };
+            let got = got.during("read", name.as_str())?;
             let all = 0..bytes.div_ceil(BLOCK_BYTES);
             compare(&mut report, (segment, all), &known, &buf[..got], current.size_bytes);
             progress.advance(offset + bytes as u64, current.size_bytes);

@@ -14,6 +14,7 @@ use blockferry_delta::{
 
 use crate::catalog::CatalogRead;
 use crate::error::{Error, Result};
+use crate::mend::Damage;
 use crate::recipe::RecipeCursor;
 use crate::store::{MapOf, Store};
 
@@ -35,6 +36,12 @@ impl WalkMap {
     pub fn answer(&mut self, piece: &Probe) -> Result<Vec<u8>> {
         self.nodes.answer(&self.read, piece)
     }
+
+    /// The same of a file of which some blocks are not what was recorded.
+    pub(crate) fn with_damage(mut self, damage: Arc<Damage>) -> Self {
+        self.nodes.damage = Some(damage);
+        self
+    }
 }
 
 /// What both ends of a walk need of a block map.
@@ -44,6 +51,8 @@ struct Nodes {
     blocks: u64,
     /// The segment that was read last.
     last: Option<(u32, Option<SegmentMap>)>,
+    /// What is held where that isn't what the map says.
+    damage: Option<Arc<Damage>>,
 }
 
 impl Nodes {
@@ -67,6 +76,9 @@ impl Nodes {
 
     /// The row of a block; `None` for one of a segment of zeros.
     fn row(&mut self, read: &CatalogRead, block: u64) -> Result<Option<BlockRow>> {
+        if let Some(row) = self.damage.as_ref().and_then(|damage| damage.row(block)) {
+            return Ok(Some(row));
+        }
         let segment = u32::try_from(block / SEGMENT_BLOCKS as u64)
             .map_err(|_| Error::BadPart("a block beyond the end"))?;
         if self.last.as_ref().is_none_or(|(number, _)| *number != segment) {
@@ -155,7 +167,7 @@ impl Store {
     /// What the content of `name` with `root` has to answer to the probes of a walk over as many
     /// blocks as it has in common with an image of `other_bytes`.
     pub fn walk_map(
-        self: &Arc<Self>,
+        &self,
         name: &ImageName,
         root: Root,
         other_bytes: u64,
@@ -166,7 +178,7 @@ impl Store {
         let of = MapOf::find(&read, &image, &root)?;
         let of = of.ok_or_else(|| Error::NoGeneration { image: name.clone(), root })?;
         let blocks = comparable_blocks(of.size_bytes, other_bytes);
-        Ok(WalkMap { read, nodes: Nodes { of, salt, blocks, last: None } })
+        Ok(WalkMap { read, nodes: Nodes { of, salt, blocks, last: None, damage: None } })
     }
 
     /// The recipe that turns a content of `base_bytes`, which a walk is about to compare, into the

@@ -33,6 +33,7 @@ impl Store {
                     return Ok(read);
                 }
                 let cached = file.cached_bytes(at, bytes).during("look at", path)?;
+                progress.reading(bytes.saturating_sub(cached.unwrap_or(0)));
                 file.warm(at, bytes).during("read", path)?;
                 read += bytes.saturating_sub(cached.unwrap_or(0));
                 progress.advance(at + bytes, size);

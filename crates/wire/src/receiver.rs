@@ -20,6 +20,9 @@ use crate::message::{
 use crate::walk::Probing;
 use crate::wants::{PartPages, WantQueue, check_extents, extents_bytes, split_packs};
 
+/// A part is complete when and only when nothing is due, of it or of one that it waits for.
+const NOTHING_DUE: Error = Error::ApiMisuse("a part is complete when and only when nothing is due");
+
 /// What a receiver tells its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReceiverEvent {
@@ -27,7 +30,7 @@ pub enum ReceiverEvent {
     Offered(Box<Offer>),
     /// Say what is held under these nodes with [`Receiver::handle_values`].
     NeedValues(Probe),
-    /// Plan it, then answer with [`Receiver::handle_planned`].
+    /// Plan it, then answer with [`Receiver::handle_planned`] or [`Receiver::handle_waiting`].
     Part(RecipePart),
     /// Unpack and fill it, then answer with [`Receiver::handle_filled`]. Its dictionary may lie
     /// beyond the base's end.
@@ -354,19 +357,35 @@ impl Receiver {
     /// # Errors
     /// `API_MISUSE` when the part was not given out or doesn't have these pages.
     pub fn handle_planned(&mut self, part: u32, wants: Vec<PageExtent>) -> Result<()> {
+        let complete = wants.is_empty();
+        if self.planned(part, wants)? && complete {
+            self.close(part);
+        }
+        Ok(())
+    }
+
+    /// A part is planned: nothing of it is wanted, but it isn't complete before others have come.
+    ///
+    /// # Errors
+    /// `API_MISUSE` when the part was not given out or no other part has packs that are due.
+    pub fn handle_waiting(&mut self, part: u32) -> Result<()> {
+        if !self.is_over() && !self.is_due_beside(part) {
+            return Err(NOTHING_DUE);
+        }
+        self.planned(part, Vec::new()).map(|_| ())
+    }
+
+    /// Says what is wanted of a part; `false` when the transfer is over.
+    fn planned(&mut self, part: u32, wants: Vec<PageExtent>) -> Result<bool> {
         if self.is_over() {
-            return Ok(());
+            return Ok(false);
         }
         match self.open.get(&part) {
             Some(open) if !open.planned => {}
             _ => return Err(Error::ApiMisuse("the part is not to be planned")),
         }
-        let complete = wants.is_empty();
         self.want(part, wants, false)?;
-        if complete {
-            self.close(part);
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// A pack of `part` is filled in. `again` names pages of blocks that failed their hash;
@@ -374,7 +393,7 @@ impl Receiver {
     ///
     /// # Errors
     /// `API_MISUSE` when no pack of the part was given out, when the pages can't be wanted again,
-    /// or when nothing is due and yet the part isn't complete.
+    /// or when nothing is due, of other parts neither, and yet the part isn't complete.
     pub fn handle_filled(
         &mut self,
         part: u32,
@@ -384,24 +403,64 @@ impl Receiver {
         if self.is_over() {
             return Ok(());
         }
-        let open = self.open.get_mut(&part).filter(|open| open.packs_filling > 0);
-        let open = open.ok_or(Error::ApiMisuse("no pack of the part is to be filled"))?;
-        let last = open.packs_due + open.packs_filling == 1 && again.is_empty();
+        if self.open.get(&part).is_none_or(|open| open.packs_filling == 0) {
+            return Err(Error::ApiMisuse("no pack of the part is to be filled"));
+        }
+        self.moved_on(part, again, complete, 1)
+    }
+
+    /// What another part brought has moved `part` on; the rest is as in
+    /// [`handle_filled`](Self::handle_filled).
+    ///
+    /// # Errors
+    /// `API_MISUSE` when the part is not planned; and as there.
+    pub fn handle_brought(
+        &mut self,
+        part: u32,
+        again: Vec<PageExtent>,
+        complete: bool,
+    ) -> Result<()> {
+        if self.is_over() {
+            return Ok(());
+        }
+        if self.open.get(&part).is_none_or(|open| !open.planned) {
+            return Err(Error::ApiMisuse("the part waits for nothing"));
+        }
+        self.moved_on(part, again, complete, 0)
+    }
+
+    /// A part has got something: what so many packs held, or what another part brought.
+    fn moved_on(
+        &mut self,
+        part: u32,
+        again: Vec<PageExtent>,
+        complete: bool,
+        packs: usize,
+    ) -> Result<()> {
+        let waits = self.is_due_beside(part);
+        let open = self.open.get_mut(&part).ok_or(Error::ApiMisuse("the part is not open"))?;
+        let last = open.packs_due + open.packs_filling == packs && again.is_empty();
         // Packs filled side by side may be told of in any order, so completeness is kept.
         let complete = open.complete || complete;
-        if complete && !again.is_empty() || last && !complete {
-            return Err(Error::ApiMisuse("a part is complete when and only when nothing is due"));
+        if complete && !again.is_empty() || last && !complete && !waits {
+            return Err(NOTHING_DUE);
         }
         open.complete = complete;
-        open.packs_filling -= 1;
-        self.packs_unfilled -= 1;
+        open.packs_filling -= packs;
+        self.packs_unfilled -= packs;
         if !again.is_empty() {
             self.want(part, again, true)?;
         }
-        if last {
+        if last && complete {
             self.close(part);
         }
         Ok(())
+    }
+
+    /// Are packs of other parts due?
+    fn is_due_beside(&self, part: u32) -> bool {
+        let others = self.open.iter().filter(|(number, _)| **number != part);
+        others.map(|(_, open)| open).any(|open| open.packs_due + open.packs_filling > 0)
     }
 
     /// The generation is durable: the last word of the transfer.

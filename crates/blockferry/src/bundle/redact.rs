@@ -81,6 +81,7 @@ const SEEN: &[&str] = &[
     "stores",
     "system",
     "time",
+    "trouble",
     "until",
     "value",
     "version",

@@ -9,6 +9,7 @@ use crate::failure::{Failure, on_path};
 use crate::output::{count, or_dash, size, table, word};
 use blockferry_node::api::{
     AdoptReport, AdoptRow, AdoptStatus, AdoptStoreRow, AdoptionPhase, Compared, Exit, Request,
+    adoption_csv,
 };
 use std::path::PathBuf;
 
@@ -111,7 +112,7 @@ fn report(app: &App, store: String, csv: bool, differing: bool) -> Result<Exit, 
         report.images.retain(|row| row.state != Compared::Equal);
     }
     match csv {
-        true => app.out.data(&lines(&report))?,
+        true => app.out.data(&adoption_csv(&report).replace("\r\n", "\n"))?,
         false => app.out.either(&report, || rows(&report))?,
     }
     Ok(if equal && !report.peers.is_empty() { Exit::Done } else { Exit::Partly })
@@ -139,30 +140,4 @@ fn rows(report: &AdoptReport) -> String {
     let text = table(&header, report.images.iter().map(row).collect(), "nothing to compare");
     let peers = count(report.peers.len() as u64, "peer");
     format!("{text}\n\n{} ({}): {peers}", report.store, word(&report.phase))
-}
-
-/// As RFC 4180 has it.
-fn lines(report: &AdoptReport) -> String {
-    let mut lines = vec![
-        "image,peer,state,size_bytes,peer_size_bytes,root,peer_root,modified,peer_modified,shadow"
-            .to_owned(),
-    ];
-    let number = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
-    for row in &report.images {
-        // None of them can hold a comma or a quotation mark: names, hex digits, dates.
-        let cells = [
-            row.image.clone(),
-            row.peer.clone(),
-            row.state.as_str().to_owned(),
-            number(row.size_bytes),
-            number(row.peer_size_bytes),
-            row.root.clone().unwrap_or_default(),
-            row.peer_root.clone().unwrap_or_default(),
-            row.modified.clone().unwrap_or_default(),
-            row.peer_modified.clone().unwrap_or_default(),
-            row.shadow.to_string(),
-        ];
-        lines.push(cells.join(","));
-    }
-    lines.join("\r\n")
 }

@@ -1,11 +1,16 @@
-//! `config check | show | schema`: the configuration without the service.
+//! `config check | show | schema`: the configuration without the service. Where one runs by the same
+//! file `check` also says what it would take from it at a reload, and what at a restart.
 
 use super::App;
 use crate::args::ConfigCommand;
 use crate::config::{Finding, Settings, Shown, schema};
 use crate::failure::Failure;
-use blockferry_node::api::{Exit, Schema};
+use blockferry_node::api::{ConfigPending, Exit, Request, Schema};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A service that doesn't answer by then is left out.
+const SERVICE_WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(app: &App, command: ConfigCommand) -> Result<Exit, Failure> {
     match command {
@@ -25,10 +30,22 @@ fn check(app: &App) -> Result<Exit, Failure> {
     if let Some(settings) = settings.filter(|_| findings.is_empty()) {
         let files: Vec<String> =
             settings.files.iter().map(|file| file.display().to_string()).collect();
-        let object = json!({ "schema": Schema, "ok": true, "files": files, "findings": [] });
+        let pending = pending(app, &settings.tag);
+        let keys = |of: fn(&ConfigPending) -> &Vec<String>| pending.as_ref().map(of);
+        let (reload, restart) = (keys(|p| &p.reload), keys(|p| &p.restart));
+        let object = json!({ "schema": Schema, "ok": true, "files": files, "findings": [],
+            "reload": reload, "restart": restart });
         let read =
             if files.is_empty() { "no file, built-in values".to_owned() } else { files.join(", ") };
-        app.out.either(&object, || format!("ok: {read}"))?;
+        app.out.either(&object, || {
+            let mut text = format!("ok: {read}");
+            for (what, keys) in [("after a reload", reload), ("after a restart", restart)] {
+                if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+                    text.push_str(&format!("\nin force {what}: {}", keys.join(", ")));
+                }
+            }
+            text
+        })?;
         return Ok(Exit::Done);
     }
     if app.out.json {
@@ -41,6 +58,14 @@ fn check(app: &App) -> Result<Exit, Failure> {
         app.out.error(&crate::config::config_error(std::slice::from_ref(finding)));
     }
     Ok(Exit::Config)
+}
+
+/// What the running service would change if it read the file again; `None`: there is none, or it runs
+/// by another file.
+fn pending(app: &App, tag: &str) -> Option<ConfigPending> {
+    let brief = app.with_timeout(Some(app.timeout.unwrap_or(SERVICE_WAIT)));
+    let pending: ConfigPending = brief.ask(&Request::ConfigCheck {}).ok()?;
+    (pending.tag.as_deref() == Some(tag)).then_some(pending)
 }
 
 fn as_json(finding: &Finding) -> Value {

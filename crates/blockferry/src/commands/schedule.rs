@@ -8,7 +8,7 @@ use crate::args::ScheduleCommand;
 use crate::config::{Settings, closest};
 use crate::failure::{AdminError, Failure};
 use crate::output::{or_dash, table};
-use blockferry_node::api::{Exit, OrdersReport, Request, Schema};
+use blockferry_node::api::{Exit, OrdersReport, Request, SchedulesReport, Schema};
 use blockferry_node::rate::calendar::{
     Calendar, Dfsr, QUARTERS_PER_DAY, Rule, Source, State, When, Zone, parse_at,
 };
@@ -146,6 +146,8 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
     // Without a service there are no orders in force.
     let brief = app.with_timeout(Some(app.timeout.unwrap_or(SERVICE_WAIT)));
     let orders: Option<OrdersReport> = brief.ask(&Request::Orders {}).ok();
+    let running = brief.ask::<SchedulesReport>(&Request::Schedules { name: None }).ok();
+    let users = |name: &str| users(&settings, running.as_ref(), name);
     let object = |named: &Named<'_>| {
         let mut row = row_json(*named, now);
         let (name, calendar) = *named;
@@ -154,7 +156,7 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
         row["by"] = json!(settings.deadlines.get(name).map(ToString::to_string));
         row["rules"] = calendar.rules.iter().map(rule).collect();
         row["polite"] = json!(calendar.polite);
-        row["used_by"] = json!(users(&settings, name));
+        row["used_by"] = json!(users(name));
         row
     };
     let objects: Vec<Value> = chosen.iter().map(object).collect();
@@ -168,7 +170,7 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
         let mut text =
             table(&HEADER, chosen.iter().map(|named| row_text(*named, now)).collect(), NONE);
         for named in &chosen {
-            text.push_str(&format!("\n\n{}", details(&settings, *named)));
+            text.push_str(&format!("\n\n{}", details(&settings, *named, users(named.0))));
         }
         if let Some(orders) = &orders {
             let (given, rates) = (orders::orders(&orders.orders), orders::rates(&orders.rates));
@@ -179,8 +181,13 @@ fn show(app: &App, name: Option<&str>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Who goes by a calendar.
-fn users(settings: &Settings, name: &str) -> Vec<String> {
+/// Who goes by a calendar: as the service has it, which also knows what was set by `peer set`; without
+/// one as the file says.
+fn users(settings: &Settings, running: Option<&SchedulesReport>, name: &str) -> Vec<String> {
+    let row = running.and_then(|r| r.schedules.iter().find(|row| row.name == name));
+    if let Some(row) = row {
+        return row.used_by.clone();
+    }
     let by = |schedule: &Option<String>| schedule.as_deref() == Some(name);
     let stores = settings.stores.iter().filter(|s| by(&s.send.schedule));
     let peers = settings.peers.iter().filter(|p| by(&p.send.schedule));
@@ -210,7 +217,7 @@ fn rule(rule: &Rule) -> Value {
     }
 }
 
-fn details(settings: &Settings, (name, calendar): Named<'_>) -> String {
+fn details(settings: &Settings, (name, calendar): Named<'_>, users: Vec<String>) -> String {
     let mut lines = vec![format!("{name} ({})", calendar.zone.name())];
     lines.push(format!("  default  {}{}", calendar.default, polite(calendar.polite)));
     if calendar.dfsr.is_some() {
@@ -232,7 +239,6 @@ fn details(settings: &Settings, (name, calendar): Named<'_>) -> String {
         let manner = polite(rule.polite.unwrap_or(calendar.polite));
         lines.push(format!("  rule {:<3} {}{manner} on {when}", index + 1, rule.rate));
     }
-    let users = users(settings, name);
     let users = if users.is_empty() { "nobody".to_owned() } else { users.join(", ") };
     lines.push(format!("  used by  {users}"));
     lines.join("\n")

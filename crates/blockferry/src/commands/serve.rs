@@ -201,6 +201,8 @@ pub(super) fn node_config(settings: &Settings, identity: Identity) -> Config {
     config.rescan = settings.rescan;
     config.settle = settings.settle;
     config.watermarks = settings.watermarks;
+    config.disk_read_bytes_per_second = settings.disk_read;
+    config.memory_bytes = settings.memory;
     config.store_free_min = match settings.store_free_min {
         Reserve::Bytes(bytes) => FreeMin::Bytes(bytes),
         Reserve::Percent(percent) => FreeMin::Percent(percent),

@@ -39,7 +39,11 @@ pub(crate) fn stores(stores: &[StoreRow]) -> String {
             word(&store.role),
             store.commit_mode.clone(),
             store.images.to_string(),
-            if store.in_sync { "in sync" } else { "not in sync" }.to_owned(),
+            match (&store.trouble, store.in_sync) {
+                (Some(code), _) => code.clone(),
+                (None, true) => "in sync".to_owned(),
+                (None, false) => "not in sync".to_owned(),
+            },
             store.peers.join(","),
             match store.kept {
                 0 => "-".to_owned(),

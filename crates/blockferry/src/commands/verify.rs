@@ -1,12 +1,12 @@
-//! `verify`: re-hash local images against the catalog.
+//! `verify`: re-hash local images against the catalog, and have what rotted fetched again.
 
 use super::{App, read};
 use crate::failure::Failure;
 use crate::output::{count, seconds, size};
 use blockferry_node::api::{Answer, Exit, Request, VerifiedImage, VerifyDone};
 
-pub(crate) fn run(app: &App, image: Option<String>) -> Result<Exit, Failure> {
-    let done: VerifyDone = app.job(&Request::Verify { image }, |out, answer| match answer {
+pub(crate) fn run(app: &App, request: Request) -> Result<Exit, Failure> {
+    let done: VerifyDone = app.job(&request, |out, answer| match answer {
         Answer::Item(object) => {
             let image: VerifiedImage = read(object)?;
             out.item(&image, || line(&image))
@@ -33,6 +33,11 @@ fn line(image: &VerifiedImage) -> String {
     for (offset, length) in image.bad.iter().take(10) {
         text.push_str(&format!("\n  {length} bytes at {offset}"));
     }
+    match &image.not_repaired {
+        _ if image.repaired => text.push_str("\n  repaired; the damaged file is kept"),
+        Some(why) => text.push_str(&format!("\n  not repaired: {why}")),
+        None => {}
+    }
     text
 }
 
@@ -45,6 +50,9 @@ fn text(done: &VerifyDone) -> String {
     );
     if done.bad_images > 0 {
         text.push_str(&format!("; {} wrong", done.bad_images));
+    }
+    if done.repaired_images > 0 {
+        text.push_str(&format!("; {} repaired", done.repaired_images));
     }
     if done.skipped_images > 0 {
         text.push_str(&format!("; {} skipped", done.skipped_images));

@@ -242,6 +242,13 @@ pub(crate) struct LimitsSection {
     pub(crate) compression: Option<Compression>,
     /// Name of the calendar for what this node sends, all peers together. Default: none.
     pub(crate) schedule: Option<String>,
+    /// What is read from disk in the background, all stores together: to find what changed, to read
+    /// back, to verify, to warm, for spares. Not what a running transfer reads. Default: unlimited.
+    pub(crate) disk_read: Option<Rate>,
+    /// What the service keeps in memory at most; at least 300 MiB. More makes the caches of the
+    /// catalogs and of encoded packs larger and lets more large images be received at a time. A
+    /// MemoryMax of the unit has to be above it. Default: 300 MiB.
+    pub(crate) memory: Option<Size>,
     /// Room that stays free on a store's file system. Default: 5%.
     pub(crate) store_free_min: Option<Reserve>,
     /// A peer that lacks more than this is an event, BACKLOG_HIGH: changed bytes before any saving.

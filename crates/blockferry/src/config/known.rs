@@ -1,7 +1,7 @@
 //! Which keys there are: read off the schema of `file`, so that there is one list of them.
 //!
-//! Also what a wrong key was probably meant to be, and the keys of later versions, which are
-//! refused by name: a setting that does nothing yet must not look as if it did.
+//! Also what a wrong key was probably meant to be: a setting that does nothing must not look as if it
+//! did.
 
 use super::file::ConfigFile;
 use super::layers::Key;
@@ -12,12 +12,6 @@ use std::collections::BTreeMap;
 
 /// What every environment variable of ours starts with.
 pub(crate) const ENVIRONMENT_PREFIX: &str = "BLOCKFERRY_";
-
-/// Keys that are documented but come with later versions (`*` stands for a name).
-const LATER_KEYS: &[(&str, &str)] = &[
-    ("limits.disk_read", "disk rate limits"),
-    ("limits.memory", "the configurable memory budget"),
-];
 
 /// Variables that are ours but are no keys.
 const OTHER_VARIABLES: &[&str] = &["BLOCKFERRY_CONFIG"];
@@ -93,22 +87,8 @@ pub(crate) fn dotted(key: &[String]) -> String {
     key.iter().map(part).collect::<Vec<_>>().join(".")
 }
 
-fn matches(pattern: &str, key: &[String]) -> bool {
-    let mut parts = pattern.split('.');
-    let fits = key.iter().all(|part| parts.next().is_some_and(|p| p == "*" || p == part));
-    fits && parts.next().is_none()
-}
-
 /// Why a key is refused.
 pub(crate) fn unknown_key(key: &[String], parent: &Shape) -> Complaint {
-    let version = env!("CARGO_PKG_VERSION");
-    if let Some((_, what)) = LATER_KEYS.iter().find(|(pattern, _)| matches(pattern, key)) {
-        let message = format!("{} ({what}) is not in this version ({version})", dotted(key));
-        return Complaint {
-            message,
-            help: Some("remove the key; CHANGELOG.md says when it comes".into()),
-        };
-    }
     let name = key.last().map_or("", String::as_str);
     let keys: Vec<&str> = match parent {
         Shape::Table(keys) => keys.keys().map(String::as_str).collect(),
@@ -263,21 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn every_later_key_is_really_absent() {
-        let shape = shape();
-        for (pattern, _) in LATER_KEYS {
-            let found = key(pattern).iter().try_fold(&shape, |shape, part| shape.child(part));
-            assert!(found.is_none(), "{pattern} exists");
-        }
-    }
-
-    #[test]
-    fn unknown_and_later_keys() {
+    fn unknown_keys() {
         let shape = shape();
         let complaint = unknown_key(&key("nod"), &shape);
         assert_eq!(complaint.help.unwrap(), "did you mean node?");
-        let complaint = unknown_key(&key("limits.memory"), shape.child("limits").unwrap());
-        assert!(complaint.message.contains("is not in this version"), "{}", complaint.message);
+        let complaint = unknown_key(&key("limits.memry"), shape.child("limits").unwrap());
+        assert_eq!(complaint.help.unwrap(), "did you mean memory?");
         let store = shape.child("stores").unwrap().child("x").unwrap();
         let complaint = unknown_key(&key("stores.x.quux"), store);
         assert!(complaint.help.unwrap().contains("keep_generations"));

@@ -2,7 +2,7 @@
 //!
 //! Precedence: `BLOCKFERRY_*` > `conf.d/*.toml` > the file > built-in. Every finding names the
 //! place it is about (file, line and column, or the variable) and what to do. Nothing is ignored
-//! silently: an unknown key is a finding, and so is a key of a later version.
+//! silently: an unknown key is a finding.
 //!
 //! `known` is the list of keys, `layers` merges, `settings` and `schedules` decide what the result
 //! means. `rewrite` changes a schedule in the file, `edit` its text.
@@ -13,6 +13,7 @@ mod host;
 mod http;
 mod known;
 mod layers;
+mod machine;
 mod profiles;
 mod promote;
 mod rewrite;

@@ -63,6 +63,10 @@ pub(crate) struct Settings {
     /// By when everything should be there, by schedule.
     pub(crate) deadlines: BTreeMap<String, Clock>,
     pub(crate) promote: PromoteConfig,
+    /// In bytes per second.
+    pub(crate) disk_read: Option<u64>,
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
     pub(crate) store_free_min: Reserve,
     pub(crate) watermarks: Watermarks,
     pub(crate) log_level: String,
@@ -190,6 +194,7 @@ impl Reader<'_> {
         let schedules = self.schedules(raw.schedules);
         let names: Vec<String> = schedules.keys().cloned().collect();
         let send = self.allowance(&["limits"], raw.limits.send, raw.limits.schedule, &names);
+        let (disk_read, memory) = self.machine(raw.limits.disk_read, raw.limits.memory);
         let free = raw.limits.store_free_min.unwrap_or(Reserve::Percent(DEFAULT_FREE_PERCENT));
         self.text(&["limits", "store_free_min"], free.into());
         let watermarks = self.watermarks(marks);
@@ -221,6 +226,8 @@ impl Reader<'_> {
             schedules,
             deadlines,
             promote,
+            disk_read,
+            memory,
             store_free_min: free,
             watermarks,
             log_level,

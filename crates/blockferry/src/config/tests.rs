@@ -327,10 +327,28 @@ fn mistakes_in_schedules_are_named_where_they_are() {
 }
 
 #[test]
-fn later_keys_and_values_are_refused_by_name() {
-    for text in ["[limits]\nmemory = \"1 GiB\"\n", "[limits]\ndisk_read = \"1 MB/s\"\n"] {
-        assert!(finding(text).contains("is not in this version"), "{}", finding(text));
+fn what_of_the_machine_is_taken() {
+    let text = "[limits]\nmemory = \"1 GiB\"\ndisk_read = \"400 MB/s\"\n";
+    let (settings, findings) = read(&[text], &[]);
+    assert_eq!(findings, []);
+    let settings = settings.unwrap();
+    assert_eq!((settings.memory, settings.disk_read), (Some(1 << 30), Some(400_000_000)));
+    let (settings, _) = read(&[""], &[]);
+    let settings = settings.unwrap();
+    assert_eq!((settings.memory, settings.disk_read), (None, None));
+    let shown = |key: &str| {
+        let shown = settings.shown.iter().find(|shown| shown.key == key).unwrap();
+        shown.value.to_string()
+    };
+    assert_eq!(shown("limits.memory"), "\"300 MiB\"");
+    assert_eq!(shown("limits.disk_read"), "\"unlimited\"");
+    for text in ["[limits]\nmemory = \"200 MiB\"\n", "[limits]\nmemory = \"1 B\"\n"] {
+        let found = finding(text);
+        assert!(found.starts_with("2:10 limits.memory is "), "{found}");
+        assert!(found.contains("the least that works is 300 MiB"), "{found}");
     }
+    assert!(finding("[limits]\ndisk_read = \"0 MB/s\"\n").contains("a rate of 0"));
+    assert!(finding("[limits]\ndisk_read = \"pause\"\n").contains("is not a rate"));
 }
 
 #[test]

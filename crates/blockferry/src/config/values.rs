@@ -183,6 +183,10 @@ impl fmt::Display for Reserve {
 pub(crate) struct Size(u64);
 
 impl Size {
+    pub(crate) fn of(bytes: u64) -> Size {
+        Size(bytes)
+    }
+
     pub(crate) fn bytes(self) -> u64 {
         self.0
     }

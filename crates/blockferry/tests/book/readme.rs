@@ -2,6 +2,7 @@
 
 use crate::pages::root;
 use crate::server::free_port;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -17,12 +18,14 @@ fn the_readme_makes_two_nodes() {
         lines.contains("cargo build --release --bin blockferry\n") && lines.contains("serve &\n"),
         "{lines}"
     );
+    let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let lines = lines
         .replace("cargo build --release --bin blockferry\n", "")
         .replace("target/release/blockferry", env!("CARGO_BIN_EXE_blockferry"))
         .replace("/tmp/", &format!("{place}/"))
         .replace("127.0.0.1:7701", &format!("127.0.0.1:{}", free_port()))
         .replace("127.0.0.1:7702", &format!("127.0.0.1:{}", free_port()))
+        .replace("127.0.0.1:7780", &format!("127.0.0.1:{page}"))
         .replace("serve &\n", "serve --until-stdin-closes <alive 3>&- &\n")
         // A person takes longer than a loaded machine needs.
         .replace(
@@ -31,7 +34,8 @@ fn the_readme_makes_two_nodes() {
         );
     std::fs::write(directory.path().join("your-image.raw"), vec![7; 1 << 20]).unwrap();
     // The services end when the shell does: it holds the only writing end.
-    let script = format!("set -eu\nmkfifo alive\nexec 3<>alive\n{lines}");
+    let script =
+        format!("set -eu\nmkfifo alive\nexec 3<>alive\n{lines}\ncurl -s http://127.0.0.1:{page}/");
     let output = Command::new("timeout")
         .args(["120", "sh", "-c", &script])
         .current_dir(directory.path())
@@ -44,6 +48,7 @@ fn the_readme_makes_two_nodes() {
     assert_eq!(output.status.code(), Some(0), "{lines}\n{said}\n{errors}");
     assert!(said.contains("on every server, verified"), "{said}\n{errors}");
     assert!(said.contains("is promoted, with receipts of branch"), "{said}\n{errors}");
+    assert!(said.contains("<html") && said.contains("your-image.raw</a>"), "{said}\n{errors}");
 }
 
 /// Waits until a node answers.

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, PAGE_BYTES};
-use blockferry_store::{Error as StoreError, Progress as StoreProgress, Recorded, VerifyReport};
+use blockferry_store::{Error as StoreError, Progress as StoreProgress, Recorded};
 use tokio::task::JoinHandle;
 
 use crate::admin::reports;
-use crate::admin::requests::{Spec, done, generation, spec};
+use crate::admin::requests::{Spec, done, generation};
 use crate::admin::socket::Client;
 use crate::api::{
     Answer, Lane, PairState, Progress, PublishReport, PushDone, PushPeer, Role, Schema,
-    VerifiedImage, VerifyDone,
 };
 use crate::budget;
 use crate::core::{Core, blocking, key, lock};
@@ -24,15 +22,11 @@ use crate::error::{Error, Result};
 use crate::lineage::deletions;
 use crate::link::peer::Peer;
 use crate::local::recording;
-use crate::local::stores::{self, OpenStore, Stopping};
 use crate::rate::lanes;
-
-/// Bad extents that a report names at most.
-const BAD_SHOWN_MAX: usize = 1000;
 
 /// How far a blocking job is, for whoever asks.
 #[derive(Default)]
-struct Meter {
+pub(crate) struct Meter {
     done: AtomicU64,
     total: AtomicU64,
 }
@@ -45,7 +39,7 @@ impl StoreProgress for Meter {
 }
 
 /// Tells the client how far `job` is until it ends.
-async fn watched<T>(
+pub(crate) async fn watched<T>(
     mut job: JoinHandle<Result<T>>,
     meter: &Meter,
     phase: &str,
@@ -96,7 +90,7 @@ pub(crate) async fn publish(
     let meter = Arc::new(Meter::default());
     let job = {
         let (core, store, meter) = (core.clone(), store.clone(), meter.clone());
-        tokio::spawn(async move { stores::record(&core, &store, &image, told, meter).await })
+        tokio::spawn(async move { recording::record(&core, &store, &image, told, meter).await })
     };
     let recorded = match watched(job, &meter, "scan", &name, client).await {
         Err(Error::Store(StoreError::SourceMissing(_) | StoreError::NotFound(_))) => {
@@ -205,120 +199,4 @@ pub(crate) async fn tell_progress(
         }
     }
     Ok(())
-}
-
-/// Re-hashes images against their generations.
-pub(crate) async fn verify(
-    core: &Arc<Core>,
-    what: Option<&str>,
-    client: &mut Client,
-) -> Result<Answer> {
-    let started = Instant::now();
-    let mut summary = VerifyDone {
-        schema: Schema,
-        ok: true,
-        images: 0,
-        bad_images: 0,
-        skipped_images: 0,
-        bytes: 0,
-        seconds: 0.0,
-    };
-    for (store, image) in targets(core, what).await? {
-        let row = verify_one(core, &store, &image, client).await?;
-        summary.bytes = summary.bytes.saturating_add(row.bytes);
-        match (&row.skipped, row.ok) {
-            (Some(_), _) => summary.skipped_images += 1,
-            (None, true) => summary.images += 1,
-            (None, false) => {
-                summary.images += 1;
-                summary.bad_images += 1;
-                summary.ok = false;
-                core.counts.note_verify_failure();
-                let text = format!("{}: {} bytes are not as recorded", row.image, row.bad_bytes);
-                let note = crate::events::Note::error("VERIFY_FAILED", text);
-                core.events.note(note.store(&store.config.name).image(&image));
-            }
-        }
-        client.say(&Answer::item(&row)).await?;
-    }
-    summary.seconds = started.elapsed().as_secs_f64();
-    done(&summary)
-}
-
-async fn targets(core: &Arc<Core>, what: Option<&str>) -> Result<Vec<(Arc<OpenStore>, ImageName)>> {
-    let stores = match what {
-        Some(text) if text.contains('/') => {
-            let spec = spec(core, text)?;
-            generation(&spec).await?;
-            return Ok(vec![(spec.store, spec.image)]);
-        }
-        Some(name) => vec![core.store(name)?],
-        None => core.all_stores(),
-    };
-    blocking("listing images", move || {
-        let mut all = Vec::new();
-        for store in stores {
-            let images = store.store.images()?;
-            all.extend(images.into_iter().map(|g| (store.clone(), g.image)));
-        }
-        Ok(all)
-    })
-    .await
-}
-
-async fn verify_one(
-    core: &Arc<Core>,
-    store: &Arc<OpenStore>,
-    image: &ImageName,
-    client: &mut Client,
-) -> Result<VerifiedImage> {
-    let meter = Arc::new(Meter::default());
-    let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
-    let job = {
-        let (core, store, image, meter) =
-            (core.clone(), store.clone(), image.clone(), meter.clone());
-        tokio::task::spawn_blocking(move || {
-            let _held = permit;
-            let stopping = Stopping { core: &core, inner: meter.as_ref() };
-            let number = store.store.current(&image)?.map_or(0, |g| g.number);
-            Ok((number, store.store.verify(&image, &stopping)))
-        })
-    };
-    let name = store.full_name(image);
-    let (number, result) = watched(job, &meter, "verify", &name, client).await?;
-    let changed = store.seen(image.as_str()).is_some();
-    Ok(match result {
-        Ok(report) if changed && !report.is_good() => {
-            skipped(name, number, "it has changed since it was recorded".into())
-        }
-        Ok(report) => verified(name, number, &report),
-        Err(StoreError::Cancelled) => return Err(Error::Stopping),
-        Err(error) => skipped(name, number, error.to_string()),
-    })
-}
-
-fn verified(image: String, generation: u64, report: &VerifyReport) -> VerifiedImage {
-    let pages = |count: u32| u64::from(count) * PAGE_BYTES as u64;
-    let bad = report.bad.iter().map(|e| (e.offset(), pages(e.count)));
-    VerifiedImage {
-        image,
-        generation,
-        ok: report.is_good(),
-        bytes: report.bytes,
-        bad_bytes: report.bad.iter().map(|e| pages(e.count)).sum(),
-        bad: bad.take(BAD_SHOWN_MAX).collect(),
-        skipped: None,
-    }
-}
-
-fn skipped(image: String, generation: u64, why: String) -> VerifiedImage {
-    VerifiedImage {
-        image,
-        generation,
-        ok: false,
-        bytes: 0,
-        bad_bytes: 0,
-        bad: Vec::new(),
-        skipped: Some(why),
-    }
 }

@@ -20,6 +20,7 @@ use crate::ledger::rfc3339;
 use crate::lineage::diverged;
 use crate::lineage::retention;
 use crate::link::peer::{Active, Peer};
+use crate::local::absent;
 use crate::local::recording::{self, Deferred};
 use crate::local::sets;
 use crate::local::stores::{Activity, OpenStore};
@@ -32,7 +33,6 @@ use crate::rate::overrides::Scope;
 
 /// `status`. Blocking.
 pub(crate) fn status(core: &Core) -> Result<StatusReport> {
-    let stores = core.all_stores();
     let ahead = foresight::now(core);
     Ok(StatusReport {
         schema: Schema,
@@ -44,7 +44,7 @@ pub(crate) fn status(core: &Core) -> Result<StatusReport> {
             listen: listen(core),
         },
         peers: core.all_peers().iter().map(|p| peer_row(core, p, &ahead)).collect(),
-        stores: stores.iter().map(|s| store_row(core, s, &ahead)).collect::<Result<_>>()?,
+        stores: store_rows(core, &ahead)?,
     })
 }
 
@@ -129,7 +129,16 @@ pub(crate) fn store_row(core: &Core, store: &OpenStore, ahead: &Forecast) -> Res
         free_bytes: room(&store.config.path).map(|room| room.free_bytes),
         kept,
         kept_bytes,
+        trouble: None,
     })
+}
+
+/// All stores, those that are not in service last. Blocking.
+pub(crate) fn store_rows(core: &Core, ahead: &Forecast) -> Result<Vec<StoreRow>> {
+    let absent = absent::all(core);
+    let serving = core.all_stores();
+    let rows = serving.iter().map(|store| store_row(core, store, ahead));
+    rows.chain(absent.iter().map(|(store, _)| Ok(absent::row(core, store)))).collect()
 }
 
 /// The images of a store, recorded or not. Blocking.

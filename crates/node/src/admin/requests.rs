@@ -13,6 +13,7 @@ use crate::admin::jobs;
 use crate::admin::orders;
 use crate::admin::reports;
 use crate::admin::socket::Client;
+use crate::admin::verifying::{self, How};
 use crate::api::{
     AdminError, Affected, Answer, EventsDone, ImagesReport, Invitation, Joined, PeersReport,
     Removed, Request, Role, Schema, StoresReport,
@@ -25,6 +26,7 @@ use crate::ledger::rfc3339;
 use crate::lineage::diverged;
 use crate::lineage::rollback;
 use crate::link::netcheck;
+use crate::local::absent;
 use crate::local::adoption;
 use crate::local::stores::{OpenStore, Origin};
 use crate::membership::pairing;
@@ -37,6 +39,7 @@ use crate::promotion::promote;
 use crate::promotion::readiness;
 use crate::rate::overrides::Order;
 use crate::rate::schedules;
+use crate::reload;
 
 /// An image of a store, perhaps with a generation's number, as a user writes it.
 pub(crate) struct Spec {
@@ -93,6 +96,10 @@ pub(crate) async fn handle(
         Request::Netcheck { peer, count } => netcheck::netcheck(core, &peer, count).await,
         Request::Doctor {} => doctor::examine(core).await,
         Request::Backlog { peer } => backlog(core, peer).await,
+        Request::ConfigCheck {} => {
+            let to = core.clone();
+            done(&blocking("reading the configuration", move || reload::pending(&to)).await?)
+        }
         Request::Schedules { name } => schedules::report(core, name.as_deref()).await,
         Request::ScheduleSet { name, tag, edit } => schedules::set(core, name, tag, edit).await,
         Request::Trends { peer } => done(&trends::report(core, peer.as_deref())?),
@@ -111,8 +118,13 @@ fn misdirected() -> Error {
 async fn membership(core: &Arc<Core>, request: Request) -> Result<Answer> {
     match request {
         Request::StoreAdd { name, path, role } => store_add(core, &name, path, role).await,
-        Request::StoreLs {} => stores(core, core.all_stores()).await,
-        Request::StoreShow { name } => stores(core, vec![core.store(&name)?]).await,
+        Request::StoreLs {} => {
+            let to = core.clone();
+            let rows = move || reports::store_rows(&to, &foresight::now(&to));
+            let stores = blocking("a report", rows).await?;
+            done(&StoresReport { schema: Schema, stores })
+        }
+        Request::StoreShow { name } => store_show(core, &name).await,
         Request::StoreRm { name } => {
             node::remove_store(core, &name).await?;
             done(&Removed { schema: Schema, removed: name })
@@ -162,7 +174,9 @@ async fn images(core: &Arc<Core>, request: Request, client: &mut Client) -> Resu
             promote::promote(core, spec(core, &image)?, require, client).await
         }
         Request::Rollback { image } => rollback::rollback(core, &spec(core, &image)?).await,
-        Request::Verify { image } => jobs::verify(core, image.as_deref(), client).await,
+        Request::Verify { image, deep, repair } => {
+            verifying::verify(core, image.as_deref(), How { deep, repair }, client).await
+        }
         Request::Conflicts { image } => diverged::conflicts(core, image).await,
         Request::Resolve { image, keep, acknowledge } => {
             diverged::answer(core, &image, keep, acknowledge).await
@@ -266,6 +280,16 @@ async fn store_add(
     config.settle = core.live().settle;
     node::take_store(core, config, Origin::Ours).await?;
     stores(core, vec![core.store(name)?]).await
+}
+
+async fn store_show(core: &Arc<Core>, name: &str) -> Result<Answer> {
+    let absent = absent::all(core).into_iter().find(|(store, _)| store.name.as_str() == name);
+    match absent {
+        Some((store, _)) => {
+            done(&StoresReport { schema: Schema, stores: vec![absent::row(core, &store)] })
+        }
+        None => stores(core, vec![core.store(name)?]).await,
+    }
 }
 
 async fn stores(core: &Arc<Core>, stores: Vec<Arc<OpenStore>>) -> Result<Answer> {

@@ -201,6 +201,11 @@ const ROWS: &[CodeRow] = &[
         "the image changed here; publish it first or wait for settle",
     ),
     row(
+        "MARKER_DAMAGED",
+        Exit::VerifyFailed,
+        "copy .blockferry/store from another member of the store: it is the same file on all",
+    ),
+    row(
         "MASS_DELETION",
         Exit::Failed,
         "put the images back, or say for each that it was deleted: blockferry publish IMAGE",

@@ -1,11 +1,12 @@
-//! History as CSV (RFC 4180): every column in full, for spreadsheets and scripts.
+//! Histories and adoptions as CSV (RFC 4180): every column in full, for spreadsheets and scripts.
 //!
 //! The columns are those of the JSON in an order that stays; more may come at the end. A text that a
 //! spreadsheet would take for a formula is led by an apostrophe: names come from other nodes.
 
+use super::adoption::{AdoptReport, AdoptRow};
 use super::images::{GenerationRow, HistoryReport};
 
-/// Names of the columns.
+/// Names of the columns of a history.
 const COLUMNS: [&str; 14] = [
     "generation",
     "recorded",
@@ -22,6 +23,19 @@ const COLUMNS: [&str; 14] = [
     "kept",
     "image",
 ];
+/// Names of the columns of an adoption.
+const ADOPTION: [&str; 10] = [
+    "image",
+    "peer",
+    "state",
+    "size_bytes",
+    "peer_size_bytes",
+    "root",
+    "peer_root",
+    "modified",
+    "peer_modified",
+    "shadow",
+];
 /// What a spreadsheet takes for the beginning of a formula.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
@@ -37,7 +51,34 @@ pub fn history_csv(report: &HistoryReport) -> String {
     text
 }
 
-fn line(text: &mut String, values: [String; COLUMNS.len()]) {
+/// Each image beside each peer: a head, and a line for each pair.
+#[must_use]
+pub fn adoption_csv(report: &AdoptReport) -> String {
+    let mut text = String::new();
+    line(&mut text, ADOPTION.map(str::to_owned));
+    for row in &report.images {
+        line(&mut text, beside(row));
+    }
+    text
+}
+
+fn beside(row: &AdoptRow) -> [String; ADOPTION.len()] {
+    let number = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+    [
+        row.image.clone(),
+        row.peer.clone(),
+        row.state.as_str().to_owned(),
+        number(row.size_bytes),
+        number(row.peer_size_bytes),
+        row.root.clone().unwrap_or_default(),
+        row.peer_root.clone().unwrap_or_default(),
+        row.modified.clone().unwrap_or_default(),
+        row.peer_modified.clone().unwrap_or_default(),
+        row.shadow.to_string(),
+    ]
+}
+
+fn line<const N: usize>(text: &mut String, values: [String; N]) {
     text.push_str(&values.map(|value| field(&value)).join(","));
     text.push_str("\r\n");
 }
@@ -88,6 +129,27 @@ mod tests {
         ] {
             assert_eq!(field(value), expected);
         }
+    }
+
+    #[test]
+    fn an_adoption_has_a_line_for_each_pair() {
+        let row = serde_json::from_value::<AdoptRow>(serde_json::json!({
+            "image": "a, b.raw", "peer": "hub", "state": "times_adrift", "size_bytes": 5,
+            "peer_size_bytes": null, "root": "00ff", "peer_root": null,
+            "modified": "2026-01-01T00:00:00Z", "peer_modified": null, "shadow": true
+        }));
+        let report = AdoptReport {
+            schema: Schema,
+            store: "vdisks".into(),
+            phase: super::super::AdoptionPhase::Shadow,
+            peers: vec!["hub".into()],
+            images: vec![row.expect("a row")],
+        };
+        let text = adoption_csv(&report);
+        let head = "image,peer,state,size_bytes,peer_size_bytes,root,peer_root,modified,\
+                    peer_modified,shadow";
+        let line = "\"a, b.raw\",hub,times_adrift,5,,00ff,,2026-01-01T00:00:00Z,,true";
+        assert_eq!(text, format!("{head}\r\n{line}\r\n"));
     }
 
     #[test]

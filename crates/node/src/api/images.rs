@@ -504,6 +504,12 @@ pub struct VerifiedImage {
     pub bad_bytes: u64,
     /// Where, as (offset, length) in bytes; at most the first 1,000.
     pub bad: Vec<(u64, u64)>,
+    /// What was wrong has been fetched again from a peer.
+    #[serde(default)]
+    pub repaired: bool,
+    /// Why what is wrong was not repaired though that was asked for, else `null`.
+    #[serde(default)]
+    pub not_repaired: Option<String>,
     /// Why it could not be compared, else `null`: changed since, in use.
     #[serde(default)]
     pub skipped: Option<String>,
@@ -514,12 +520,15 @@ pub struct VerifiedImage {
 pub struct VerifyDone {
     /// `v1`.
     pub schema: Schema,
-    /// Nothing was wrong.
+    /// Nothing was wrong, or all of it is repaired.
     pub ok: bool,
     /// Images compared.
     pub images: u64,
-    /// Images that are wrong.
+    /// Images in which something was wrong.
     pub bad_images: u64,
+    /// Of these, those that are right again.
+    #[serde(default)]
+    pub repaired_images: u64,
     /// Images that could not be compared.
     pub skipped_images: u64,
     /// Bytes re-hashed.

@@ -33,7 +33,7 @@ pub use client::{Answers, Client};
 pub use codec::{ANSWER_BYTES_MAX, LineBuffer, REQUEST_BYTES_MAX, encode_line, parse_request};
 pub use codes::{AdminError, CodeRow, Exit, code_rows, exit_for, remedy_for};
 pub use conflicts::{ConflictContent, ConflictRow, ConflictState, ConflictsReport, ResolveReport};
-pub use csv::history_csv;
+pub use csv::{adoption_csv, history_csv};
 pub use doctor::{DoctorReport, Finding};
 pub use images::{
     BacklogItem, BacklogReport, CameRow, EventsDone, GenerationRow, HistoryReport, HookReport,
@@ -49,6 +49,7 @@ pub use objects::{
 pub use orders::{OrderKind, OrderRow, OrdersReport, RateRow};
 pub use request::{Affected, Lane, Request, Require, Role};
 pub use schedules::{
-    RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState, SchedulesReport,
+    ConfigPending, RateText, ScheduleEdit, ScheduleRow, ScheduleRule, ScheduleState,
+    SchedulesReport,
 };
 pub use trends::{BacklogPoint, RatePoint, TrendsReport};

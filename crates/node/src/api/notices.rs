@@ -66,6 +66,11 @@ pub(super) const ROWS: &[CodeRow] = &[
         "keep less: stores.NAME.keep_generations; or put the store on XFS or btrfs",
     ),
     row(
+        "HISTORY_YIELDED",
+        Exit::Done,
+        "make room, or keep less: stores.NAME.keep_generations, keep_days",
+    ),
+    row(
         "HOOK_FAILED",
         Exit::Failed,
         "correct promote.hook_after; the promotion stays. Try the hook by hand",
@@ -94,6 +99,7 @@ pub(super) const ROWS: &[CodeRow] = &[
         Exit::Done,
         "mend what makes the maps; they are not used here since. See: blockferry doctor",
     ),
+    row("MAP_UNUSED", Exit::Done, "the event says why; the image was read without the map"),
     row(
         "MIRROR_RESTORED",
         Exit::Done,
@@ -130,6 +136,16 @@ pub(super) const ROWS: &[CodeRow] = &[
         "nothing, unless it comes again and again: then see why the service ends",
     ),
     row("RENAMED", Exit::Done, NOTHING),
+    row(
+        "REPAIRED",
+        Exit::Done,
+        "check the disk; then let go of the damaged file: blockferry resolve IMAGE --acknowledge",
+    ),
+    row(
+        "REPAIR_FAILED",
+        Exit::VerifyFailed,
+        "connect a peer that holds it: blockferry image show IMAGE; then verify --repair again",
+    ),
     row("RESOLVED", Exit::Done, NOTHING),
     row(
         "RESOLVE_OUTDATED",

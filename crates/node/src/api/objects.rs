@@ -186,6 +186,10 @@ pub struct StoreRow {
     /// Storage of their files in bytes; where reflinks work much of it is shared.
     #[serde(default)]
     pub kept_bytes: u64,
+    /// Code of why it is not in service, as `STORE_MISSING`; `null`: it is. Until then nothing else is
+    /// known of it.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// `store ls`, `store show`, `store add`.

@@ -255,6 +255,12 @@ pub enum Request {
         /// Which image or store; absent: everything.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<String>,
+        /// From the device, also what the page cache has.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        deep: bool,
+        /// Fetch again, from a peer that holds the same generation, what isn't as recorded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        repair: bool,
     },
     /// Contents that diverged. Done: `ConflictsReport`.
     Conflicts {
@@ -354,6 +360,8 @@ pub enum Request {
         /// What changes.
         edit: ScheduleEdit,
     },
+    /// What the configuration file would change if it were read again now. Done: `ConfigPending`.
+    ConfigCheck {},
     /// Events, oldest first, one `event` line each; done: `EventsDone` unless followed.
     Events {
         /// Keep the connection and send new events as they happen.

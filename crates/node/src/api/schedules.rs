@@ -24,6 +24,19 @@ pub struct SchedulesReport {
     pub schedules: Vec<ScheduleRow>,
 }
 
+/// `config check`: what the file says that the service doesn't run by yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigPending {
+    /// `v1`.
+    pub schema: Schema,
+    /// Which state of the file this is about; `null`: it has none.
+    pub tag: Option<String>,
+    /// Keys that are in force after a reload.
+    pub reload: Vec<String>,
+    /// Keys that are read at the start only.
+    pub restart: Vec<String>,
+}
+
 /// One calendar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleRow {

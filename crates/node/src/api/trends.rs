@@ -4,7 +4,7 @@ use super::objects::Schema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// `trends`: kept in memory since the start of the service, for a day and a week.
+/// `trends`: noted every minute, for a day and a week; a restart loses none of it, a crash ten minutes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrendsReport {
     /// `v1`.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blockferry_delta::{ImageName, NodeId, StoreName};
 
-use super::{Backlog, Key};
+use super::{Backlog, Key, least_name};
 use crate::transfer::judge::Version;
 
 impl Backlog {
@@ -42,7 +42,8 @@ impl Backlog {
         store: &StoreName,
     ) -> Option<BTreeMap<ImageName, Version>> {
         let known = self.peers.get(&peer).filter(|known| known.up)?;
-        let of = known.heads.iter().filter(|((name, _), _)| name == store);
+        let of = known.heads.range((store.clone(), least_name())..);
+        let of = of.take_while(|((name, _), _)| name == store);
         Some(of.map(|((_, image), version)| (image.clone(), version.clone())).collect())
     }
 

@@ -378,6 +378,20 @@ fn what_is_held_is_not_offered_says_why_and_holds_back_nobody() {
 }
 
 #[test]
+fn what_is_held_is_wanted_but_does_not_travel() {
+    let (mut backlog, now) = (with_peers(3), Instant::now());
+    backlog.handle_rates(holding());
+    let two = head(2);
+    backlog.handle_head(store(), image("a"), two.clone());
+    let travels = |backlog: &Backlog| backlog.is_travelling(&store(), &image("a"));
+    assert!(travels(&backlog), "4 is offered it next");
+    offers(&mut backlog, now);
+    assert!(travels(&backlog));
+    backlog.handle_receipt(key(4, "a"), 2, two.version.root);
+    assert!(!travels(&backlog) && backlog.is_wanted(&store(), &image("a")), "2 and 3 wait");
+}
+
+#[test]
 fn who_has_gone_back_to_what_was_found_is_offered_again() {
     let mut backlog = Backlog::default();
     let found = |root: u8| Version {

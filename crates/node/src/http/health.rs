@@ -17,7 +17,8 @@ use super::settings::Scope;
 use super::site::{Reply, Shared, json};
 use crate::budget;
 use crate::config::FreeMin;
-use crate::core::{Core, blocking, lock};
+use crate::core::{Core, blocking};
+use crate::local::absent;
 
 /// Whether the node is fit for work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -124,15 +125,7 @@ pub(crate) fn reasons(core: &Core) -> Vec<Reason> {
 
 /// Stores that should be in service and are not.
 pub(crate) fn out_of_service(core: &Core) -> Vec<String> {
-    let live = core.live();
-    let configured = live.stores.iter().map(|store| store.name.clone());
-    let mut names: Vec<_> = configured.collect();
-    names.extend(lock(&core.members).stores.keys().cloned());
-    names.sort();
-    names.dedup();
-    let serving = core.all_stores();
-    names.retain(|name| !serving.iter().any(|store| store.config.name == *name));
-    names.iter().map(ToString::to_string).collect()
+    absent::all(core).iter().map(|(store, _)| store.name.to_string()).collect()
 }
 
 /// What a file system has; `None`: it can't be asked. Blocking.

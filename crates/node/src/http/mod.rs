@@ -6,6 +6,7 @@
 //! connections, deadlines for every step, HTTP/1.1 only, TLS 1.3 where it is configured.
 
 mod access;
+mod adoption;
 mod body;
 mod doctor;
 mod events;
@@ -51,7 +52,6 @@ use access::Access;
 use patient::Patient;
 use site::{Asker, Site};
 
-pub(crate) use health::out_of_service;
 pub(crate) use service::Serving;
 pub use settings::{HttpConfig, Scope, TlsFiles, Token, TokenHash, new_token};
 

@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use super::problem::ProblemBody;
 use super::routes;
 use super::site::Shared;
-use super::{doctor, events, health, metrics, reads, schedules, writes};
+use super::{adoption, doctor, events, health, metrics, reads, schedules, writes};
 use crate::api::Event;
 
 /// All handlers.
@@ -44,6 +44,10 @@ use crate::api::Event;
         reads::trends,
         reads::orders,
         doctor::doctor,
+        adoption::adoptions,
+        adoption::adoption,
+        adoption::adoption_next,
+        adoption::adoption_back,
         schedules::all,
         schedules::one,
         schedules::set,
@@ -78,6 +82,14 @@ pub(crate) async fn serve(State(site): State<Shared>) -> Response {
     response
 }
 
+/// What every route may answer instead of what it is for; the first two only where there is something
+/// to say.
+const PROBLEMS: [(&str, &str); 3] = [
+    ("400", "It is not what is described here"),
+    ("422", "It is what is described here, and makes no sense: an end before its beginning"),
+    ("default", "An error: its code says which, its remedy what to do"),
+];
+
 /// The description, with what holds for all routes.
 pub(crate) fn document() -> Value {
     // A document that is no JSON would be a fault of the generator; then nothing is described.
@@ -99,11 +111,19 @@ pub(crate) fn document() -> Value {
                 parameter["schema"]["type"] = kinds.first().cloned().unwrap_or_default();
             }
         }
-        let problem = json!({ "$ref": "#/components/schemas/Problem" });
-        operation["responses"]["default"] = json!({
-            "description": "An error: its code says which, its remedy what to do",
-            "content": { "application/problem+json": { "schema": problem } },
-        });
+        let asks = operation.get("parameters").is_some() || operation.get("requestBody").is_some();
+        for (status, description) in PROBLEMS {
+            if asks || status == "default" {
+                operation["responses"][status] = json!({ "description": description });
+            }
+        }
+        let responses = operation["responses"].as_object_mut().into_iter().flatten();
+        for (_, response) in responses.filter(|(status, _)| !status.starts_with(['1', '2', '3'])) {
+            let problem = json!({ "$ref": "#/components/schemas/Problem" });
+            if response["content"].is_null() {
+                response["content"] = json!({ "application/problem+json": { "schema": problem } });
+            }
+        }
         if let Some(scope) = row.scope {
             operation["security"] = json!([{ "token": [] }]);
             operation["x-scope"] = json!(scope.as_str());

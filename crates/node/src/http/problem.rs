@@ -1,7 +1,8 @@
 //! Problems: an error as HTTP tells it, `application/problem+json` (RFC 9457) with our code and remedy.
 //!
 //! The one place where a code becomes a status of HTTP: by its own row here, else by the exit status
-//! that the table of codes gives it.
+//! that the table of codes gives it. 400 is what doesn't fit the description, 422 what fits it and
+//! makes no sense here.
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -18,10 +19,14 @@ use crate::error::Error;
 /// The code of a request that can't be understood, and what to do about it over HTTP.
 const BAD: &str = "CONTROL_BAD_REQUEST";
 const READ_ON: &str = "see /openapi.json for what this address takes";
+const MEND: &str = "it was understood; correct what the message says, and ask again";
 
 /// An error of a request.
 #[derive(Clone, Debug)]
-pub(crate) struct Problem(pub(crate) AdminError);
+pub(crate) struct Problem {
+    pub(crate) error: AdminError,
+    status: StatusCode,
+}
 
 /// What is answered instead of the object that was asked for.
 #[derive(Serialize, ToSchema)]
@@ -44,29 +49,35 @@ pub(crate) struct ProblemBody<'a> {
 
 impl Problem {
     pub(crate) fn new(code: &str, message: impl AsRef<str>) -> Self {
-        Self(AdminError::new(code, message))
+        AdminError::new(code, message).into()
     }
 
     /// A request that can't be understood.
     pub(crate) fn bad(message: impl AsRef<str>) -> Self {
-        Self(AdminError::new(BAD, message).with_remedy(READ_ON))
+        AdminError::new(BAD, message).with_remedy(READ_ON).into()
     }
 
     pub(crate) fn status(&self) -> StatusCode {
-        status_of(&self.0.code)
+        self.status
     }
 }
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         let told = requests::admin_error(error);
-        Self(if told.code == BAD { told.with_remedy(READ_ON) } else { told })
+        // What the node refuses was understood: it is what is asked for that can't be.
+        if told.code == BAD {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Self { error: told.with_remedy(MEND), status };
+        }
+        told.into()
     }
 }
 
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
-        Self(error)
+        let status = status_of(&error.code);
+        Self { error, status }
     }
 }
 
@@ -96,12 +107,12 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
         let body = ProblemBody {
-            kind: format!("urn:blockferry:problem:{}", self.0.code),
+            kind: format!("urn:blockferry:problem:{}", self.error.code),
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
-            detail: &self.0.message,
-            code: &self.0.code,
-            remedy: &self.0.remedy,
+            detail: &self.error.message,
+            code: &self.error.code,
+            remedy: &self.error.remedy,
         };
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(Body::from(bytes));
@@ -118,6 +129,7 @@ impl IntoResponse for Problem {
 /// Which status of HTTP a code has.
 fn status_of(code: &str) -> StatusCode {
     match code {
+        BAD => return StatusCode::BAD_REQUEST,
         "HTTP_TOKEN" => return StatusCode::UNAUTHORIZED,
         "TICKET_INVALID" => return StatusCode::FORBIDDEN,
         "HTTP_HOST" => return StatusCode::MISDIRECTED_REQUEST,
@@ -134,7 +146,7 @@ fn status_of(code: &str) -> StatusCode {
         _ => {}
     }
     match exit_for(code) {
-        Exit::Usage => StatusCode::BAD_REQUEST,
+        Exit::Usage => StatusCode::UNPROCESSABLE_ENTITY,
         Exit::Unknown => StatusCode::NOT_FOUND,
         Exit::Refused => StatusCode::FORBIDDEN,
         Exit::Partly | Exit::Locked | Exit::Diverged => StatusCode::CONFLICT,
@@ -165,5 +177,16 @@ mod tests {
         assert_eq!(status_of("HTTP_ORIGIN"), StatusCode::FORBIDDEN);
         assert_eq!(status_of("HTTP_SCOPE"), StatusCode::FORBIDDEN);
         assert_eq!(status_of("SOMETHING_NEW"), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn what_cant_be_read_is_another_thing_than_what_cant_be() {
+        let unread = Problem::bad("no JSON");
+        assert_eq!(unread.status(), StatusCode::BAD_REQUEST);
+        let refused = Problem::from(&Error::Control { what: "it ends before it begins".into() });
+        assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(refused.error.code, unread.error.code);
+        assert_ne!(refused.error.remedy, unread.error.remedy);
+        assert_eq!(status_of("BAD_NAME"), StatusCode::UNPROCESSABLE_ENTITY);
     }
 }

@@ -167,21 +167,21 @@ pub(crate) async fn history(
         return site.look(request).await;
     }
     let (report, _) = site.ask(&Asker::default(), request).await?;
-    let report = serde_json::from_value(report)
+    let report: HistoryReport = serde_json::from_value(report)
         .map_err(|error| Problem::new("INTERNAL", format!("a history is none: {error}")))?;
-    Ok(csv(&report))
+    Ok(as_csv(Body::from(history_csv(&report))))
 }
 
-/// A history for spreadsheets.
-pub(crate) fn csv(report: &HistoryReport) -> Response {
-    let mut response = Response::new(Body::from(history_csv(report)));
+/// A table for spreadsheets.
+pub(crate) fn as_csv(table: Body) -> Response {
+    let mut response = Response::new(table);
     let kind = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
 /// CSV is named among what is accepted, and JSON isn't.
-fn wants_csv(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_csv(headers: &HeaderMap) -> bool {
     let all = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let kinds = || all().flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
     let named = |name: &str| kinds().any(|kind| kind.trim().eq_ignore_ascii_case(name));
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(require("a, b-2").expect("peers"), two);
         for bad in ["", "99999999999"] {
             let error = require(bad).expect_err(bad);
-            assert_eq!(error.0.code, "CONTROL_BAD_REQUEST");
+            assert_eq!(error.error.code, "CONTROL_BAD_REQUEST");
         }
     }
 }

@@ -21,7 +21,7 @@ use super::page;
 use super::problem::Problem;
 use super::settings::Scope;
 use super::site::{Asker, Shared};
-use super::{doctor, events, health, metrics, openapi, reads, schedules, writes};
+use super::{adoption, doctor, events, health, metrics, openapi, reads, schedules, writes};
 use crate::core::lock;
 
 /// What nothing that is served here needs: only the page allows itself more.
@@ -82,6 +82,10 @@ pub(crate) fn table() -> Vec<Row> {
         row(Method::GET, "/api/v1/conflicts", Read, get(reads::conflicts)),
         row(Method::GET, "/api/v1/backlog", Read, get(reads::backlog)),
         row(Method::GET, "/api/v1/doctor", Read, get(doctor::doctor)),
+        row(Method::GET, "/api/v1/adoption", Read, get(adoption::adoptions)),
+        row(Method::GET, "/api/v1/adoption/{store}", Read, get(adoption::adoption)),
+        row(Method::POST, "/api/v1/adoption/{store}/next", Admin, post(adoption::adoption_next)),
+        row(Method::POST, "/api/v1/adoption/{store}/back", Admin, post(adoption::adoption_back)),
         row(Method::GET, "/api/v1/trends", Read, get(reads::trends)),
         row(Method::GET, "/api/v1/orders", Read, get(reads::orders)),
         row(Method::GET, "/api/v1/schedules", Read, get(schedules::all)),

@@ -39,11 +39,16 @@ pub(crate) async fn one(
     params(
         ("schedule" = String, Path, description = "Its name"),
         (
-            "If-Match" = Option<String>, Header, pattern = r#"^(\*|"[!#-~]*")$"#,
+            "If-Match" = String, Header, pattern = r#"^(\*|"[!#-~]*")$"#,
             description = "ETag of what the change is based on, or *",
         ),
     ),
-    request_body = ScheduleEdit, responses((status = 200, body = SchedulesReport)),
+    request_body = ScheduleEdit,
+    responses(
+        (status = 200, body = SchedulesReport),
+        (status = 412, description = "The schedule, or its file, is another one by now"),
+        (status = 428, description = "If-Match is missing"),
+    ),
 )]
 pub(crate) async fn set(
     State(site): State<Shared>,
@@ -98,7 +103,7 @@ mod tests {
             for value in values {
                 headers.append(IF_MATCH, HeaderValue::from_str(value).expect("a value"));
             }
-            if_match(&headers).map_err(|problem| problem.0.code)
+            if_match(&headers).map_err(|problem| problem.error.code)
         };
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&["*"]), Ok(Some("*".to_owned())));

@@ -1,7 +1,10 @@
 //! Writes: the routes that change something. Each makes one request of the admin protocol.
 //!
-//! What takes long is answered when it is over; who hangs up lets go of it and doesn't cancel it. What
-//! names files of this machine (maps of changes) is for the command line only.
+//! What takes long is answered when it is over; who hangs up lets go of it and doesn't cancel it. Only
+//! the wait for receipts, which may never come, ends by itself. What names files of this machine (maps
+//! of changes) is for the command line only.
+
+use std::time::Duration;
 
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -19,6 +22,7 @@ use crate::api::{
     PushDone, Removed, Request, ResolveReport, Role, RollbackReport, StoresReport, VerifiedImage,
     VerifyDone,
 };
+use crate::budget;
 
 /// Nothing to say.
 #[derive(Deserialize, ToSchema)]
@@ -35,9 +39,12 @@ pub(crate) struct PushOrder {
     /// Which lane.
     #[serde(default)]
     lane: Option<Lane>,
-    /// Answer when the receipts are there.
+    /// Answer when the receipts are there, with 200; with 202 if they aren't in time.
     #[serde(default)]
     wait: bool,
+    /// With `wait`: how long, in seconds; absent: 10.
+    #[schema(minimum = 1, maximum = 3600)]
+    wait_seconds: Option<u64>,
 }
 
 /// A promotion.
@@ -91,6 +98,12 @@ pub(crate) struct LimitOrder {
 pub(crate) struct VerifyOrder {
     /// `STORE/NAME` or a store; absent: everything.
     image: Option<String>,
+    /// From the device, also what the page cache has.
+    #[serde(default)]
+    deep: bool,
+    /// Fetch again, from a peer that holds the same generation, what isn't as recorded.
+    #[serde(default)]
+    repair: bool,
 }
 
 /// What verifying came to: the sum, and a row for each image up to 1,000.
@@ -171,11 +184,15 @@ pub(crate) async fn publish(
     site.act(Request::Publish { image: full(&name), changed: None, since: None }).await
 }
 
-/// Offer an image now
+/// Offer an image now, and perhaps wait for the receipts
 #[utoipa::path(
     post, path = "/api/v1/images/{store}/{image}/push", tag = "images",
     params(("store" = String, Path, description = "Its store"), ("image" = String, Path, description = "Its name")),
-    request_body = Option<PushOrder>, responses((status = 200, body = PushDone)),
+    request_body = Option<PushOrder>,
+    responses(
+        (status = 200, body = PushDone),
+        (status = 202, body = PushDone, description = "Offered; the time to wait is over before all hold it"),
+    ),
 )]
 pub(crate) async fn push(
     State(site): State<Shared>,
@@ -183,8 +200,23 @@ pub(crate) async fn push(
     _: Asked<Nothing>,
     Said(order): Said<PushOrder>,
 ) -> Reply {
-    let PushOrder { peers, lane, wait } = order;
-    site.act(Request::Push { image: full(&name), peers, lane, wait }).await
+    let PushOrder { peers, lane, wait, wait_seconds } = order;
+    let patience = wait_seconds.map_or(budget::HTTP_WAIT, Duration::from_secs);
+    if patience.is_zero() || patience > budget::HTTP_WAIT_MAX {
+        let most = budget::HTTP_WAIT_MAX.as_secs();
+        return Err(Problem::bad(format!("wait_seconds: 1 to {most}")));
+    }
+    let push =
+        |wait| site.act(Request::Push { image: full(&name), peers: peers.clone(), lane, wait });
+    if wait && let Ok(reply) = tokio::time::timeout(patience, push(true)).await {
+        return reply;
+    }
+    // How it stands now.
+    let mut reply = push(false).await?;
+    if wait {
+        *reply.status_mut() = StatusCode::ACCEPTED;
+    }
+    Ok(reply)
 }
 
 /// Say that a generation may be used. Answers 200 whether it is promoted or not
@@ -314,7 +346,9 @@ pub(crate) async fn verify(
     _: Asked<Nothing>,
     Said(order): Said<VerifyOrder>,
 ) -> Reply {
-    let (done, rows) = site.ask(&Asker::default(), Request::Verify { image: order.image }).await?;
+    let VerifyOrder { image, deep, repair } = order;
+    let request = Request::Verify { image, deep, repair };
+    let (done, rows) = site.ask(&Asker::default(), request).await?;
     Ok(json(&Verified { done, rows }))
 }
 
@@ -331,9 +365,9 @@ pub(crate) async fn store_add(
     let NewStore { name, path, role } = store;
     let added = site.act(Request::StoreAdd { name, path: path.into(), role }).await;
     // A directory that can't be opened is the request's fault, not the service's.
-    let missing = |Problem(error): Problem| match error.code.as_str() {
-        "IO" => Problem::new("SOURCE_MISSING", error.message),
-        _ => Problem(error),
+    let missing = |problem: Problem| match problem.error.code.as_str() {
+        "IO" => Problem::new("SOURCE_MISSING", problem.error.message),
+        _ => problem,
     };
     let mut reply = added.map_err(missing)?;
     *reply.status_mut() = StatusCode::CREATED;

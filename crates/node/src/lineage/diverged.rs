@@ -24,8 +24,9 @@ use crate::lineage::conflict::{self, Choice, Conflict};
 use crate::lineage::relayed::{self, Elsewhere, Stated};
 use crate::lineage::resolutions;
 use crate::lineage::rewound;
+use crate::local::recording;
 use crate::local::sets;
-use crate::local::stores::{self, OpenStore};
+use crate::local::stores::OpenStore;
 use crate::membership::roster::Known;
 use crate::promotion::witness;
 
@@ -194,7 +195,7 @@ async fn resolve(core: &Arc<Core>, spec: Spec, keep: &str) -> Result<Answer> {
         }
     };
     for other in &beside {
-        stores::record(core, &store, other, None, Arc::new(())).await?;
+        recording::record(core, &store, other, None, Arc::new(())).await?;
     }
     done(&ResolveReport {
         schema: Schema,
@@ -291,7 +292,7 @@ fn far_choice(
     same.then_some(Meant::Here(Choice::Local))
 }
 
-/// `resolve --acknowledge`: what lost a conflict, or was an edit of a mirror, may go.
+/// `resolve --acknowledge`: what lost a conflict, was an edit of a mirror, or rotted, may go.
 async fn acknowledge(core: &Arc<Core>, spec: Spec) -> Result<Answer> {
     let Spec { store, image, .. } = spec;
     let to = core.clone();
@@ -328,7 +329,7 @@ fn may_go(current: &Generation, kept: &Kept) -> bool {
     let open = kept.generation.as_ref().is_some_and(|g| conflict::is_open(current, g));
     match kept.why {
         Why::Conflict => !open,
-        Why::Edit => true,
+        Why::Edit | Why::Damaged => true,
         _ => false,
     }
 }

@@ -1,7 +1,7 @@
 //! Mirrors: what is changed here by hand is undone, and the edit kept.
 //!
 //! Three steps, each in its place. The store's task records the edit as it records everything, but
-//! without a lineage: nobody made it (`stores.rs`). The head that is told to the peers then says that
+//! without a lineage: nobody made it (`looking.rs`). The head that is told to the peers then says that
 //! this node holds nothing that counts, so whoever has the image offers it. The judge puts what is
 //! replaced aside (`judge.rs`): blocks that are equal don't travel, and the edit is kept until
 //! somebody says that it may go. The edit itself is never offered to anybody.

@@ -1,19 +1,19 @@
 //! Gossip: statements on the control stream of one connection.
 //!
 //! Each side says for every store they share up to where it knows the other's list of statements;
-//! the other goes on from there, in the order of its `Feed`. A peer without the feature hears
-//! nothing of this.
+//! the other goes on from there, in the order of its `Feeds`. A peer without the feature hears
+//! nothing of this. Nothing here looks at all stores for each message: whether there are others to
+//! ask about is looked at when stores or the peer have changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
 
 use blockferry_delta::StoreId;
 use blockferry_wire::{FEATURE_STATEMENTS, Message, Resume};
 
-use crate::budget;
 use crate::core::{Core, lock};
 use crate::link::peer::Peer;
 use crate::local::stores::OpenStore;
-use crate::promotion::feed::Feed;
+use crate::promotion::feeds::Feeds;
 use crate::promotion::witness;
 
 /// The statements' part of a control stream.
@@ -21,7 +21,11 @@ use crate::promotion::witness;
 pub(crate) struct Gossip {
     on: bool,
     asked: BTreeSet<StoreId>,
-    feeds: BTreeMap<StoreId, Feed>,
+    /// Stores that it may have to be asked about.
+    to_ask: VecDeque<StoreId>,
+    /// Changes of the stores and of the peer up to which these were looked at.
+    looked: Option<(u64, u64)>,
+    feeds: Feeds,
 }
 
 impl Gossip {
@@ -32,13 +36,10 @@ impl Gossip {
 
     /// The peer says from where it wants to be told.
     pub(crate) fn resume(&mut self, core: &Core, peer: &Peer, resume: Resume) {
-        let store = resume.store;
-        if !self.feeds.contains_key(&store) && self.feeds.len() >= budget::STORES_MAX {
-            return;
+        let us = core.config.identity.id();
+        if self.feeds.resume(&lock(&core.witness.book), &resume, &us) {
+            core.witness.note_log(&peer.id, &resume.store, resume.own_log);
         }
-        core.witness.note_log(&peer.id, &store, resume.own_log);
-        let feed = Feed::from(&lock(&core.witness.book), &resume, &core.config.identity.id());
-        self.feeds.insert(store, feed);
     }
 
     /// The next thing to say to the peer.
@@ -46,17 +47,23 @@ impl Gossip {
         if !self.on {
             return None;
         }
-        let mut stores = core.all_stores();
-        stores.retain(|store| peer.shares(&store.config.name));
-        let fresh = stores.iter().find(|s| !self.asked.contains(&s.store.identity().id));
-        if let Some(store) = fresh {
-            return Some(self.ask(core, peer, store).into());
+        // Read before the stores are: what changes meanwhile is looked at next time.
+        let now = (core.store_changes(), peer.changes());
+        if self.looked != Some(now) {
+            self.to_ask = core.all_stores().iter().map(|store| store.store.identity().id).collect();
+            self.looked = Some(now);
         }
+        while let Some(id) = self.to_ask.pop_front() {
+            let store = core.store_by_id(&id).filter(|_| !self.asked.contains(&id));
+            if let Some(store) = store.filter(|store| peer.shares(&store.config.name)) {
+                return Some(self.ask(core, peer, &store).into());
+            }
+        }
+        let shares = |id: &StoreId| {
+            core.store_by_id(id).is_some_and(|store| peer.shares(&store.config.name))
+        };
         let book = lock(&core.witness.book);
-        stores.iter().find_map(|store| {
-            let feed = self.feeds.get_mut(&store.store.identity().id)?;
-            feed.next(&book, &peer.id).map(Message::from)
-        })
+        self.feeds.next(&book, &peer.id, shares).map(Message::from)
     }
 
     fn ask(&mut self, core: &Core, peer: &Peer, store: &OpenStore) -> Resume {

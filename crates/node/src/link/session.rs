@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockferry_delta::{ImageName, StoreId, StoreName};
+use blockferry_delta::{ImageName, Lineage, StoreId, StoreName};
 use blockferry_wire::{
     Control, ControlEvent, FEATURE_DELETIONS, Head, Hello, Inventory, InventoryEntry, Message,
 };
@@ -380,15 +380,21 @@ impl Dialogue<'_> {
 fn entries(core: &Core, store: &OpenStore, deletions: bool) -> Result<Vec<InventoryEntry>> {
     let mut generations = store.store.heads()?;
     generations.retain(|g| core.is_told(store, g) && (deletions || !g.is_deleted()));
-    Ok(generations.into_iter().map(entry_of).collect())
+    Ok(generations.into_iter().map(|g| entry_of(store, g)).collect())
 }
 
-fn entry_of(generation: blockferry_store::Generation) -> InventoryEntry {
+fn entry_of(store: &OpenStore, generation: blockferry_store::Generation) -> InventoryEntry {
+    let damage = store.store.mending(&generation.image);
+    let (root, lineage) = match damage.filter(|damage| damage.is_of(&generation)) {
+        // What rotted is older than whatever somebody made: whoever has it right offers it.
+        Some(damage) => (damage.found(), Lineage::default()),
+        None => (generation.root, generation.lineage),
+    };
     InventoryEntry {
         image: generation.image,
         number: generation.number,
-        root: generation.root,
-        lineage: generation.lineage,
+        root,
+        lineage,
         size_bytes: generation.size_bytes,
     }
 }
@@ -401,7 +407,7 @@ async fn current(core: &Arc<Core>, store: StoreName, image: ImageName) -> Result
     blocking("a head", move || {
         let generation = store.store.current(&image)?.filter(|g| core.is_told(&store, g));
         let id = store.store.identity().id;
-        Ok(generation.map(|g| Head { store: id, entry: entry_of(g) }))
+        Ok(generation.map(|g| Head { store: id, entry: entry_of(&store, g) }))
     })
     .await
 }

@@ -4,9 +4,10 @@
 //! waits in QUIC's window, which is the back pressure the peer feels. Outwards every slice of a
 //! transfer passes its flow.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_wire::{FrameDecoder, Message, limits};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
@@ -15,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::budget;
 use crate::error::{Error, Result};
 use crate::link::transport::closed;
-use crate::rate::limit::Flow;
+use crate::rate::limit::{Flow, Room};
 use crate::transfer::exchange::{PackJob, Packed};
 use crate::transfer::level::PackCost;
 use crate::transfer::workers::Held;
@@ -133,12 +134,25 @@ pub(crate) async fn pump_out(
     mut flow: Option<Flow>,
     sent_bytes: Arc<AtomicU64>,
 ) -> Result<()> {
-    while let Some(frame) = outbox.recv().await {
+    while let Some(frame) = next_frame(&mut outbox, flow.as_mut()).await? {
         write_frame(&peer, &mut stream, &frame.bytes, flow.as_mut(), Some(&sent_bytes)).await?;
     }
     // A stream that the peer has stopped already needs no end.
     let _stopped = stream.finish();
     Ok(())
+}
+
+/// The next frame; what is held for too long meanwhile ends.
+async fn next_frame(
+    outbox: &mut mpsc::Receiver<Frame>,
+    flow: Option<&mut Flow>,
+) -> Result<Option<Frame>> {
+    let Some(flow) = flow else { return Ok(outbox.recv().await) };
+    tokio::select! {
+        biased;
+        frame = outbox.recv() => Ok(frame),
+        error = flow.held_idle() => Err(error),
+    }
 }
 
 /// Writes one frame at the pace that the flow allows; what is written is counted at once.
@@ -160,13 +174,8 @@ pub(crate) async fn write_frame(
             // What overtakes is sent first, whatever lies in the send window.
             let _closed = stream.set_priority(flow.priority());
         }
-        let written = stream.write_all(slice);
-        let written = tokio::time::timeout(budget::STALL_MAX, written);
-        let written = written.await.map_err(|_| Error::Deadline {
-            what: "room for more",
-            seconds: budget::STALL_MAX.as_secs(),
-        })?;
-        written.map_err(|e| write_error(peer, &e))?;
+        let room = flow.as_ref().map(|flow| flow.room());
+        write_slice(peer, stream, slice, room).await?;
         if let Some(sent_bytes) = sent_bytes {
             sent_bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
         }
@@ -176,6 +185,38 @@ pub(crate) async fn write_frame(
         flow.rest();
     }
     Ok(())
+}
+
+/// Writes one slice. Who takes nothing is given up in the end, and before that when others wait for
+/// the room of its packs.
+async fn write_slice(
+    peer: &str,
+    stream: &mut SendStream,
+    slice: &[u8],
+    room: Option<&dyn Room>,
+) -> Result<()> {
+    let began = Instant::now();
+    let mut written = pin!(stream.write_all(slice));
+    let mut stalled = false;
+    loop {
+        match tokio::time::timeout(budget::STALL_LOOK, &mut written).await {
+            Ok(written) => {
+                if let Some(room) = room.filter(|_| stalled) {
+                    room.stalled(false);
+                }
+                return written.map_err(|e| write_error(peer, &e));
+            }
+            Err(_) => stalled = true,
+        }
+        let in_the_way = room.is_some_and(|room| {
+            room.stalled(true);
+            room.is_in_the_way()
+        });
+        let seconds = began.elapsed().as_secs();
+        if in_the_way || seconds >= budget::STALL_MAX.as_secs() {
+            return Err(Error::Deadline { what: "room for more", seconds });
+        }
+    }
 }
 
 fn read_error(peer: &str, error: &ReadError) -> Error {

@@ -38,6 +38,11 @@ use compare::{Here, Offered, compare};
 #[derive(Debug, Default)]
 pub(crate) struct Offers(Mutex<BTreeMap<(NodeId, ImageName), Offered>>);
 
+/// A store is being adopted, so that there is something to tell.
+pub(crate) fn is_under_way(core: &Core) -> bool {
+    core.all_stores().iter().any(|store| store.store.adoption().from != Phase::Off)
+}
+
 /// Remembers what was offered, to compare times: a head doesn't say them.
 pub(crate) fn note_offer(store: &OpenStore, from: NodeId, offer: &Offer) {
     if store.store.adoption().from == Phase::Off {

@@ -14,8 +14,9 @@ use crate::config::StoreConfig;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Note;
+use crate::local::absent::retry_store;
 use crate::local::stores::Origin;
-use crate::node::{retry_store, serve_store};
+use crate::node::serve_store;
 
 /// Opens stores, of which each says whether it stands in the configuration file. Gives the tasks that
 /// try again those that are not in service.
@@ -45,7 +46,7 @@ pub(crate) async fn all(
             Ok(()) => {}
             Err(error) if error.code() == "STORE_LOCKED" => return Err(error),
             Err(error) => {
-                let text = format!("{}: {error}", store.path.display());
+                let text = core.absent.note(&store, &error);
                 core.events.note(Note::error(error.code(), text).store(&store.name));
                 retrying.push(tokio::spawn(retry_store(core.clone(), store, configured)));
             }

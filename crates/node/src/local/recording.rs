@@ -1,27 +1,95 @@
 //! What goes with recording an image: the map of changes that a person names, the events that come
-//! of it, and who is in the way. The work itself is `stores::record`.
+//! of it, and who is in the way.
 
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blockferry_delta::ImageName;
 use blockferry_store::{
-    Changed, CommitMode, Error as StoreError, LookState, MAP_BYTES_MAX, NbdBitmap, Progress, Told,
+    Changed, CommitMode, Error as StoreError, Generation, LookState, MAP_BYTES_MAX, NbdBitmap,
+    Progress, Recorded, Told,
 };
 
-use crate::api::WaitReason;
+use crate::api::{Role, WaitReason};
 use crate::budget;
 use crate::config::InUse;
-use crate::core::Core;
+use crate::core::{Core, blocking, head_of, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
+use crate::lineage::{deletions, mirror, rewound};
+use crate::local::adoption;
 use crate::local::sets;
-use crate::local::stores::OpenStore;
+use crate::local::stores::{Activity, OpenStore};
+use crate::promotion::proving;
 
 const NS: i128 = 1_000_000_000;
+
+/// Records the current content of an image as a generation, if it is a new one; `told` is what a
+/// person says has changed.
+pub(crate) async fn record(
+    core: &Arc<Core>,
+    store: &Arc<OpenStore>,
+    image: &ImageName,
+    told: Option<Told>,
+    progress: Arc<dyn Progress + Send + Sync>,
+) -> Result<Recorded> {
+    let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+    let doing = store.begin(image, Activity::Recording)?;
+    let (core, store, image) = (core.clone(), store.clone(), image.clone());
+    blocking("recording", move || {
+        let _held = (permit, doing);
+        sets::may_record(&core, &store, &image)?;
+        store.made_here(&image);
+        let author = core.config.identity.id();
+        let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
+        let relied = !store.store.extents_are_off()?;
+        let of = &store.store;
+        let recorded = of.record_told(&image, author, now_unix_ms(), told.as_ref(), &telling);
+        let recorded = recorded.map_err(|error| with_holder(&store, error))?;
+        if relied && store.store.extents_are_off()? {
+            let text = "the file system's extents missed a change: images are read whole now";
+            let note = Note::error("EXTENTS_MISSED", text.to_owned());
+            core.events.note(note.store(&store.config.name).image(&image));
+        }
+        // It is what was just recorded, until the next look says otherwise.
+        lock(&store.seen).remove(image.as_str());
+        if let Recorded::New(generation) = &recorded {
+            proving::note_recorded(&core, &store, generation)?;
+            note_recorded(&core, &store, generation)?;
+            deletions::note_renames(&core, &store, generation)?;
+        }
+        core.witness.touch(&store.config.name, &image);
+        Ok(recorded)
+    })
+    .await
+}
+
+fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    core.counts.note_recorded(generation);
+    rewound::refresh(core, store)?;
+    let head = head_of(store, generation)?;
+    core.note_head(store, generation, head);
+    if store.config.role == Role::Mirror && generation.number > 1 && adoption::judges_files(store) {
+        mirror::tell_edited(core, store, generation);
+        return Ok(());
+    }
+    let text = format!(
+        "{}@{}: {} bytes changed, {} bytes read in {} ms",
+        store.full_name(&generation.image),
+        generation.number,
+        generation.dirty_bytes,
+        generation.bytes_read,
+        generation.millis
+    );
+    let note = Note::info("RECORDED", text);
+    core.events.note(note.store(&store.config.name).image(&generation.image));
+    sets::recorded(core, store, generation);
+    Ok(())
+}
 
 /// Reads the map of changes that a person named: a path, or the address of a bitmap. Blocking.
 pub(crate) fn told(changed: &str, since: Option<u64>) -> Result<Told> {
@@ -66,6 +134,10 @@ pub(crate) struct Telling<'a> {
 impl Progress for Telling<'_> {
     fn advance(&self, done_bytes: u64, total_bytes: u64) {
         self.inner.advance(done_bytes, total_bytes);
+    }
+
+    fn reading(&self, bytes: u64) {
+        self.core.before_reading(bytes, || self.cancelled());
     }
 
     fn cancelled(&self) -> bool {

@@ -1,8 +1,7 @@
-//! Stores: opened, watched, settled, recorded.
+//! Stores in service: how they are opened, what is known of them while they run, and who may do
+//! what with an image of theirs at a time.
 //!
-//! One task per store. A watch says that something moved, a timed rescan is the truth; either way
-//! the store is looked at (one stat per file, no image data), files that have been quiet long
-//! enough are recorded one at a time in the blocking pool, and what is new goes to the backlog.
+//! `looking` is the task that looks after one, `recording` makes its generations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
@@ -13,29 +12,25 @@ use aws_lc_rs::rand;
 use blockferry_delta::{ImageName, StoreId, StoreKey};
 use blockferry_store::disk::RealDisk;
 use blockferry_store::{
-    CommitMode, Error as StoreError, Generation, Look, LookState, Options, Progress, Recorded,
-    RecoveryReport, Store, StoreIdentity, Told,
+    CommitMode, Error as StoreError, LookState, Options, Progress, RecoveryReport, Store,
+    StoreIdentity,
 };
-use tokio::sync::{Notify, SemaphorePermit};
-use tracing::debug;
+use tokio::sync::Notify;
 
 use crate::api::Role;
 use crate::budget;
 use crate::config::{Commit, FreeMin, InUse, Names, StoreConfig};
-use crate::core::{Core, blocking, head_of, key, lock};
+use crate::core::{Core, lock};
 use crate::error::{Error, Result};
-use crate::events::{Note, now_unix_ms};
 use crate::ledger::Ledger;
-use crate::lineage::deletions::{self, Deletions};
-use crate::lineage::diverged::{self, Preferences};
+use crate::lineage::deletions::Deletions;
+use crate::lineage::diverged::Preferences;
 use crate::lineage::mirror;
-use crate::lineage::retention;
-use crate::lineage::rewound::{self, Rewound};
-use crate::local::adoption::{self, Offers};
-use crate::local::recording::{self, Telling};
+use crate::lineage::rewound::Rewound;
+use crate::local::adoption::Offers;
+use crate::local::recording;
 use crate::local::sets::{self, SetRules};
-use crate::local::settle::{Seen, Settle};
-use crate::local::upkeep;
+use crate::local::settle::Settle;
 use crate::transfer::exchange::Waiting;
 
 /// What is being done with an image.
@@ -58,11 +53,11 @@ pub(crate) struct OpenStore {
     pub(crate) sets: SetRules,
     /// What was received and waits for others of its set.
     pub(crate) waiting: Arc<Waiting>,
-    settle: Mutex<Settle>,
+    pub(super) settle: Mutex<Settle>,
     /// Images whose files are gone, at a writer.
     pub(crate) deletions: Mutex<Deletions>,
     /// What the last look saw, by name; unchanged ones left out.
-    seen: Mutex<BTreeMap<String, LookState>>,
+    pub(super) seen: Mutex<BTreeMap<String, LookState>>,
     pub(crate) activity: Mutex<BTreeMap<ImageName, Activity>>,
     /// What was told already, so that each trouble is one event.
     told: Mutex<BTreeSet<String>>,
@@ -74,7 +69,7 @@ pub(crate) struct OpenStore {
     pub(crate) offers: Offers,
     /// Look now.
     pub(crate) wake: Arc<Notify>,
-    gone: tokio::sync::watch::Sender<bool>,
+    pub(super) gone: tokio::sync::watch::Sender<bool>,
 }
 
 /// Settings as they were read last.
@@ -100,7 +95,17 @@ pub(crate) fn open(
     ledger: &Ledger,
 ) -> Result<(OpenStore, RecoveryReport)> {
     let names = Names::new(config)?;
-    let real = RealDisk::open(&config.path).map_err(|e| Error::io("open", &config.path, e))?;
+    let real = match RealDisk::open(&config.path) {
+        Ok(real) => real,
+        // A disk that isn't mounted; only somebody who adds a store has named a wrong path.
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound
+                && (configured || ledger.known_store(&config.name)?.is_some()) =>
+        {
+            return Err(StoreError::StoreMissing.into());
+        }
+        Err(error) => return Err(Error::io("open", &config.path, error)),
+    };
     let disk = Arc::new(real);
     let options = options(config, free_min, cache_bytes)?;
     let (store, report) = match Store::open(disk.clone(), &options) {
@@ -116,7 +121,8 @@ pub(crate) fn open(
         },
         Err(other) => return Err(other.into()),
         Ok((store, report)) => {
-            check_identity(config, &origin, &store)?;
+            let known = ledger.known_store(&config.name)?;
+            check_identity(config, (&origin, known), &store)?;
             (store, report)
         }
     };
@@ -148,18 +154,25 @@ pub(crate) fn open(
     Ok((open, report))
 }
 
-fn check_identity(config: &StoreConfig, origin: &Origin, store: &Store) -> Result<()> {
+/// Is it the store that was granted, or that was in service under this name?
+fn check_identity(
+    config: &StoreConfig,
+    (origin, known): (&Origin, Option<StoreId>),
+    store: &Store,
+) -> Result<()> {
     let found = store.identity();
     let exists = |what: String| Error::StoreExists { name: config.name.to_string(), what };
     if found.name != config.name {
         return Err(exists(format!("{} holds store {}", config.path.display(), found.name)));
     }
-    match origin {
-        Origin::Granted(granted) if granted.id != found.id => {
-            Err(exists(format!("{} holds another store of this name", config.path.display())))
-        }
-        _ => Ok(()),
+    let expected = match origin {
+        Origin::Granted(granted) => Some(granted.id),
+        Origin::Ours => known,
+    };
+    if expected.is_some_and(|id| id != found.id) {
+        return Err(exists(format!("{} holds another store of this name", config.path.display())));
     }
+    Ok(())
 }
 
 fn fresh_identity(config: &StoreConfig) -> Result<StoreIdentity> {
@@ -319,7 +332,7 @@ impl OpenStore {
     }
 
     /// Whether this was not told before.
-    fn news(&self, what: String) -> bool {
+    pub(super) fn news(&self, what: String) -> bool {
         let mut told = lock(&self.told);
         if told.len() > 10_000 {
             told.clear();
@@ -338,232 +351,9 @@ impl OpenStore {
         lock(&self.told).retain(|what| !what.starts_with(&prefix));
     }
 
-    fn no_news(&self, what: &str) {
+    pub(super) fn no_news(&self, what: &str) {
         lock(&self.told).remove(what);
     }
-}
-
-/// Takes a store into service: its heads and receipts go to the backlog. Blocking.
-pub(crate) fn introduce(core: &Core, store: &OpenStore) -> Result<()> {
-    recording::announce(core, store);
-    retention::announce(core, store)?;
-    rewound::check_opened(core, store)?;
-    for generation in store.store.heads()? {
-        for (peer, number, root) in store.store.receipts(&generation.image)? {
-            let key = key(peer, &store.config.name, &generation.image);
-            lock(&core.backlog).handle_receipt(key, number, root);
-        }
-        let head = head_of(store, &generation)?;
-        core.note_head(store, &generation, head);
-        diverged::prefer(core, store, &generation.image)?;
-    }
-    Ok(())
-}
-
-/// Looks after a store until the node stops or the store is removed.
-pub(crate) async fn run(core: Arc<Core>, store: Arc<OpenStore>) {
-    let _watch = core.watching.watch(&store.config.path, store.wake.clone());
-    {
-        let _turn = turn(&core).await;
-        upkeep::after_open(&store).await;
-    }
-    let mut gone = store.gone.subscribe();
-    let mut asked = retention::Asked::default();
-    loop {
-        let pause = match round(&core, &store).await {
-            Ok(pause) => {
-                store.no_news("round");
-                let _turn = turn(&core).await;
-                retention::release(&store, &mut asked).await;
-                pause
-            }
-            Err(error) => {
-                if store.news("round".into()) {
-                    let note = Note::error(error.code(), error.to_string());
-                    core.events.note(note.store(&store.config.name));
-                }
-                core.live().rescan
-            }
-        };
-        tokio::select! {
-            () = core.stopped() => return,
-            () = closed(&mut gone) => return,
-            () = tokio::time::sleep(pause) => {}
-            () = store.wake.notified() => tokio::time::sleep(budget::WATCH_QUIET).await,
-        }
-    }
-}
-
-/// Waits for a turn to look at a store: each takes a thread, and many stores want one at the start.
-async fn turn(core: &Core) -> Option<SemaphorePermit<'_>> {
-    tokio::time::timeout(budget::LOOK_TURN_MAX, core.looks.acquire()).await.ok()?.ok()
-}
-
-/// Resolves when the store is out of service.
-async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
-    // The sender is part of the store and outlives its task.
-    let _closed = gone.wait_for(|gone| *gone).await.is_ok();
-}
-
-/// One look, and everything that is due; says how long until the next.
-async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
-    let turn = turn(core).await;
-    let at = Instant::now();
-    let (to, looking) = (core.clone(), store.clone());
-    let look = move || {
-        let found = looking.store.look()?;
-        Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
-    };
-    let (looks, images, sets) = blocking("a look", look).await?;
-    drop(turn);
-    debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
-    take_looks(core, store, &looks, images);
-    store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
-    loop {
-        if core.is_stopping() {
-            return Ok(core.live().rescan);
-        }
-        let due = lock(&store.settle).poll_due(Instant::now(), now_unix_ms());
-        let Some(name) = due else { break };
-        settle_one(core, store, &name).await;
-    }
-    deletions::record_due(core, store).await;
-    let wake = lock(&store.settle).next_wake(Instant::now(), now_unix_ms());
-    let gone = lock(&store.deletions).next_wake(Instant::now());
-    let wake = wake.into_iter().chain(gone).min();
-    // A file that is due again at once was being written: one look a second is enough.
-    let wake = wake.map_or(core.live().rescan, |w| w.max(Duration::from_secs(1)));
-    Ok(wake.min(core.live().rescan))
-}
-
-fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
-    let mut seen = BTreeMap::new();
-    let mut gone = Vec::new();
-    let mut changed = Vec::new();
-    let writer = store.config.role == Role::Writer;
-    let moved =
-        |look: &Look| writer && look.moved_to.as_deref().is_some_and(|name| store.takes(name));
-    for look in looks.iter().filter(|l| store.takes(&l.name)) {
-        match look.state {
-            LookState::Unchanged => {
-                store.no_news(&look.name);
-                continue;
-            }
-            LookState::New | LookState::Changed => changed.push(Seen {
-                name: look.name.clone(),
-                quiet_since_unix_ms: look.quiet_since_unix_ms,
-            }),
-            // Renamed: it is as deleted as its new name is recorded (`deletions::note_renames`).
-            LookState::Missing if moved(look) => {}
-            LookState::Missing if writer => gone.push(look.name.clone()),
-            LookState::Missing => tell(core, store, look, "SOURCE_MISSING", "the file is gone"),
-            LookState::BadName => tell(core, store, look, "BAD_NAME", "no name for an image"),
-            LookState::NotRegular => {
-                tell(core, store, look, "SOURCE_NOT_REGULAR", "not a regular file");
-            }
-        }
-        seen.insert(look.name.clone(), look.state);
-    }
-    lock(&store.settle).handle_seen(&changed, Instant::now());
-    let before = std::mem::replace(&mut *lock(&store.seen), seen.clone());
-    core.witness.touch_seen(&store.config.name, &before, &seen);
-    deletions::take(core, store, &gone, images);
-}
-
-/// One event per file and trouble.
-fn tell(core: &Core, store: &OpenStore, look: &Look, code: &'static str, text: &str) {
-    if store.news(look.name.clone()) {
-        let note = Note::warning(code, format!("{}: {text}", look.name));
-        core.events.note(note.store(&store.config.name).image(&look.name));
-    }
-}
-
-async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
-    let Ok(image) = ImageName::new(name) else {
-        lock(&store.settle).handle_recorded(name);
-        return;
-    };
-    let result = record(core, store, &image, None, Arc::new(())).await;
-    let now = Instant::now();
-    let mut settle = lock(&store.settle);
-    let Err(error) = result else {
-        settle.handle_recorded(name);
-        return;
-    };
-    let in_use = matches!(error.code(), "IN_USE" | "UNCLEAN");
-    let never = store.live_config().in_use == InUse::Never && in_use;
-    let news = if never {
-        settle.handle_left_alone(name, error.code(), now)
-    } else {
-        settle.handle_failed(name, error.code(), now)
-    };
-    drop(settle);
-    if news {
-        let note = Note::warning(error.code(), error.to_string());
-        core.events.note(note.store(&store.config.name).image(&name));
-    }
-}
-
-/// Records the current content of an image as a generation, if it is a new one; `told` is what a
-/// person says has changed.
-pub(crate) async fn record(
-    core: &Arc<Core>,
-    store: &Arc<OpenStore>,
-    image: &ImageName,
-    told: Option<Told>,
-    progress: Arc<dyn Progress + Send + Sync>,
-) -> Result<Recorded> {
-    let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
-    let doing = store.begin(image, Activity::Recording)?;
-    let (core, store, image) = (core.clone(), store.clone(), image.clone());
-    blocking("recording", move || {
-        let _held = (permit, doing);
-        sets::may_record(&core, &store, &image)?;
-        store.made_here(&image);
-        let author = core.config.identity.id();
-        let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
-        let relied = !store.store.extents_are_off()?;
-        let of = &store.store;
-        let recorded = of.record_told(&image, author, now_unix_ms(), told.as_ref(), &telling);
-        let recorded = recorded.map_err(|error| recording::with_holder(&store, error))?;
-        if relied && store.store.extents_are_off()? {
-            let text = "the file system's extents missed a change: images are read whole now";
-            let note = Note::error("EXTENTS_MISSED", text.to_owned());
-            core.events.note(note.store(&store.config.name).image(&image));
-        }
-        // It is what was just recorded, until the next look says otherwise.
-        lock(&store.seen).remove(image.as_str());
-        core.witness.touch(&store.config.name, &image);
-        if let Recorded::New(generation) = &recorded {
-            note_recorded(&core, &store, generation)?;
-            deletions::note_renames(&core, &store, generation)?;
-        }
-        Ok(recorded)
-    })
-    .await
-}
-
-fn note_recorded(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
-    core.counts.note_recorded(generation);
-    rewound::refresh(core, store)?;
-    let head = head_of(store, generation)?;
-    core.note_head(store, generation, head);
-    if store.config.role == Role::Mirror && generation.number > 1 && adoption::judges_files(store) {
-        mirror::tell_edited(core, store, generation);
-        return Ok(());
-    }
-    let text = format!(
-        "{}@{}: {} bytes changed, {} bytes read in {} ms",
-        store.full_name(&generation.image),
-        generation.number,
-        generation.dirty_bytes,
-        generation.bytes_read,
-        generation.millis
-    );
-    let note = Note::info("RECORDED", text);
-    core.events.note(note.store(&store.config.name).image(&generation.image));
-    sets::recorded(core, store, generation);
-    Ok(())
 }
 
 /// A job's progress that also ends it when the node stops.
@@ -575,6 +365,10 @@ pub(crate) struct Stopping<'a> {
 impl Progress for Stopping<'_> {
     fn advance(&self, done_bytes: u64, total_bytes: u64) {
         self.inner.advance(done_bytes, total_bytes);
+    }
+
+    fn reading(&self, bytes: u64) {
+        self.core.before_reading(bytes, || self.cancelled());
     }
 
     fn cancelled(&self) -> bool {

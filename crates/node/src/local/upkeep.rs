@@ -62,7 +62,8 @@ pub(crate) fn after_commit(core: &Arc<Core>, store: &Arc<OpenStore>, image: Imag
         let (name, of) = (store.full_name(&image), image.clone());
         let freshened = blocking("freshening a spare", move || {
             let _held = permit;
-            Ok(store.store.freshen_spare(&of)?)
+            let stopping = Stopping { core: &core, inner: &() };
+            Ok(store.store.freshen_spare_with(&of, &stopping)?)
         });
         match freshened.await {
             Ok(current) => debug!(image = name, current, "looked after the spare"),

@@ -49,8 +49,8 @@ impl Seconds {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     inner: Mutex<Totals>,
-    /// How the last ones came, by content; the oldest first.
-    came: Mutex<VecDeque<(Root, CameRow)>>,
+    /// How the last ones came, by content, with ascending numbers; the oldest first.
+    came: Mutex<VecDeque<(u64, Root, CameRow)>>,
     verify_failures: AtomicU64,
 }
 
@@ -109,13 +109,30 @@ impl Counts {
         let moved = found_bytes.saturating_add(zero_bytes).saturating_add(sent_bytes);
         let keep_bytes = generation.size_bytes.saturating_sub(moved);
         let mut came = lock(&self.came);
+        let number = came.back().map_or(1, |(last, ..)| last + 1);
         if came.len() >= budget::CAME_MAX {
             came.pop_front();
         }
-        came.push_back((
-            generation.root,
-            CameRow { keep_bytes, found_bytes, zero_bytes, sent_bytes },
-        ));
+        let row = CameRow { keep_bytes, found_bytes, zero_bytes, sent_bytes };
+        came.push_back((number, generation.root, row));
+    }
+
+    /// How generations came that have numbers above this, to be kept over a restart.
+    pub(crate) fn came_after(&self, number: u64) -> Vec<(u64, Root, CameRow)> {
+        lock(&self.came).iter().filter(|(of, ..)| *of > number).copied().collect()
+    }
+
+    /// How generations came before the start, ascending; what came since goes behind them.
+    pub(crate) fn restore_came(&self, before: &[(u64, Root, CameRow)]) {
+        let mut came = lock(&self.came);
+        let last = before.last().map_or(0, |(number, ..)| *number);
+        for row in came.iter_mut() {
+            row.0 = row.0.saturating_add(last);
+        }
+        let room = budget::CAME_MAX.saturating_sub(came.len());
+        for row in before.iter().rev().take(room) {
+            came.push_front(*row);
+        }
     }
 
     /// How a generation came; `None`: it was recorded here, or that isn't known any more.
@@ -124,7 +141,7 @@ impl Counts {
             return None;
         }
         let came = lock(&self.came);
-        came.iter().rev().find(|(root, _)| *root == generation.root).map(|(_, row)| *row)
+        came.iter().rev().find(|(_, root, _)| *root == generation.root).map(|(.., row)| *row)
     }
 
     /// A peer gave a receipt for an image of so many bytes.

@@ -1,10 +1,12 @@
 //! Trends: what went out, what limited it and what was lacking, for a day and a week.
 //!
 //! A ring of minutes for everything together and one for each peer (up to a bound), and a ring of the
-//! backlog. Filled by one task, kept in memory, read by who asks; nothing is decided by it. What the
-//! rings do is pure: looks go in, points come out.
+//! backlog. Filled by one task, which also writes down what is new every so often and at the end, so
+//! that a restart doesn't begin with nothing; read by who asks; nothing is decided by it. What the rings
+//! do is pure: looks go in, points come out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,10 +14,10 @@ use blockferry_delta::NodeId;
 
 use crate::api::{BacklogPoint, RatePoint, Schema, TrendsReport};
 use crate::budget;
-use crate::core::{Core, lock};
+use crate::core::{Core, blocking, lock};
 use crate::error::Result;
 use crate::events::now_unix_ms;
-use crate::ledger::rfc3339;
+use crate::ledger::{RateRow, Remembered, rfc3339};
 use crate::rate::overrides::Scope;
 
 /// No limit, among limits in kbit/s.
@@ -132,6 +134,48 @@ impl Trends {
         self.backlog.push_back((unix_seconds, bytes, images));
     }
 
+    /// What was noted later than these seconds, to be kept over a restart.
+    fn since(&self, rates_after: i64, backlog_after: i64) -> Remembered {
+        let mut rates: BTreeMap<i64, Vec<RateRow>> = BTreeMap::new();
+        let peers = self.peers.iter().map(|(peer, track)| (Some(*peer), track));
+        for (peer, track) in [(None, &self.all)].into_iter().chain(peers) {
+            for point in track.points.iter().filter(|point| point.unix_seconds > rates_after) {
+                rates.entry(point.unix_seconds).or_default().push(RateRow {
+                    peer,
+                    sent_kbit: point.sent_kbit,
+                    received_kbit: point.received_kbit,
+                    limit_kbit: point.limit_kbit,
+                });
+            }
+        }
+        let backlog = self.backlog.iter().filter(|(at, ..)| *at > backlog_after).copied().collect();
+        Remembered { came: Vec::new(), rates: rates.into_iter().collect(), backlog }
+    }
+
+    /// What was noted before the start; nothing is noted yet.
+    fn restore(&mut self, before: &Remembered) {
+        let first = before.rates.len().saturating_sub(budget::TRENDS_RATES);
+        for (unix_seconds, rows) in before.rates.iter().skip(first) {
+            for RateRow { peer, sent_kbit, received_kbit, limit_kbit } in rows.iter().copied() {
+                let track = match peer {
+                    None => &mut self.all,
+                    Some(peer)
+                        if self.peers.len() < budget::TRENDS_PEERS_MAX
+                            || self.peers.contains_key(&peer) =>
+                    {
+                        self.peers.entry(peer).or_default()
+                    }
+                    Some(_) => continue,
+                };
+                let unix_seconds = *unix_seconds;
+                let point = Point { unix_seconds, sent_kbit, received_kbit, limit_kbit };
+                track.points.push_back(point);
+            }
+        }
+        let first = before.backlog.len().saturating_sub(budget::TRENDS_BACKLOG);
+        self.backlog.extend(before.backlog.iter().skip(first));
+    }
+
     /// Of one peer, or of all.
     pub fn rates(&self, peer: Option<&NodeId>) -> Vec<RatePoint> {
         match peer {
@@ -156,14 +200,76 @@ pub(crate) async fn run(core: Arc<Core>) {
     let every = core.config.trend_every;
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut kept = recall(&core).await;
     let mut count = 0_usize;
     loop {
         tokio::select! {
-            () = core.stopped() => return,
+            () = core.stopped() => break,
             _ = ticks.tick() => {}
         }
         look(&core, count.is_multiple_of(budget::TRENDS_BACKLOG_EVERY));
         count = count.wrapping_add(1);
+        if count.is_multiple_of(budget::TRENDS_BACKLOG_EVERY) {
+            keep(&core, &mut kept).await;
+        }
+    }
+    keep(&core, &mut kept).await;
+}
+
+/// How far what is known has been written down: seconds of rates and of the backlog, and a number.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    rates: i64,
+    backlog: i64,
+    came: u64,
+}
+
+impl Kept {
+    fn add(&mut self, what: &Remembered) {
+        self.rates = what.rates.last().map_or(self.rates, |(at, _)| *at);
+        self.backlog = what.backlog.last().map_or(self.backlog, |(at, ..)| *at);
+        self.came = what.came.last().map_or(self.came, |(number, ..)| *number);
+    }
+}
+
+/// Seconds of which rates and backlog are shown, a minute ahead for a clock that was set back a little.
+fn spans() -> (RangeInclusive<i64>, RangeInclusive<i64>) {
+    let now = now_unix_ms().div_euclid(1000);
+    let since = |seconds: i64| now.saturating_sub(seconds)..=now.saturating_add(60);
+    (since(86_400), since(7 * 86_400))
+}
+
+/// Reads what was written down before the start.
+async fn recall(core: &Arc<Core>) -> Kept {
+    let (ledger, (rates, backlog)) = (core.ledger.clone(), spans());
+    let read = blocking("reading what was", move || ledger.remembered(&rates, &backlog)).await;
+    let mut kept = Kept::default();
+    match read {
+        Ok(before) => {
+            core.counts.restore_came(&before.came);
+            lock(&core.trends).restore(&before);
+            kept.add(&before);
+        }
+        Err(error) => tracing::warn!(%error, "what was shown of the past is lost"),
+    }
+    kept
+}
+
+/// Writes down what is new. What can't be written is tried again with the next.
+async fn keep(core: &Arc<Core>, kept: &mut Kept) {
+    let mut what = lock(&core.trends).since(kept.rates, kept.backlog);
+    what.came = core.counts.came_after(kept.came);
+    if what.is_empty() {
+        return;
+    }
+    let (ledger, (rates, backlog)) = (core.ledger.clone(), spans());
+    let written = blocking("keeping what was", move || {
+        ledger.remember(&what, &rates, &backlog)?;
+        Ok(what)
+    });
+    match written.await {
+        Ok(what) => kept.add(&what),
+        Err(error) => tracing::warn!(%error, "what is shown of the past isn't kept"),
     }
 }
 
@@ -244,6 +350,30 @@ mod tests {
         assert!(trends.rates(Some(&peer)).is_empty(), "a peer that is gone is forgotten");
         let last = trends.rates(None).pop().expect("a point");
         assert_eq!((last.sent_bits_per_second, last.limit_bits_per_second), (0, None));
+    }
+
+    #[test]
+    fn what_was_noted_is_there_again_after_a_restart() {
+        let (mut before, start) = (Trends::default(), Instant::now());
+        let peer = NodeId::from_bytes([7; 32]);
+        for minute in 0..4_u32 {
+            let at = start + Duration::from_secs(60) * minute;
+            let peers = [(peer, look(u64::from(minute) * 750_000, Some(0)))].into();
+            before.handle_look(at, i64::from(minute) * 60, look(0, None), &peers);
+            before.handle_backlog(i64::from(minute) * 60, 5, 1);
+        }
+        let (mut first, rest) = (before.since(i64::MIN, i64::MIN), before.since(120, 120));
+        assert_eq!((first.rates.len(), rest.rates.len(), rest.backlog.len()), (3, 1, 1));
+        let mut after = Trends::default();
+        after.restore(&first);
+        assert_eq!(after.rates(None), before.rates(None));
+        assert_eq!(after.rates(Some(&peer)), before.rates(Some(&peer)));
+        assert_eq!(after.backlog(), before.backlog());
+        let (_, many) = first.rates.pop().expect("a look");
+        first.rates = (0..2 * budget::TRENDS_RATES as i64).map(|at| (at, many.clone())).collect();
+        let mut bounded = Trends::default();
+        bounded.restore(&first);
+        assert_eq!(bounded.all.points.len(), budget::TRENDS_RATES);
     }
 
     #[test]

@@ -115,6 +115,13 @@ impl Forecast {
 /// Says when everything in these queues will be there, if nothing else comes. `order` says
 /// whose turn it is now.
 pub fn forecast(rates: &Rates, queues: Vec<Queue>, order: Turns, from_unix_ms: i64) -> Forecast {
+    let mut future = play(rates, queues, order, from_unix_ms);
+    future.rest();
+    Forecast { finishes: future.finishes }
+}
+
+/// Goes on until nothing waits, nothing changes any more, or there were too many changes.
+fn play(rates: &Rates, queues: Vec<Queue>, order: Turns, from_unix_ms: i64) -> Future {
     let rates = Arc::new(of_concern(rates, &queues));
     let in_force = rates.at(from_unix_ms);
     let mut future = Future {
@@ -136,8 +143,7 @@ pub fn forecast(rates: &Rates, queues: Vec<Queue>, order: Turns, from_unix_ms: i
             break;
         }
     }
-    future.rest();
-    Forecast { finishes: future.finishes }
+    future
 }
 
 /// What of the rates concerns any of these: fewer calendars, fewer edges.
@@ -218,6 +224,10 @@ impl Future {
 
     /// Goes on to the next change; says whether there is one.
     fn step(&mut self) -> bool {
+        // With nothing left the edges of calendars that follow, for years, concern nobody.
+        if self.flows.is_empty() && self.queues.values().all(VecDeque::is_empty) {
+            return false;
+        }
         if self.in_force.until_unix_ms().is_some_and(|until| self.now >= until) {
             self.in_force = self.rates.at(self.now);
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockferry_store::{Error as StoreError, Progress, Proven, ReadBack};
+use blockferry_store::{Discover, Error as StoreError, Generation, Progress, Proven, ReadBack};
 use tracing::{debug, warn};
 
 use crate::budget;
@@ -26,6 +26,10 @@ struct Interruptible<'a> {
 
 impl Progress for Interruptible<'_> {
     fn advance(&self, _done_bytes: u64, _total_bytes: u64) {}
+
+    fn reading(&self, bytes: u64) {
+        self.core.before_reading(bytes, || self.cancelled());
+    }
 
     fn cancelled(&self) -> bool {
         let doing = lock(&self.store.activity).get(&self.which.1).copied();
@@ -56,6 +60,7 @@ pub(crate) fn prove(core: &Arc<Core>, which: Which) {
 
 /// Says after which pause it must be tried again; `None`: there is an outcome.
 async fn try_prove(core: &Arc<Core>, which: &Which) -> Option<Duration> {
+    after_sending(core, which).await;
     let started = Instant::now();
     // What takes moments doesn't wait behind what takes hours.
     let little = lock(&core.witness.proven).get(which).is_some_and(|found| found.good);
@@ -77,6 +82,41 @@ async fn try_prove(core: &Arc<Core>, which: &Which) -> Option<Duration> {
             Some(core.live().rescan)
         }
     }
+}
+
+/// What was recorded here is read again to be sent: reading it back at the same time would take half
+/// of the disk from that. Its turn comes afterwards, or after a while.
+async fn after_sending(core: &Arc<Core>, which: &Which) {
+    let (to, (store, image)) = (core.clone(), which.clone());
+    let own = blocking("a look at what is current", move || {
+        let current = to.store(store.as_str())?.store.current(&image)?;
+        Ok(current.is_some_and(|current| current.discover != Discover::Received))
+    });
+    if !own.await.unwrap_or(false) {
+        return;
+    }
+    let mut changed = core.changed.subscribe();
+    let sending = async {
+        while lock(&core.backlog).is_travelling(&which.0, &which.1) {
+            // That a peer has it is also learnt from what it says, which wakes nobody.
+            let _looked = tokio::time::timeout(budget::READ_BACK_RETRY, changed.changed()).await;
+        }
+    };
+    tokio::select! {
+        () = core.stopped() => {}
+        _late = tokio::time::timeout(budget::READ_BACK_AFTER_SENDING_MAX, sending) => {}
+    }
+}
+
+/// A generation was just recorded: what that has read from disk needn't be read again. Blocking.
+pub(crate) fn note_recorded(core: &Core, of: &OpenStore, generation: &Generation) -> Result<()> {
+    let which = (of.config.name.clone(), generation.image.clone());
+    let found = lock(&core.witness.proven).get(&which).copied();
+    let before = found.filter(|found| found.good).map(|found| found.proven);
+    if let Some(proven) = of.store.proved_by_recording(generation, before.as_ref())? {
+        lock(&core.witness.proven).insert(which, Found { proven, good: true });
+    }
+    Ok(())
 }
 
 /// `false`: the file isn't what was recorded, or something else is current by now.

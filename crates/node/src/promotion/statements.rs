@@ -127,7 +127,10 @@ pub struct Book {
     /// The highest place that was given to a roster.
     last_roster: u64,
     entries: BTreeMap<Slot, Entry>,
-    places: BTreeMap<u64, Slot>,
+    /// By store and place: what somebody lacks is asked for one store at a time.
+    places: BTreeMap<(StoreId, u64), Slot>,
+    /// By place alone: which store it belongs to.
+    stores: BTreeMap<u64, StoreId>,
     bytes: u64,
     /// What gives way, by the order in which it was said.
     spare: BTreeSet<(u64, Slot)>,
@@ -138,10 +141,10 @@ pub struct Book {
 impl Book {
     /// An empty book; `log` is a number that no other run of any node has for its places, not 0.
     pub fn new(log: u64) -> Self {
-        let (entries, places) = (BTreeMap::new(), BTreeMap::new());
+        let (entries, places, stores) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (spare, gone) = (BTreeSet::new(), Vec::new());
         let (log, last_place, last_roster, bytes) = (log.max(1), 0, 0, 0);
-        Self { log, last_place, last_roster, entries, places, bytes, spare, gone }
+        Self { log, last_place, last_roster, entries, places, stores, bytes, spare, gone }
     }
 
     /// The number of this list of places.
@@ -188,7 +191,8 @@ impl Book {
         if slot.topic == Topic::Roster {
             self.last_roster = place;
         }
-        self.places.insert(place, slot.clone());
+        self.stores.insert(place, slot.store);
+        self.places.insert((slot.store, place), slot.clone());
         self.entries.insert(slot, Entry { place, from, signed: Arc::new(signed) });
         Taken::New
     }
@@ -197,7 +201,8 @@ impl Book {
     pub fn forget(&mut self, slot: &Slot) -> bool {
         let Some(entry) = self.entries.remove(slot) else { return false };
         self.spare.remove(&(entry.signed.said.sequence, slot.clone()));
-        self.places.remove(&entry.place);
+        self.stores.remove(&entry.place);
+        self.places.remove(&(slot.store, entry.place));
         self.bytes -= entry.signed.weight();
         true
     }
@@ -216,13 +221,18 @@ impl Book {
         peer: &NodeId,
         echo_from: u64,
     ) -> Option<(u64, Arc<Signed>)> {
-        let later = self.places.range(place + 1..);
-        let mut fits = later.filter_map(|(place, slot)| {
-            let entry = self.entries.get(slot).filter(|_| slot.store == *store)?;
+        let later = self.places.range((*store, place.saturating_add(1))..=(*store, u64::MAX));
+        let mut fits = later.filter_map(|((_, place), slot)| {
+            let entry = self.entries.get(slot)?;
             let echo = entry.from.as_ref() == Some(peer) && *place > echo_from;
             (!echo).then(|| (*place, entry.signed.clone()))
         });
         fits.next()
+    }
+
+    /// The stores of all places after this one, as often as they have such a place.
+    pub fn stores_after(&self, place: u64) -> impl Iterator<Item = StoreId> {
+        self.stores.range(place.saturating_add(1)..).map(|(_, store)| *store)
     }
 
     /// One statement.
@@ -286,7 +296,8 @@ impl Book {
 
     /// Who promoted what of an image and when (milliseconds since 1970), oldest first.
     pub fn promotions(&self, store: &StoreId, image: &ImageName) -> Vec<(NodeId, i64, Promotion)> {
-        let of_store = self.entries.iter().filter(|(slot, _)| slot.store == *store);
+        let first = Slot { store: *store, node: NodeId::from_bytes([0; 32]), topic: Topic::Roster };
+        let of_store = self.entries.range(first..).take_while(|(slot, _)| slot.store == *store);
         let mut all: Vec<_> = of_store
             .filter_map(|(slot, entry)| match &entry.signed.said.what {
                 What::Promotion(promotion) if promotion.image == *image => {
@@ -302,10 +313,11 @@ impl Book {
     /// Slots of a node's promotions of an image that are older than the newest
     /// [`budget::PROMOTIONS_KEPT`].
     pub fn old_promotions(&self, store: &StoreId, node: &NodeId, image: &ImageName) -> Vec<Slot> {
+        let first = Slot { store: *store, node: *node, topic: Topic::Roster };
         let mut all: Vec<(u64, Slot)> = self
             .entries
-            .iter()
-            .filter(|(slot, _)| slot.store == *store && slot.node == *node)
+            .range(first..)
+            .take_while(|(slot, _)| slot.store == *store && slot.node == *node)
             .filter(|(slot, _)| matches!(&slot.topic, Topic::Promotion(of, _) if of == image))
             .map(|(slot, entry)| (entry.signed.said.sequence, slot.clone()))
             .collect();

@@ -312,8 +312,8 @@ pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()>
     let place = statement.place;
     let signed = Signed::from_wire(statement)?;
     let id = signed.said.store;
-    let shared = |s: &Arc<OpenStore>| s.store.identity().id == id && peer.shares(&s.config.name);
-    let Some(store) = core.all_stores().into_iter().find(shared) else { return Ok(()) };
+    let shared = |s: &Arc<OpenStore>| peer.shares(&s.config.name);
+    let Some(store) = core.store_by_id(&id).filter(shared) else { return Ok(()) };
     if let Some(at) = lock(&core.witness.heard).get_mut(&(peer.id, id)) {
         at.1 = at.1.max(place);
     }

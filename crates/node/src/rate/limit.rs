@@ -32,6 +32,8 @@ use crate::rate::turns::Whose;
 
 /// Bytes of a datagram that a stream's payload doesn't get, at most, beside the UDP header.
 const OVERHEAD_BYTES_MAX: usize = 60;
+/// What is held looks this often whether others wait for what it keeps.
+const HOLD_LOOK: Duration = Duration::from_millis(500);
 /// Slices that are given at once, at most: what a timer that is late has to make good.
 const SLICES_MAX: u32 = 64;
 
@@ -231,6 +233,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 /// Tells the backlog, the log and whoever follows the events.
 fn announce(core: &Core, before: Option<&Arc<InForce>>, now: &Arc<InForce>) {
     lock(&core.backlog).handle_rates(now.clone());
+    core.workers.handle_rates(now.clone());
     core.wake();
     for (name, decision) in now.decisions() {
         let old = before.and_then(|b| b.decisions().get(name)).map(|d| d.now);
@@ -266,6 +269,16 @@ pub(crate) async fn keep(core: &Arc<Core>) -> Result<()> {
     blocking("noting an order", move || ledger.keep_overrides(&list)).await
 }
 
+/// What a transfer that stands still keeps from others: the room that its packs take.
+pub(crate) trait Room: Send + Sync {
+    /// Whether it has packs, made or not.
+    fn is_used(&self) -> bool;
+    /// Whether it is paused or stalled and what it holds is what others wait for.
+    fn is_in_the_way(&self) -> bool;
+    /// Its stream takes nothing, or something again.
+    fn stalled(&self, stalled: bool);
+}
+
 /// One transfer's way through the gate.
 pub(crate) struct Flow {
     limit: Arc<Limit>,
@@ -281,13 +294,20 @@ pub(crate) struct Flow {
     /// It has told the pacer that it has something to send.
     begun: bool,
     window_at: Option<Instant>,
+    /// What its packs take.
+    room: Arc<dyn Room>,
     /// What it waited, with what others to the same peer did, in microseconds.
     waited: Arc<AtomicU64>,
 }
 
 impl Flow {
     /// What a transfer of `key` sends on `connection`.
-    pub(crate) fn new(limit: Arc<Limit>, key: &Key, connection: Connection) -> Self {
+    pub(crate) fn new(
+        limit: Arc<Limit>,
+        key: &Key,
+        connection: Connection,
+        room: Arc<dyn Room>,
+    ) -> Self {
         let (gate, scope) = (Arc::new(Gate::default()), Scope::from(key));
         let id = {
             let mut state = lock(&limit.state);
@@ -318,6 +338,7 @@ impl Flow {
             hold,
             begun: false,
             window_at,
+            room,
             waited,
         }
     }
@@ -348,16 +369,7 @@ impl Flow {
             if let Some(hold) = self.hold {
                 self.rest();
                 let since = *held.get_or_insert_with(Instant::now);
-                let left = self.limit.hold.saturating_sub(since.elapsed());
-                if left.is_zero() {
-                    return Err(Error::Held { paused: hold == Hold::Paused });
-                }
-                let since = Instant::now();
-                let _changed = tokio::time::timeout(left, self.changed.changed()).await;
-                let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.waited.fetch_add(micros, Ordering::Relaxed);
-                // Seen by the look above.
-                self.changed.mark_changed();
+                self.stay_held(hold, since).await?;
                 continue;
             }
             self.follow_window();
@@ -383,6 +395,56 @@ impl Flow {
                 return Ok(self.passed(slice, packet).min(wanted));
             }
         }
+    }
+
+    /// Ends when the transfer is to be given up although it has nothing to send: it waits for a pack,
+    /// and what is held gets none.
+    pub(crate) async fn held_idle(&mut self) -> Error {
+        let mut held: Option<Instant> = None;
+        loop {
+            if self.changed.has_changed().unwrap_or(false) {
+                self.review();
+            }
+            match self.hold {
+                Some(hold) if self.room.is_used() => {
+                    let since = *held.get_or_insert_with(Instant::now);
+                    if let Err(error) = self.stay_held(hold, since).await {
+                        return error;
+                    }
+                    continue;
+                }
+                // It may come to need one.
+                Some(_) => drop(tokio::time::timeout(HOLD_LOOK, self.changed.changed()).await),
+                None => drop(self.changed.changed().await),
+            }
+            held = None;
+            self.changed.mark_changed();
+        }
+    }
+
+    /// Waits for some of the time that a transfer is held.
+    ///
+    /// # Errors
+    /// It has been held for too long, or others wait for what it keeps.
+    async fn stay_held(&mut self, hold: Hold, since: Instant) -> Result<()> {
+        let lasted = since.elapsed();
+        let left = self.limit.hold.saturating_sub(lasted);
+        if left.is_zero() || (lasted >= HOLD_LOOK && self.room.is_in_the_way()) {
+            return Err(Error::Held { paused: hold == Hold::Paused });
+        }
+        lock(&self.limit.state).pacer.forgo(self.id);
+        let now = Instant::now();
+        let _changed = tokio::time::timeout(left.min(HOLD_LOOK), self.changed.changed()).await;
+        let micros = u64::try_from(now.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
+        // Seen by the next look.
+        self.changed.mark_changed();
+        Ok(())
+    }
+
+    /// What its packs take.
+    pub(crate) fn room(&self) -> &dyn Room {
+        self.room.as_ref()
     }
 
     /// What the slices come to that were given; what the meter wasn't told yet it learns now.

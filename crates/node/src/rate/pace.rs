@@ -12,13 +12,13 @@
 //! What really went out ([`Meter`]) is counted, not what was meant to: headers, acknowledgements and
 //! retransmissions too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use blockferry_delta::NodeId;
 use blockferry_wire::Lane;
 
-use crate::budget::{PACE_BYTES_MAX, PACKET_WIRE_BYTES};
+use crate::budget::{PACE_BYTES_MAX, PACK_BYTES_MAX, PACKET_WIRE_BYTES};
 use crate::rate::calendar::Rate;
 use crate::rate::rates::{Cap, Level};
 use crate::rate::turns::{Order, Whose};
@@ -41,6 +41,9 @@ const HEADER_BYTES_LEAST: usize = 64;
 /// least. Who comes back a moment late, because its last slice was just being written, loses nothing.
 const CREDIT_SECONDS: f64 = 0.05;
 const CREDIT_BYTES_LEAST: f64 = 4.0 * PACKET_BYTES;
+/// What a transfer may make good that had no pack to send for want of room: what others sent of one
+/// meanwhile, in bytes on the wire; with headers, and a little.
+const LACKED_BYTES: f64 = PACK_BYTES_MAX as f64 * 1.25;
 /// What a rest of a lane is worth among those of one peer, in bytes.
 const LANE_CREDIT_BYTES: f64 = PACE_BYTES_MAX as f64;
 /// A lane that had something to send so recently is believed to have more in a moment: the lower ones
@@ -117,11 +120,12 @@ impl Bucket {
         self.order.set_credit(credit.max(CREDIT_BYTES_LEAST));
     }
 
-    fn fill(&mut self, now: Instant) {
+    fn fill(&mut self, now: Instant, coarse_seconds: f64) {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = self.filled.max(now);
         let Some(rate) = self.rate else { return };
-        let most = SAVED_BYTES_LEAST.max(rate * SAVED_SECONDS - PACKET_BYTES);
+        let saved = SAVED_SECONDS + coarse_seconds;
+        let most = SAVED_BYTES_LEAST.max(rate * saved - PACKET_BYTES);
         self.tokens = (self.tokens + elapsed * rate).min(most);
     }
 
@@ -216,9 +220,19 @@ pub struct Pacer {
     /// In the order in which they came.
     waiting: Vec<Waiting>,
     peers: BTreeMap<NodeId, Lanes>,
+    /// Flows that have asked before: transfers under way.
+    under_way: BTreeSet<u64>,
+    /// What a late timer doesn't lose besides, in seconds of the rate.
+    coarse_seconds: f64,
 }
 
 impl Pacer {
+    /// For simulations whose slices are that long, in seconds of a rate: a bucket that could not save
+    /// two of them would lose to coarseness what is waited for others.
+    pub fn coarse(slice_seconds: f64) -> Self {
+        Self { coarse_seconds: 2.0 * slice_seconds, ..Self::default() }
+    }
+
     /// The rates that are in force from now on, those of all caps that limit anything. What was sent
     /// before still counts.
     pub fn set_rates(&mut self, rates: impl IntoIterator<Item = (Cap, Rate)>, now: Instant) {
@@ -228,7 +242,7 @@ impl Pacer {
                 continue;
             }
             let mut bucket = old.remove(&cap).unwrap_or_else(|| Bucket::new(rate, now));
-            bucket.fill(now);
+            bucket.fill(now, self.coarse_seconds);
             bucket.set_rate(rate);
             self.buckets.insert(cap, bucket);
         }
@@ -260,9 +274,15 @@ impl Pacer {
         }
     }
 
+    /// A flow may not send for reasons of its own: what the others send meanwhile is theirs.
+    pub fn forgo(&mut self, flow: u64) {
+        self.cancel(flow);
+        self.under_way.remove(&flow);
+    }
+
     /// A flow is over.
     pub fn end(&mut self, flow: u64, peer: &NodeId) {
-        self.cancel(flow);
+        self.forgo(flow);
         if let Some(lanes) = self.peers.get_mut(peer) {
             lanes.flows.remove(&flow);
             if lanes.flows.is_empty() {
@@ -275,9 +295,14 @@ impl Pacer {
     pub fn ask(&mut self, flow: u64, ask: Ask) {
         self.cancel(flow);
         let way = way(&ask.caps, &self.buckets);
+        // Whose transfer is under way wants more all the time. That it came late is the doing of others,
+        // whose packs had the room: they would be ahead of it for good.
+        let lacked = !self.under_way.insert(flow);
         for cap in &way {
-            if let Some(bucket) = self.buckets.get_mut(cap) {
-                bucket.order.arrive(ask.whose);
+            let Some(bucket) = self.buckets.get_mut(cap) else { continue };
+            match lacked {
+                true => bucket.order.arrive_again(ask.whose, LACKED_BYTES),
+                false => bucket.order.arrive(ask.whose),
             }
         }
         if let Some(lanes) = self.peers.get_mut(&ask.whose.peer) {
@@ -294,7 +319,7 @@ impl Pacer {
     /// The flows that may send now, with the number of slices; and when to poll again.
     pub fn poll(&mut self, now: Instant) -> (Vec<(u64, u32)>, Option<Instant>) {
         for bucket in self.buckets.values_mut() {
-            bucket.fill(now);
+            bucket.fill(now, self.coarse_seconds);
         }
         let mut open: Vec<usize> = (0..self.waiting.len()).collect();
         loop {

@@ -70,6 +70,13 @@ impl<K: Ord> Turns<K> {
         self.places.insert(key, place);
     }
 
+    /// What somebody was given was so many bytes more, or less, than it was taken for.
+    pub fn corrected(&mut self, key: &K, weight: f64, bytes: f64) {
+        if let Some(place) = self.places.get_mut(key) {
+            *place += bytes / weight.max(1.0);
+        }
+    }
+
     /// Somebody was given so many bytes.
     pub fn served(&mut self, key: K, weight: f64, bytes: f64) {
         let place = self.place(&key);
@@ -114,11 +121,27 @@ impl Order {
         self.peers[usize::from(lane.number())].arrive(whose.peer, weight, self.credit);
     }
 
+    /// Somebody who had wanted something all the time can take it again: what the others were given
+    /// meanwhile it may make good, up to so many bytes of each.
+    pub fn arrive_again(&mut self, whose: Whose, bytes: f64) {
+        let (lane, weight) = (whose.lane, f64::from(whose.weight));
+        self.lanes.arrive(lane, lane_weight(lane), self.credit);
+        let credit = self.credit.max(bytes * weight);
+        self.peers[usize::from(lane.number())].arrive(whose.peer, weight, credit);
+    }
+
     /// Somebody was given so many bytes.
     pub fn served(&mut self, whose: Whose, bytes: f64) {
         let (lane, weight) = (whose.lane, f64::from(whose.weight));
         self.lanes.served(lane, lane_weight(lane), bytes);
         self.peers[usize::from(lane.number())].served(whose.peer, weight, bytes);
+    }
+
+    /// What somebody was given was so many bytes more, or less, than it was taken for.
+    pub fn corrected(&mut self, whose: Whose, bytes: f64) {
+        let (lane, weight) = (whose.lane, f64::from(whose.weight));
+        self.lanes.corrected(&lane, lane_weight(lane), bytes);
+        self.peers[usize::from(lane.number())].corrected(&whose.peer, weight, bytes);
     }
 
     fn lane_place(&self, lane: Lane) -> f64 {

@@ -45,9 +45,9 @@ const CLOSE: f64 = 1.005;
 const TRIAL_GAIN: f64 = 1.05;
 /// A level is kept this long before a higher one is taken.
 const DWELL: Duration = Duration::from_secs(1);
-/// A transfer's first packs (8 MiB) are compressed as hard as the level it begins with, at least: a
-/// small update costs a worker some milliseconds, and what a large one found says nothing of it.
-const FIRST_PACKS: u64 = 4;
+/// A transfer's first packs (64 MiB) are compressed as hard as the level it begins with, at least:
+/// that takes a worker a quarter of a second, and what a large transfer found says nothing of an update.
+const FIRST_PACKS: u64 = 32;
 /// The wait before something that brought nothing is tried again, at first and at most.
 const PATIENCE_FIRST: Duration = Duration::from_secs(30);
 const PATIENCE_LONGEST: Duration = Duration::from_secs(600);

@@ -28,6 +28,7 @@ use crate::local::adoption;
 use crate::local::stores::{Activity, Doing, OpenStore};
 use crate::local::upkeep;
 use crate::monitoring::counts::Counts;
+use crate::promotion::mending;
 use crate::transfer::exchange::{RecvOutcome, RecvSide, Step, to_come};
 use crate::transfer::sending::end_connection_if_due;
 
@@ -153,9 +154,8 @@ async fn admit(
     offer: &Offer,
 ) -> std::result::Result<Admitted, Refuse> {
     let unknown = Refuse::new(Refusal::StoreUnknown, "no such store is shared with you");
-    let shared =
-        |s: &Arc<OpenStore>| s.store.identity().id == offer.store && peer.shares(&s.config.name);
-    let store = core.all_stores().into_iter().find(shared).ok_or(unknown)?;
+    let shared = |s: &Arc<OpenStore>| peer.shares(&s.config.name);
+    let store = core.store_by_id(&offer.store).filter(shared).ok_or(unknown)?;
     if !store.takes(offer.image.as_str()) {
         return Err(Refuse::new(Refusal::Forbidden, "names like this are excluded here"));
     }
@@ -203,7 +203,12 @@ async fn slots(core: &Core, peer: &Peer, units: u32) -> [OwnedSemaphorePermit; 2
 fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) -> Result<Ended> {
     let name = &store.config.name;
     let mut ended = Ended::Unchanged;
+    mending::note_outcome(store, &outcome);
     let note = match outcome {
+        RecvOutcome::Mended { generation, wire_bytes } => {
+            mending::tell_mended(core, store, peer, (&generation, wire_bytes));
+            return Ok(Ended::Committed);
+        }
         RecvOutcome::Committed(generation) => {
             core.note_head(store, &generation, head_of(store, &generation)?);
             store.no_trouble(&generation.image);

@@ -34,7 +34,7 @@ use crate::transfer::encoded::Take;
 use crate::transfer::exchange::{PackJob, Packed, SendOutcome, SendSide, Step};
 use crate::transfer::level::{Carried, PackCost};
 use crate::transfer::verdict;
-use crate::transfer::workers::Held;
+use crate::transfer::workers::{Held, Place};
 
 /// The peer has so long to take what was said last.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -126,13 +126,14 @@ async fn try_send(
     let (outbox, frames) = mpsc::channel(1);
     let reader = pump_in(name.clone(), stream_in, inbox.clone(), budget::SILENCE_MAX);
     let reader = tokio::spawn(reader);
-    let flow = Flow::new(core.limit.clone(), key, link.connection.clone());
+    let place = core.workers.transfer(Scope::from(key));
+    let flow = Flow::new(core.limit.clone(), key, link.connection.clone(), place.clone());
     let writer = pump_out(name.clone(), stream_out, frames, Some(flow), sent_bytes.clone());
-    let writer = tokio::spawn(writer);
+    let writer = tokio::spawn(tell_held(writer, inbox.clone()));
     let drive = Drive {
         core: core.clone(),
         key: key.clone(),
-        transfer: core.workers.transfer(),
+        place,
         name,
         peer,
         link: link.clone(),
@@ -166,6 +167,14 @@ async fn try_send(
         abort.abort();
     }
     result
+}
+
+/// A transfer that is held ends also when its thread has nothing to send.
+async fn tell_held(writer: impl Future<Output = Result<()>>, inbox: mpsc::UnboundedSender<Input>) {
+    // Whatever else ended it the peer says better: it may have refused.
+    if let Err(error @ Error::Held { .. }) = writer.await {
+        let _over = inbox.send(Input::End(Some(error)));
+    }
 }
 
 /// Closes the connection of a peer that broke the rules.
@@ -224,8 +233,8 @@ async fn settle(core: &Arc<Core>, key: &Key, link: &Link, outcome: SendOutcome) 
 struct Drive {
     core: Arc<Core>,
     key: Key,
-    /// Its number at the workers.
-    transfer: u64,
+    /// Its place at the workers.
+    place: Arc<Place>,
     name: String,
     peer: Arc<Peer>,
     link: Link,
@@ -318,7 +327,7 @@ impl Drive {
         let (store, image) = (&self.key.store, &self.key.image);
         let shared = lock(&self.core.backlog).sharing(store, image, root, job.base()) > 1;
         let (encoded, inbox) = (self.core.encoded.clone(), self.inbox.clone());
-        self.core.workers.submit(whose, self.transfer, bytes, move |press, room| {
+        self.core.workers.submit(whose, &self.place, bytes, move |press, room| {
             if inbox.is_closed() {
                 return;
             }

@@ -18,7 +18,9 @@ pub fn refusal_of(error: &StoreError) -> Refusal {
         StoreError::Busy(_) => Refusal::Busy,
         StoreError::LocalChange(_) => Refusal::LocalChange,
         StoreError::Degraded => Refusal::Degraded,
-        StoreError::StoreMissing | StoreError::StoreUnsafe(_) => Refusal::StoreMissing,
+        StoreError::StoreMissing | StoreError::StoreUnsafe(_) | StoreError::Marker(_) => {
+            Refusal::StoreMissing
+        }
         StoreError::RootMismatch { .. } => Refusal::RootMismatch,
         StoreError::Torn { .. } | StoreError::ChangedWhileReading(_) => Refusal::SourceTorn,
         StoreError::NotFound(_)
@@ -150,6 +152,7 @@ mod tests {
             (StoreError::Busy(image()), "BUSY"),
             (StoreError::Degraded, "DEGRADED"),
             (StoreError::StoreMissing, "STORE_MISSING"),
+            (StoreError::Marker(String::new()), "STORE_MISSING"),
             (
                 StoreError::RootMismatch { image: image(), promised: root, found: root },
                 "ROOT_MISMATCH",

@@ -15,6 +15,9 @@ use tracing::{debug, error};
 
 use crate::budget;
 use crate::error::{Error, Result};
+use crate::rate::limit::Room;
+use crate::rate::overrides::Scope;
+use crate::rate::rates::InForce;
 use crate::rate::turns::Whose;
 use crate::transfer::level::LIGHT;
 use crate::transfer::queue::Queue;
@@ -129,6 +132,32 @@ impl Drop for Held {
     }
 }
 
+/// A transfer whose packs are made here. Dropped, it is over.
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Room for Place {
+    fn is_used(&self) -> bool {
+        self.shared.state().queue.knows(self.number)
+    }
+
+    fn is_in_the_way(&self) -> bool {
+        self.shared.state().queue.is_in_the_way(self.number, Instant::now())
+    }
+
+    fn stalled(&self, stalled: bool) {
+        self.shared.state().queue.handle_stalled(self.number, stalled);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.state().queue.end(self.number);
+    }
+}
+
 /// The pool; dropped, its threads end when everything is made.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
@@ -155,9 +184,17 @@ impl Workers {
         Ok(Self { shared, threads: pool, transfers: AtomicU64::new(0) })
     }
 
-    /// A number for a transfer whose packs will be made here.
-    pub(crate) fn transfer(&self) -> u64 {
-        self.transfers.fetch_add(1, Ordering::Relaxed)
+    /// A place for a transfer whose packs will be made here.
+    pub(crate) fn transfer(&self, scope: Scope) -> Arc<Place> {
+        let number = self.transfers.fetch_add(1, Ordering::Relaxed);
+        self.shared.state().queue.begin(number, scope);
+        Arc::new(Place { shared: self.shared.clone(), number })
+    }
+
+    /// What is in force from now on.
+    pub(crate) fn handle_rates(&self, in_force: Arc<InForce>) {
+        self.shared.state().queue.handle_rates(in_force, Instant::now());
+        self.shared.wake.notify_all();
     }
 
     /// Queues a job for a pack that takes at most so many bytes while it is made; 0: it has its room
@@ -165,11 +202,11 @@ impl Workers {
     pub(crate) fn submit(
         &self,
         whose: Whose,
-        transfer: u64,
+        place: &Place,
         bytes: u64,
         job: impl FnOnce(&mut Press, Arc<Held>) + Send + 'static,
     ) {
-        self.shared.state().queue.submit(whose, transfer, bytes, Box::new(job));
+        self.shared.state().queue.submit(whose, place.number, bytes, Box::new(job));
         self.shared.wake.notify_one();
     }
 }
@@ -211,6 +248,7 @@ mod tests {
     fn jobs_run_and_a_panic_kills_no_thread() {
         let workers = Workers::start().expect("started");
         let (sender, receiver) = mpsc::channel();
+        let place = workers.transfer(Scope::default());
         for number in 0..20 {
             let sender = sender.clone();
             let job = move |_: &mut Press, _: Arc<Held>| {
@@ -218,7 +256,7 @@ mod tests {
                 sender.send(number).expect("received");
             };
             let peer = NodeId::from_bytes([1; 32]);
-            workers.submit(Whose { peer, weight: 1, lane: Lane::Normal }, 1, 4 << 20, job);
+            workers.submit(Whose { peer, weight: 1, lane: Lane::Normal }, &place, 4 << 20, job);
         }
         drop((workers, sender));
         let mut done: Vec<i32> = receiver.iter().collect();

@@ -40,7 +40,7 @@ fn what_is_no_request_is_refused_by_name() {
     let nowhere = Ask::new("POST", "/api/v1/stores").say(&nowhere);
     assert_eq!(refused(nowhere), is(404, "SOURCE_MISSING"));
     let zero = Ask::new("PUT", "/api/v1/limit").say(&json!({ "bits_per_second": 0 }));
-    assert_eq!(refused(zero), is(400, "CONTROL_BAD_REQUEST"));
+    assert_eq!(refused(zero), is(422, "CONTROL_BAD_REQUEST"));
     let long = json!({ "peer": "x".repeat(budget::HTTP_BODY_BYTES_MAX) });
     assert_eq!(refused(pause().say(&long)), is(413, "CONTROL_TOO_LONG"));
     let image = Ask::get("/api/v1/images/vdisks/%2e%2e%2fetc?x=1");

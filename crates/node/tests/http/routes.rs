@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use blockferry_node::api::{
-    ImagesReport, OrdersReport, PeersReport, PublishReport, PushDone, ReadyReport, Role,
-    SchedulesReport, StatusReport,
+    AdoptReport, AdoptStatus, AdoptionPhase, Compared, ImagesReport, OrdersReport, PeersReport,
+    PublishReport, PushDone, ReadyReport, Role, SchedulesReport, StatusReport,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -72,6 +72,8 @@ fn every_route_does_what_it_is_for() {
     assert!(doctor["online"] == json!(true) && doctor["findings"].is_array(), "{doctor}");
     let events = pair.ask("get", "/api/v1/events", "?follow=false", None);
     assert!(events.body.contains("\"code\":\"RECEIPT\""), "{events:?}");
+    waiting(&mut pair);
+    adoption(&mut pair);
     removed(&mut pair);
     let document: Value = pair.get("/openapi.json", "");
     let mut described = BTreeSet::new();
@@ -241,6 +243,53 @@ fn measured(text: &str) {
     assert_eq!(value(r#"blockferry_discover_seconds_count{discover="scan"}"#), 1.0);
     assert_eq!(value(r#"blockferry_store_in_service{store="vdisks"}"#), 1.0);
     assert_eq!(value(r#"blockferry_errors_total{code="DIVERGED"}"#), 0.0);
+}
+
+/// A wait for a receipt that doesn't come ends by itself.
+fn waiting(pair: &mut Pair) {
+    pair.ask("post", "/api/v1/pause", "", Some(json!({})));
+    std::fs::write(pair.hub.node.dir.join("images/disk.img"), noise(2, 3 << 20)).expect("written");
+    let path = "/api/v1/images/vdisks/disk.img";
+    let say = |what: &str, body: Value| Ask::new("POST", &format!("{path}/{what}")).say(&body);
+    assert_eq!(pair.hub.ask(say("publish", json!({}))).status, 200);
+    let late = pair.hub.ask(say("push", json!({ "wait": true, "wait_seconds": 1 })));
+    assert_eq!((late.status, &late.json()["in_sync"]), (202, &json!(false)), "{late:?}");
+    for bad in [0, 3601] {
+        let refused = pair.hub.ask(say("push", json!({ "wait": true, "wait_seconds": bad })));
+        assert_eq!(refused.status, 400, "{refused:?}");
+    }
+    pair.ask("post", "/api/v1/resume", "", Some(json!({})));
+    let there = pair.hub.ask(say("push", json!({ "wait": true, "wait_seconds": 60 })));
+    assert_eq!((there.status, &there.json()["in_sync"]), (200, &json!(true)), "{there:?}");
+}
+
+/// Two steps of an adoption, and what there is to compare.
+fn adoption(pair: &mut Pair) {
+    let resting: Value = pair.get("/api/v1/adoption", "");
+    assert_eq!(resting["stores"].as_array().map(Vec::len), Some(2));
+    let start = json!({ "cmd": "adopt_start", "store": "vdisks" });
+    let start = serde_json::from_value(start).expect("a request");
+    let begun: AdoptStatus = pair.hub.node.ask(&start);
+    assert_eq!(begun.stores[0].phase, AdoptionPhase::Observe);
+    let path = "/api/v1/adoption/{store}";
+    until("the branch is there again", || {
+        let report: AdoptReport = pair.get(path, "");
+        report.images.iter().any(|row| row.state == Compared::Equal)
+    });
+    let csv = Ask::get("/api/v1/adoption/vdisks").header("Accept", "text/csv");
+    let csv = pair.hub.ask(csv);
+    assert!(csv.body.starts_with("image,peer,state,"), "{csv:?}");
+    assert!(csv.body.contains("\r\ndisk.img,branch,equal,3145728,"), "{csv:?}");
+    let page = pair.hub.ask(Ask::get("/health"));
+    assert!(page.body.contains("Being taken over") && page.body.contains("1 equal"), "{page:?}");
+    let file = pair.hub.ask(Ask::get("/health/adoption/vdisks/csv"));
+    assert_eq!((file.status, &file.body), (200, &csv.body));
+    let forward = pair.ask("post", &format!("{path}/next"), "", Some(json!({ "force": false })));
+    assert_eq!(forward.json()["stores"][0]["phase"], "shadow");
+    let back = pair.ask("post", &format!("{path}/back"), "", None).json();
+    assert_eq!(back["stores"][0]["phase"], "observe");
+    let refused = pair.hub.ask(Ask::new("POST", "/api/v1/adoption/vdisks/back"));
+    assert_eq!((refused.status, refused.code().as_str()), (409, "ADOPTION_NOT_NOW"));
 }
 
 fn removed(pair: &mut Pair) {

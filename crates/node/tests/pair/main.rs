@@ -1,5 +1,6 @@
 //! Whole nodes on loopback, driven through their admin sockets as the command line does.
 
+mod absent;
 mod adopt;
 mod adoption;
 #[expect(unreachable_pub, reason = "a module of the tests' harness, taken by its path")]
@@ -7,12 +8,13 @@ mod adoption;
 mod disks;
 mod diverged;
 mod gone;
+mod limits;
 mod many;
 mod members;
 mod promote;
 mod relayed;
+mod repair;
 #[path = "../running/mod.rs"]
-#[expect(dead_code, reason = "the tests of HTTP use the rest")]
 mod running;
 mod sets;
 mod topologies;

@@ -281,7 +281,7 @@ fn plan_push_verify_and_bad_requests() {
     assert_eq!(a.refused(&set("best")), "CONTROL_BAD_REQUEST");
     let managed = std::fs::read_to_string(a.dir.join("state/managed.toml")).expect("there");
     assert!(managed.contains("compression = \"none\""), "{managed}");
-    let verified: VerifyDone = b.ask(&Request::Verify { image: None });
+    let verified: VerifyDone = b.ask(&Request::Verify { image: None, deep: false, repair: false });
     assert!(verified.ok && verified.images == 1 && verified.bytes >= 1_000_000, "{verified:?}");
     let times = std::fs::metadata(copies.join("x.img")).expect("there").modified().expect("time");
     edit(&copies.join("x.img"), 500_000, b"rot");

@@ -12,6 +12,7 @@ mod marks;
 mod records;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -319,6 +320,13 @@ impl CatalogRead {
             }
         }
         Ok(false)
+    }
+
+    /// The segments of generation `number` that one of the generations up to `until` replaced.
+    pub(crate) fn replaced(&self, image: u32, number: u64, until: u64) -> Result<BTreeSet<u32>> {
+        let table = self.transaction.open_table(MAP_OLD)?;
+        let rows = table.range((image, number, 0)..(image, until, 0))?;
+        rows.map(|row| Ok(row?.0.value().2)).collect()
     }
 
     /// Where chunks were in the generation before, as far as they are there no more or elsewhere,

@@ -249,7 +249,11 @@ impl Checkpoint {
 
     /// Same file with the same content, though its name or attributes may have changed.
     pub(crate) fn same_content(&self, stat: &Stat) -> bool {
-        let now = Self::of(stat);
+        self.same_file(&Self::of(stat))
+    }
+
+    /// The same of two that were taken.
+    pub(crate) fn same_file(&self, now: &Self) -> bool {
         (self.inode, self.size_bytes, self.mtime_s, self.mtime_subsec_ns)
             == (now.inode, now.size_bytes, now.mtime_s, now.mtime_subsec_ns)
     }

@@ -39,7 +39,7 @@ pub(crate) use guard::Guard;
 pub use holder::Holder;
 pub use real::RealDisk;
 pub use sim::{CrashPlan, Keep, OpKind, PowerGone, SimDisk, Snapshot};
-pub use sys::set_idle_io_priority;
+pub(crate) use sys::step_back;
 
 /// How [`Disk::open`] opens a file. Nothing ever truncates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

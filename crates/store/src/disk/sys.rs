@@ -225,7 +225,7 @@ pub(super) fn fiemap(file: BorrowedFd<'_>, words: &mut [u64]) -> io::Result<()> 
 
 /// Puts the calling thread's disk I/O behind everybody else's (`IOPRIO_CLASS_IDLE`). Schedulers
 /// that know no priorities ignore it.
-pub fn set_idle_io_priority() -> io::Result<()> {
+fn set_idle_io_priority() -> io::Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     const THIS_THREAD: libc::c_int = 0;
     const IOPRIO_CLASS_IDLE: libc::c_int = 3 << 13;
@@ -234,6 +234,15 @@ pub fn set_idle_io_priority() -> io::Result<()> {
         libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, THIS_THREAD, IOPRIO_CLASS_IDLE)
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts the calling thread behind others: `by` steps of niceness for the CPU, and behind everybody for
+/// the disk. There is no way back: it is for threads that end with their job.
+pub(crate) fn step_back(by: i32) -> io::Result<()> {
+    let cpu = rustix::process::nice(by);
+    set_idle_io_priority()?;
+    cpu?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -257,13 +266,17 @@ mod tests {
 
     #[test]
     fn idle_priority_is_per_thread_and_allowed() {
-        std::thread::spawn(|| {
-            set_idle_io_priority().unwrap();
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        std::thread::spawn(move || {
+            step_back(3).unwrap();
+            assert_eq!(nice(), (before + 3).min(19));
             // SAFETY: only numbers are passed.
             let now = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, 0) };
             assert_eq!(now >> 13, 3);
         })
         .join()
         .unwrap();
+        assert_eq!(nice(), before, "other threads go on as they were");
     }
 }

@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// Takes files out of `kept/`, makes that durable and forgets their rows.
-    fn release(&self, gone: &[Kept]) -> Result<()> {
+    pub(crate) fn release(&self, gone: &[Kept]) -> Result<()> {
         for kept in gone {
             let leaf = kept.path.rsplit('/').next().unwrap_or_default();
             let trash = format!("{TRASH}/{leaf}");

@@ -6,9 +6,11 @@ use blockferry_delta::{
     block_count, block_len, hashed_alike, segment_len, verify_block,
 };
 
-use super::{Outcome, Scan, tally};
+use super::room::Room;
+use super::{Outcome, SEGMENT_BUFFER_BYTES, Scan, tally};
 use crate::disk::AlignedBuf;
 use crate::error::Result;
+use crate::extents::overlaps;
 
 impl Scan<'_> {
     /// Looks at a segment where it may differ from what is known.
@@ -17,27 +19,35 @@ impl Scan<'_> {
         segment: u32,
         differing: &[(u64, u64)],
         buf: &mut AlignedBuf,
+        large: &Room,
     ) -> Result<Outcome> {
         let start = u64::from(segment) * SEGMENT_BYTES;
         let bytes = segment_len(segment, self.size_bytes);
         let (old, old_bytes) = self.old(segment)?;
         let old_len = if old.is_some() { segment_len(segment, old_bytes) } else { 0 };
         let alike = hashed_alike(self.size_bytes, old_bytes);
-        let Some(old) = old.filter(|_| alike) else { return self.whole(segment, buf) };
+        let Some(old) = old.filter(|_| alike) else {
+            let _turn = large.take();
+            return self.whole(segment, &mut AlignedBuf::with_capacity(SEGMENT_BUFFER_BYTES));
+        };
         let dirty = dirty_pages(differing, start, bytes, old_len);
         if dirty.is_empty() && bytes == old_len {
-            let zeros =
-                tally::allocated_zero_of(segment, &old, self.size_bytes, self.data_in(segment));
-            let mut outcome = self.outcome(segment, old.clone(), Some(old), old_bytes);
-            outcome.allocated_zero = zeros;
-            return Ok(outcome);
+            return Ok(self.unchanged(segment, &old));
         }
         let old_chunks = match &self.known {
             Some(known) => known.read.cuts(known.image, segment)?,
             None => Vec::new(),
         };
         let windows = chunk_windows(&old_chunks, &dirty, self.size_bytes);
-        let (map, fresh, bytes_read) = self.reread(segment, &old, &dirty, &windows, buf)?;
+        let reads = reads(&dirty, &windows, self.size_bytes);
+        let longest = reads.iter().map(|(from, to)| (to - from) as usize).max().unwrap_or(0);
+        let (map, fresh, bytes_read) = if longest <= buf.capacity() {
+            self.reread(segment, &old, &reads, &windows, buf)?
+        } else {
+            let _turn = large.take();
+            let mut buf = AlignedBuf::with_capacity(longest);
+            self.reread(segment, &old, &reads, &windows, &mut buf)?
+        };
         // Also of a segment that was written to and holds what it held.
         let data = self.data_in(segment);
         let zeros = tally::allocated_zero_of(segment, &map, self.size_bytes, data);
@@ -58,19 +68,33 @@ impl Scan<'_> {
         Ok(outcome)
     }
 
-    /// Reads the blocks under `dirty` and the chunks in `windows`, each byte once where they meet:
-    /// the segment's map now, the new chunks, and how many bytes were read.
+    /// A segment that is what is known.
+    fn unchanged(&self, segment: u32, known: &SegmentMap) -> Outcome {
+        let (size, data) = (self.size_bytes, self.data_in(segment));
+        Outcome {
+            segment,
+            value: known.value(size),
+            changed: None,
+            bytes_read: 0,
+            dirty_bytes: 0,
+            data_bytes: tally::data_bytes(known),
+            allocated_zero: tally::allocated_zero_of(segment, known, size, data),
+        }
+    }
+
+    /// Makes `reads`, which cover the blocks of what is dirty and the chunks in `windows`: the
+    /// segment's map now, the new chunks, and how many bytes were read.
     fn reread(
         &self,
         segment: u32,
         old: &SegmentMap,
-        dirty: &[(u64, u64)],
+        reads: &[(u64, u64)],
         windows: &[(u64, u64)],
         buf: &mut AlignedBuf,
     ) -> Result<(SegmentMap, Vec<Chunk>, u64)> {
         let mut rows = self.rows_of(segment, old);
         let (mut fresh, mut bytes_read) = (Vec::new(), 0);
-        for (from, to) in reads(dirty, windows, self.size_bytes) {
+        for &(from, to) in reads {
             self.read(buf, from, (to - from) as usize)?;
             bytes_read += to - from;
             let slice = |start: u64, end: u64| &buf[(start - from) as usize..(end - from) as usize];
@@ -214,10 +238,4 @@ fn reads(dirty: &[(u64, u64)], windows: &[(u64, u64)], image_bytes: u64) -> Vec<
         }
     }
     joined
-}
-
-/// Does any of these (offset, length) overlap `start..end`?
-fn overlaps(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
-    let from = ranges.partition_point(|(offset, len)| offset + len <= start);
-    ranges.get(from).is_some_and(|(offset, _)| *offset < end)
 }

@@ -84,20 +84,21 @@ pub(super) fn allocated_zero_of(
     data: &[(u64, u64)],
 ) -> Vec<PageExtent> {
     let start = u64::from(segment) * SEGMENT_BYTES;
-    let mut zero = Vec::new();
-    if data.is_empty() {
-        return zero;
-    }
-    for page in 0..segment_len(segment, image_bytes).div_ceil(PAGE_BYTES) {
-        let is_zero = match map {
-            SegmentMap::Zero(_) => true,
-            SegmentMap::Rows(rows) => {
-                rows[page / PAGES_PER_BLOCK].prints[page % PAGES_PER_BLOCK] == 0
+    let end = start + segment_len(segment, image_bytes) as u64;
+    let page_bytes = PAGE_BYTES as u64;
+    let is_zero = |page: usize| match map {
+        SegmentMap::Zero(_) => true,
+        SegmentMap::Rows(rows) => rows[page / PAGES_PER_BLOCK].prints[page % PAGES_PER_BLOCK] == 0,
+    };
+    let mut zero: Vec<PageExtent> = Vec::new();
+    for (from, to) in overlapping(data, start, end) {
+        // A page counts if its first byte has storage.
+        let first = from.max(&start).div_ceil(page_bytes);
+        let last = to.min(&end).div_ceil(page_bytes);
+        for page in first..last {
+            if is_zero((page - start / page_bytes) as usize) {
+                PageExtent::push(&mut zero, page);
             }
-        };
-        let offset = start + (page * PAGE_BYTES) as u64;
-        if is_zero && !overlapping(data, offset, offset + 1).is_empty() {
-            PageExtent::push(&mut zero, offset / PAGE_BYTES as u64);
         }
     }
     zero

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use blockferry_delta::{ImageName, Root};
 
+use super::arrivals::Arrivals;
 use super::reserve::Reservation;
 use super::{BaseMap, Content, StageRequest, Staging};
 use crate::catalog::{Generation, ImageRecord, Spare, Staged};
@@ -107,7 +108,9 @@ impl Store {
             self.begin_content(&start, &path, image.as_ref(), base.as_ref(), &request)?;
         let mut generation = request.generation;
         let next = image.as_ref().map_or(0, |i| i.current) + 1;
-        generation.number = generation.number.max(next);
+        if !self.mends(&generation) {
+            generation.number = generation.number.max(next);
+        }
         let own = self.own_map(image.as_ref())?;
         let mut staging = Staging {
             base: base.map(|base| self.base_map(&base)).transpose()?,
@@ -130,6 +133,7 @@ impl Store {
             chunks: BTreeMap::new(),
             values: Vec::new(),
             staged_chunks: HashMap::new(),
+            arrivals: Arrivals::default(),
             sources: HashMap::new(),
             dirty_bytes: request.dirty_bytes,
             literal_bytes: 0,
@@ -156,6 +160,10 @@ impl Store {
         let Some(base) = base else { return Ok(Start::New) };
         if self.clones() {
             return Ok(Start::Clone);
+        }
+        if self.mending(name).is_some() {
+            // What is wrong stays as it is: it is kept. A spare may be wrong in other places.
+            return Ok(Start::Copy);
         }
         let Some(image) = image.filter(|_| base.image.name == *name) else {
             return Ok(Start::Copy);
@@ -245,8 +253,9 @@ impl Store {
             Err(Error::SourceMissing(_)) => return Ok(()),
             other => other?,
         };
+        let now = crate::catalog::Checkpoint::of(&stat);
         let point = image.and_then(|image| image.checkpoint.as_ref());
-        if point != Some(&crate::catalog::Checkpoint::of(&stat)) {
+        if !point.is_some_and(|point| self.is_point(name, point, &now)) {
             return Err(Error::LocalChange(name.clone()));
         }
         let file = open_live(self.disk.as_ref(), name)?;
@@ -264,11 +273,20 @@ impl Store {
         for image in images {
             let current = read.generation(image.id, &image.name, image.current)?;
             let fits = current.is_some_and(|current| current.root == root);
-            if fits && self.at_checkpoint(&image.name, image.checkpoint.as_ref())? {
+            if fits && self.may_build_on(&image, name)? {
                 return Ok(Base { root, image });
             }
         }
         Err(Error::NoGeneration { image: name.clone(), root })
+    }
+
+    /// Is an image's file what was recorded? One that is being mended serves for itself only.
+    fn may_build_on(&self, image: &ImageRecord, name: &ImageName) -> Result<bool> {
+        match self.mending(&image.name) {
+            Some(damage) if image.name == *name && damage.builds_on() => self.is_unwritten(name),
+            Some(_) => Ok(false),
+            None => self.at_checkpoint(&image.name, image.checkpoint.as_ref()),
+        }
     }
 
     fn base_map(&self, base: &Base) -> Result<BaseMap> {
@@ -345,7 +363,7 @@ impl Store {
         if let Some(number) = spare {
             let spare = spare_path(&base.image.name);
             self.disk.rename(&spare, path, RenameHow::NoReplace).during("rename", &spare)?;
-            return self.bring_forward(path, &base.image, number);
+            return self.bring_forward(path, &base.image, number, &());
         }
         if self.clones() && self.disk.clone_file(live, path).during("clone", live)? {
             return Ok(());

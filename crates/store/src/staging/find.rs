@@ -5,6 +5,7 @@
 use blockferry_delta::{BLOCK_BYTES, Chunk, ChunkId, PageExtent};
 
 use super::Staging;
+use super::arrivals::Awaited;
 use crate::assemble::BlockBuild;
 use crate::catalog::Location;
 use crate::dictionary::read_pages;
@@ -16,13 +17,59 @@ const STAGED_CHUNKS_MAX: usize = 1 << 19;
 /// Bytes of neighbouring chunks read at once.
 const RUN_BYTES_MAX: u64 = 1 << 20;
 /// Stands for the staging itself where an image number is expected.
-const OWN: u32 = 0;
+pub(super) const OWN: u32 = 0;
+
+/// What finding came to.
+pub(super) struct Found {
+    /// Bytes that needn't travel.
+    pub(super) bytes: u64,
+    /// Those among them that an open part brings.
+    pub(super) awaited: Vec<Awaited>,
+}
 
 impl Staging {
-    /// Puts found chunks in place; returns the bytes that needn't travel.
-    pub(super) fn find(&mut self, chunks: &[Chunk], builds: &mut [BlockBuild]) -> Result<u64> {
+    /// Puts found chunks in place: those that an image has, then those that this staging has at
+    /// another place. What an open part brings is left out of what is wanted.
+    pub(super) fn find(&mut self, chunks: &[Chunk], builds: &mut [BlockBuild]) -> Result<Found> {
         let locations = self.locate(chunks)?;
-        let mut found = 0;
+        let unknown = chunks.iter().zip(&locations).filter(|(_, location)| location.is_none());
+        let mut lacking: Vec<Chunk> = unknown.map(|(chunk, _)| *chunk).collect();
+        let mut bytes = 0;
+        self.read_located(chunks, &locations, |staging, chunk, data| {
+            match data {
+                Some(data) => bytes += staging.place(chunk, data, builds)?,
+                None => lacking.push(*chunk),
+            }
+            Ok(())
+        })?;
+        lacking.sort_unstable_by_key(|chunk| chunk.offset);
+        let (mut awaited, mut staged, mut locations) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in lacking {
+            if let Some(coming) = self.arrivals.find(&chunk) {
+                let under = builds_under(&chunk, builds);
+                bytes += under.map(|build| build.promise(chunk.offset, chunk.end())).sum::<u64>();
+                awaited.push(coming);
+            } else if let Some(offset) = self.staged_chunks.get(&chunk.id)
+                && *offset != chunk.offset
+            {
+                staged.push(chunk);
+                locations.push(Some(Location { image: OWN, offset: *offset, bytes: chunk.bytes }));
+            }
+        }
+        self.read_located(&staged, &locations, |staging, chunk, data| {
+            bytes += data.map_or(Ok(0), |data| staging.place(chunk, data, builds))?;
+            Ok(())
+        })?;
+        Ok(Found { bytes, awaited })
+    }
+
+    /// Reads chunks from where they are said to be. Those that aren't there are given without bytes.
+    pub(super) fn read_located(
+        &mut self,
+        chunks: &[Chunk],
+        locations: &[Option<Location>],
+        mut take: impl FnMut(&mut Self, &Chunk, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
         let mut at = 0;
         while at < chunks.len() {
             let Some(first) = locations[at] else {
@@ -32,27 +79,23 @@ impl Staging {
             let count = run_length(&locations[at..]);
             let last = locations[at + count - 1].expect("a run has no gaps");
             let bytes = last.offset + u64::from(last.bytes) - first.offset;
-            if let Some(data) = self.read_found(first.image, first.offset, bytes)? {
-                for (chunk, location) in chunks[at..at + count].iter().zip(&locations[at..]) {
-                    let from = (location.expect("in the run").offset - first.offset) as usize;
-                    let bytes = &data[from..from + chunk.bytes as usize];
-                    if self.store.chunker.id(bytes) == chunk.id {
-                        found += self.place(chunk, bytes, builds)?;
-                    }
-                }
+            let data = self.read_found(first.image, first.offset, bytes)?;
+            for (chunk, location) in chunks[at..at + count].iter().zip(&locations[at..]) {
+                let from = (location.expect("in the run").offset - first.offset) as usize;
+                let bytes = data.as_ref().map(|data| &data[from..from + chunk.bytes as usize]);
+                let bytes = bytes.filter(|bytes| self.store.chunker.id(bytes) == chunk.id);
+                take(self, chunk, bytes)?;
             }
             at += count;
         }
-        Ok(found)
+        Ok(())
     }
 
+    /// Where images have chunks, by the index.
     fn locate(&self, chunks: &[Chunk]) -> Result<Vec<Option<Location>>> {
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
         let mut locations = self.store.catalog.read()?.locate(&ids)?;
         for (chunk, location) in chunks.iter().zip(&mut locations) {
-            if let Some(offset) = self.staged_chunks.get(&chunk.id) {
-                *location = Some(Location { image: OWN, offset: *offset, bytes: chunk.bytes });
-            }
             *location = location.filter(|location| location.bytes == chunk.bytes);
         }
         Ok(locations)
@@ -102,12 +145,8 @@ impl Staging {
 
     /// Puts a found chunk over the missing pages of the blocks it lies in.
     fn place(&self, chunk: &Chunk, bytes: &[u8], builds: &mut [BlockBuild]) -> Result<u64> {
-        let from = builds.partition_point(|b| (b.index() + 1) * BLOCK_BYTES as u64 <= chunk.offset);
         let mut found = 0;
-        for build in &mut builds[from..] {
-            if build.index() * BLOCK_BYTES as u64 >= chunk.end() {
-                break;
-            }
+        for build in builds_under(chunk, builds) {
             if build.misses_in(chunk.offset, chunk.end()) {
                 self.load(build)?;
                 found += build.find(chunk.offset, bytes);
@@ -122,6 +161,16 @@ impl Staging {
             self.staged_chunks.extend(chunks.iter().map(|c| (c.id, c.offset)));
         }
     }
+}
+
+/// The blocks that a chunk lies in.
+fn builds_under<'b>(
+    chunk: &Chunk,
+    builds: &'b mut [BlockBuild],
+) -> impl Iterator<Item = &'b mut BlockBuild> + use<'b> {
+    let (offset, end) = (chunk.offset, chunk.end());
+    let from = builds.partition_point(|b| (b.index() + 1) * BLOCK_BYTES as u64 <= offset);
+    builds[from..].iter_mut().take_while(move |b| b.index() * (BLOCK_BYTES as u64) < end)
 }
 
 /// How many locations from the first on lie one after the other in the same file.

@@ -52,6 +52,11 @@ impl Staging {
     pub(super) fn fold(&mut self, until: u32) -> Result<()> {
         while (self.values.len() as u32) < until {
             let segment = self.values.len() as u32;
+            if let Some(map) = self.untouched(segment)? {
+                self.values.push(map.value(self.generation.size_bytes));
+                self.chunks = self.chunks.split_off(&(u64::from(segment + 1) * SEGMENT_BYTES));
+                continue;
+            }
             let map = self.segment_map(segment)?;
             self.values.push(map.value(self.generation.size_bytes));
             let own = match &self.own {
@@ -65,6 +70,17 @@ impl Staging {
             }
         }
         Ok(())
+    }
+
+    /// The map of a segment that stays as it is current here: most of them, in an update.
+    fn untouched(&self, segment: u32) -> Result<Option<SegmentMap>> {
+        let (Some(base), Some(own)) = (&self.base, &self.own) else { return Ok(None) };
+        let first = u64::from(segment) * SEGMENT_BLOCKS as u64;
+        let stays = (base.of.image, base.of.number) == (own.of.image, own.of.current)
+            && base.of.size_bytes == self.generation.size_bytes
+            && !self.zero_segments.contains(&segment)
+            && self.rows.range(first..first + SEGMENT_BLOCKS as u64).next().is_none();
+        if stays { base.segment(segment) } else { Ok(None) }
     }
 
     /// The new map of a segment: changed rows over the base's, zeros where there was nothing.

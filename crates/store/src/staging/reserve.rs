@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use blockferry_delta::ImageName;
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::store::Store;
 
 /// Room the catalog may grow by for each byte of image that is new: map rows, chunk lists, index.
@@ -58,10 +58,7 @@ impl Reservation {
 }
 
 fn fits(store: &Store, needed: u64) -> Result<(bool, u64)> {
-    let space = store.disk.space().during("ask for the free space of", "the store")?;
-    let promised = store.reserved_bytes.load(Ordering::Relaxed);
-    let free = space.free_bytes.saturating_sub(store.options.free_min_bytes);
-    let free = free.saturating_sub(promised);
+    let free = store.free_bytes()?;
     Ok((needed <= free, free))
 }
 

@@ -1,6 +1,6 @@
-//! A sealed staging made of a content that is kept here: nothing has to be sent. All of it is read
-//! and hashed, so that what rotted meanwhile is never made current; what is read also tells in what
-//! the two contents differ, which the catalog needs.
+//! A sealed staging made of a content that is kept here: nothing has to be sent. What it doesn't share
+//! with the current content is read and hashed (`shared`), so that what rotted meanwhile is never made
+//! current; what is read also tells in what the two contents differ, which the catalog needs.
 
 use super::reserve::Reservation;
 use super::{Built, Sealed, StageRequest, allocate_zeros};
@@ -86,12 +86,14 @@ impl Store {
         let size_bytes = file.stat().during("look at", &path)?.size_bytes;
         let current = self.current_of(image)?;
         let read = (file.as_ref(), path.as_str(), size_bytes);
-        let scanned = self.scan(read, image, current.as_ref(), spool, progress)?;
+        let known = image.zip(current.as_ref());
+        let (scanned, discover) = self.scan_kept(read, known, &generation.root, spool, progress)?;
         if scanned.root != generation.root || size_bytes != generation.size_bytes {
             let (promised, found) = (generation.root, scanned.root);
             let image = generation.image.clone();
             return Err(Error::RootMismatch { image, promised, found });
         }
+        generation.discover = discover;
         generation.bytes_read = scanned.bytes_read;
         generation.dirty_bytes = scanned.dirty_bytes;
         allocate_zeros(file.as_ref(), &path, generation)?;

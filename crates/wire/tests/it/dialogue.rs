@@ -28,11 +28,11 @@ fn first_page(number: u32) -> u64 {
     (u64::from(number) + 100) * 16
 }
 
-fn want(number: u32, again: bool, at: u64, count: u32) -> Want {
+pub(crate) fn want(number: u32, again: bool, at: u64, count: u32) -> Want {
     Want { part: number, again, extents: vec![extent(first_page(number) + at, count)] }
 }
 
-fn pack(number: u32, at: u64, count: u32) -> Pack {
+pub(crate) fn pack(number: u32, at: u64, count: u32) -> Pack {
     Pack {
         part: number,
         extents: vec![extent(first_page(number) + at, count)],
@@ -55,12 +55,12 @@ fn sent(sender: &mut Sender) -> Vec<Kind> {
     std::iter::from_fn(|| sender.poll_transmit()).map(|message| message.kind()).collect()
 }
 
-fn said(receiver: &mut Receiver) -> Vec<Kind> {
+pub(crate) fn said(receiver: &mut Receiver) -> Vec<Kind> {
     std::iter::from_fn(|| receiver.poll_transmit()).map(|message| message.kind()).collect()
 }
 
 /// A sender whose offer was accepted and that has sent `parts` parts.
-fn sending(parts: u32) -> Sender {
+pub(crate) fn sending(parts: u32) -> Sender {
     let mut sender = Sender::new(offer()).expect("a good offer");
     sender.handle_message(accept(Some(root(0xbb)))).expect("a base of the offer");
     for number in 0..parts {
@@ -72,7 +72,7 @@ fn sending(parts: u32) -> Sender {
 }
 
 /// A receiver that accepted and was given `parts` parts.
-fn receiving(parts: u32) -> Receiver {
+pub(crate) fn receiving(parts: u32) -> Receiver {
     let mut receiver = Receiver::new();
     receiver.handle_message(offer().into()).expect("first");
     receiver.accept(None, false).expect("an offer is open");
@@ -84,7 +84,7 @@ fn receiving(parts: u32) -> Receiver {
     receiver
 }
 
-fn code<T>(result: blockferry_wire::Result<T>) -> &'static str {
+pub(crate) fn code<T>(result: blockferry_wire::Result<T>) -> &'static str {
     result.map_or_else(|error| error.code(), |_| "good")
 }
 

@@ -9,5 +9,6 @@ mod limits;
 mod pair;
 mod rng;
 mod samples;
+mod twins;
 mod versions;
 mod walk;

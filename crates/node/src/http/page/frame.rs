@@ -89,7 +89,7 @@ pub(crate) struct Trouble<'a> {
 
 impl<'a> Trouble<'a> {
     pub(crate) fn new(problem: &'a Problem) -> Self {
-        let Problem(error) = problem;
+        let Problem { error, .. } = problem;
         Self {
             title: problem.status().canonical_reason().unwrap_or("Error"),
             code: &error.code,

@@ -1,23 +1,26 @@
 //! History: the last generations of all images, and one image's course over its generations.
 
 use askama::Template;
+use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_DISPOSITION, HeaderValue};
 
 use super::frame::Frame;
 use super::image::{Generation, generation};
-use super::plot::{Plot, Series, Unit, plot};
+use super::plot::{Plot, Series, Unit, bars};
 use super::words::{Clock, count, duration, in_path, size};
-use super::{Failed, Screen, Viewer, html};
-use crate::api::{GenerationRow, HistoryReport, Request};
+use super::{Failed, Screen, Viewer, as_file, html};
+use crate::api::{GenerationRow, HistoryReport, Request, history_csv};
 use crate::budget;
 use crate::core::blocking;
 use crate::http::body::{Asked, Named};
 use crate::http::problem::Problem;
-use crate::http::reads::{Nothing, csv, full};
+use crate::http::reads::{Nothing, full};
 use crate::http::site::Shared;
 use crate::monitoring::recent::{Recorded, recent};
+
+/// Generations that are drawn: more would be bars that nobody sees.
+const BARS_MAX: usize = 120;
 
 #[derive(Template)]
 #[template(path = "history.html")]
@@ -84,7 +87,7 @@ pub(crate) async fn one(
         href: format!("/images/{path}"),
         csv: format!("/history/{path}/csv"),
         said: sum(report.generations.iter()),
-        trends: plots(&report.generations, &frame.clock),
+        trends: plots(&report.generations),
         lines: shown.map(|row| line(&recorded(row), &frame.clock)).collect(),
         store: name.0.clone(),
         name: name.1.clone(),
@@ -101,10 +104,7 @@ pub(crate) async fn file(
 ) -> Screen {
     let report: HistoryReport =
         site.told(Request::ImageHistory { image: full(&name) }).await.map_err(Failed::from)?;
-    let mut response = csv(&report);
-    let file = HeaderValue::from_static("attachment; filename=\"history.csv\"");
-    response.headers_mut().insert(CONTENT_DISPOSITION, file);
-    Ok(response)
+    Ok(as_file(Body::from(history_csv(&report)), "attachment; filename=\"history.csv\""))
 }
 
 fn line(of: &Recorded, clock: &Clock) -> Line {
@@ -133,24 +133,34 @@ fn sum<'a>(rows: impl Iterator<Item = &'a GenerationRow>) -> String {
 }
 
 /// What changed and what travelled with each generation, and the size of the image; oldest first.
-fn plots(rows: &[GenerationRow], clock: &Clock) -> Vec<Plot> {
-    let rows: Vec<&GenerationRow> = rows.iter().rev().collect();
-    let times: Vec<&str> = rows.iter().map(|row| row.recorded.as_str()).collect();
-    let series = |name, class, filled, of: fn(&GenerationRow) -> u64| Series {
+fn plots(rows: &[GenerationRow]) -> Vec<Plot> {
+    let mut rows: Vec<&GenerationRow> = rows.iter().take(BARS_MAX).rev().collect();
+    let labels = |rows: &[&GenerationRow]| -> Vec<String> {
+        rows.iter().map(|row| format!("@{}", row.generation)).collect()
+    };
+    let series = |rows: &[&GenerationRow], name, class, of: fn(&GenerationRow) -> u64| Series {
         name,
         class,
-        filled,
+        filled: true,
         values: rows.iter().map(|row| Some(of(row))).collect(),
     };
-    let deltas = [
-        series("changed", "backlog", true, |row| row.dirty_bytes),
-        series("on the wire", "sent", false, |row| row.wire_bytes),
-    ];
-    let sizes = [series("size", "sent", true, |row| row.size_bytes)];
-    vec![
-        plot("What changed with each generation", Unit::Size, &times, &deltas, clock),
-        plot("Size of the image", Unit::Size, &times, &sizes, clock),
-    ]
+    let whole = series(&rows, "size", "backlog", |row| row.size_bytes);
+    let sizes = bars("Size of the image", Unit::Size, &labels(&rows), &[whole]);
+    // All of the first one is new: beside it nothing else would be seen.
+    let first = rows.first().filter(|first| first.generation == 1 && rows.len() > 2);
+    let note = first.map_or(String::new(), |first| {
+        format!("without @1, of which all was new: {}", size(first.dirty_bytes))
+    });
+    if !note.is_empty() {
+        rows.remove(0);
+    }
+    let changed = series(&rows, "changed", "backlog", |row| row.dirty_bytes);
+    let wire = series(&rows, "on the wire", "sent", |row| row.wire_bytes);
+    // Where an image is made nothing of it comes over the wire.
+    let came = wire.values.iter().flatten().any(|bytes| *bytes > 0);
+    let deltas: Vec<Series> = [changed].into_iter().chain(came.then_some(wire)).collect();
+    let title = "What changed with each generation";
+    vec![Plot { note, ..bars(title, Unit::Size, &labels(&rows), &deltas) }, sizes]
 }
 
 #[cfg(test)]
@@ -173,15 +183,20 @@ mod tests {
         let said = sum(rows.iter());
         assert_eq!(said, "3 generations: 1 GiB changed, 512 KiB came over the wire, 5 s of work");
         let clock = Clock::at("UTC", 1_793_617_200);
-        let drawn = plots(&rows, &clock);
+        let drawn = plots(&rows);
         assert_eq!((drawn.len(), drawn[0].lines.len()), (2, 2));
-        assert_eq!(drawn[0].top, "1 GiB");
-        assert_eq!(
-            drawn[0].from.as_ref().map(|from| from.full.as_str()),
-            Some("Sun 2026-11-01 00:00:00")
+        assert_eq!((drawn[0].top.as_str(), drawn[1].top.as_str()), ("3 MiB", "1 GiB"));
+        assert_eq!(drawn[0].note, "without @1, of which all was new: 1 GiB");
+        assert_eq!(drawn[0].ends, Some(("@2".to_owned(), "@3".to_owned())));
+        assert!(
+            drawn[0].said.contains("@3: changed 1 MiB, on the wire 512 KiB"),
+            "{}",
+            drawn[0].said
         );
-        assert!(drawn[0].said.contains("on the wire 512 KiB"), "{}", drawn[0].said);
-        assert!(plots(&[], &clock)[0].empty);
+        // Two are shown both, and what never came over the wire is not in the legend.
+        let two = plots(&rows[1..]);
+        assert_eq!((two[0].top.as_str(), two[0].lines.len()), ("1 GiB", 1));
+        assert!(plots(&[])[0].empty);
         let of = Recorded { store: "v d".into(), image: "a#1.raw".into(), row: row(2, 1, 0) };
         let shown = line(&of, &clock);
         assert_eq!(

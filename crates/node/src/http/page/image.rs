@@ -139,7 +139,7 @@ async fn history(
     let rows = match history {
         Ok(history) => history.generations,
         // A file that no generation is known of has no history.
-        Err(Problem(error)) if error.code == "IMAGE_UNKNOWN" => Vec::new(),
+        Err(Problem { error, .. }) if error.code == "IMAGE_UNKNOWN" => Vec::new(),
         Err(problem) => return Err(problem),
     };
     let is_current = |row: &GenerationRow| current == Some(row.generation);

@@ -27,8 +27,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
-    LOCATION, ORIGIN, REFERRER_POLICY,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    HeaderName, HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY,
 };
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -38,6 +38,7 @@ use tracing::info;
 
 use super::access::Denied;
 use super::problem::Problem;
+use super::reads::as_csv;
 use super::routes::{Row, row};
 use super::settings::Scope;
 use super::site::{Asker, Shared};
@@ -73,6 +74,7 @@ fn table() -> Vec<Row> {
         row(Method::GET, "/history/{store}/{image}", Read, get(history::one)),
         row(Method::GET, "/history/{store}/{image}/csv", Read, get(history::file)),
         row(Method::GET, "/health", Read, get(health::show)),
+        row(Method::GET, "/health/adoption/{store}/csv", Read, get(health::adoption)),
         row(Method::POST, "/promote", Operate, post(forms::promote)),
         row(Method::POST, "/pause", Operate, post(forms::pause)),
         row(Method::POST, "/resume", Operate, post(forms::resume)),
@@ -198,6 +200,13 @@ fn plain(status: StatusCode, text: String) -> Response {
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
+    response
+}
+
+/// A table to be kept, for spreadsheets.
+fn as_file(table: Body, kept: &'static str) -> Response {
+    let mut response = as_csv(table);
+    response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static(kept));
     response
 }
 

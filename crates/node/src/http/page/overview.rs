@@ -129,7 +129,7 @@ pub(crate) async fn ready(
     let all: ReadyReport = match site.told(ask(Require::All)).await {
         Ok(all) => all,
         // It went while we asked.
-        Err(Problem(error)) if error.code == "IMAGE_UNKNOWN" => return Ok((None, false)),
+        Err(Problem { error, .. }) if error.code == "IMAGE_UNKNOWN" => return Ok((None, false)),
         Err(problem) => return Err(problem),
     };
     let required = site.core.live().promote.require.clone();

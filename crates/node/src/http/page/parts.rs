@@ -68,6 +68,8 @@ pub(crate) struct EventLine {
     pub(crate) message: String,
     /// What to do; empty for what is as it should be.
     pub(crate) remedy: &'static str,
+    /// Others that say the same of the same, of other peers mostly.
+    pub(crate) more: usize,
 }
 
 impl EventLine {
@@ -85,8 +87,32 @@ impl EventLine {
             code: event.code.clone(),
             message: event.message.clone(),
             remedy: if quiet { "" } else { remedy_for(&event.code) },
+            more: 0,
         }
     }
+}
+
+/// Events as rows, the newest first. What is as it should be and says the same of the same thing (it is
+/// at this peer, and at that one) is one row.
+pub(crate) fn event_lines(newest_first: &[Event], most: usize, clock: &Clock) -> Vec<EventLine> {
+    let mut lines: Vec<EventLine> = Vec::new();
+    let mut places: std::collections::HashMap<(&str, &str), usize> = Default::default();
+    for event in newest_first {
+        // What it is about is said first.
+        let about = event.message.split(' ').next().unwrap_or_default();
+        let same = event.severity == Severity::Info && event.image.is_some();
+        let place = same.then(|| places.get(&(event.code.as_str(), about)).copied()).flatten();
+        if let Some(line) = place.and_then(|at| lines.get_mut(at)) {
+            line.more += 1;
+            continue;
+        }
+        if lines.len() >= most {
+            break;
+        }
+        places.insert((&event.code, about), lines.len());
+        lines.push(EventLine::new(event, clock));
+    }
+    lines
 }
 
 /// An order that is in force, with what its form needs to end it.
@@ -179,5 +205,46 @@ pub(crate) fn reach(peer: &PeerRow, clock: &Clock) -> (Mark, &'static str, Optio
         _ if peer.connected => (Mark::Good, "connected", since),
         PeerState::Refused => (Mark::Bad, "refused", since),
         _ => (Mark::Offline, "offline", since),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_the_same_of_the_same_is_one_row() {
+        let clock = Clock::at("UTC", 1_793_617_200);
+        let event = |number, code: &str, severity, message: &str, image: Option<&str>| Event {
+            number,
+            time: "2026-11-01T00:00:00.000Z".into(),
+            code: code.into(),
+            severity,
+            message: message.into(),
+            store: image.map(|_| "s".into()),
+            image: image.map(str::to_owned),
+            peer: None,
+            remedy: None,
+        };
+        let info = |number, message: &str| {
+            event(number, "RECEIPT", Severity::Info, message, Some("a.raw"))
+        };
+        let events = [
+            info(9, "s/a.raw@2 is at c"),
+            event(8, "PAUSED", Severity::Info, "pause of everything", None),
+            info(7, "s/a.raw@2 is at b"),
+            event(6, "PAUSED", Severity::Info, "pause of everything", None),
+            event(5, "DIVERGED", Severity::Warning, "s/a.raw: both sides", Some("a.raw")),
+            event(4, "DIVERGED", Severity::Warning, "s/a.raw: both sides", Some("a.raw")),
+            info(3, "s/a.raw@1 is at c"),
+        ];
+        let lines = event_lines(&events, 40, &clock);
+        let told: Vec<(&str, usize)> =
+            lines.iter().map(|line| (line.message.as_str(), line.more)).collect();
+        let pause = ("pause of everything", 0);
+        let both = ("s/a.raw: both sides", 0);
+        let all = [("s/a.raw@2 is at c", 1), pause, pause, both, both, ("s/a.raw@1 is at c", 0)];
+        assert_eq!(told, all);
+        assert_eq!(event_lines(&events, 2, &clock).len(), 2);
     }
 }

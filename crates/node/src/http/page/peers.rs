@@ -11,7 +11,7 @@ use super::parts::{EventLine, Mark, reach};
 use super::plot::Plot;
 use super::words::{Clock, When, count, in_path, rate, size};
 use super::{Failed, Screen, Viewer, health, html};
-use crate::api::{BacklogItem, BacklogReport, PeerRow, PeersReport, Request, TrendsReport};
+use crate::api::{BacklogItem, BacklogReport, Event, PeerRow, PeersReport, Request, TrendsReport};
 use crate::budget;
 use crate::http::body::{Asked, Named};
 use crate::http::problem::Problem;
@@ -126,7 +126,8 @@ pub(crate) async fn one(
     let backlog: BacklogReport = site.told(Request::Backlog { peer: peer.clone() }).await?;
     let trends: TrendsReport = site.told(Request::Trends { peer }).await?;
     let clock = &frame.clock;
-    let events = health::events(&site, |event| event.peer.as_deref() == Some(&row.name)).await?;
+    let of_it = |event: &Event| event.peer.as_deref() == Some(&row.name);
+    let events = health::events(&site, clock, of_it).await?;
     let screen = OnePeer {
         peer: Peer::new(row, clock),
         id: row.id.clone(),
@@ -137,7 +138,7 @@ pub(crate) async fn one(
         more_items: backlog.items.len().saturating_sub(budget::PAGE_ROWS_MAX),
         items: backlog.items.iter().take(budget::PAGE_ROWS_MAX).map(|i| item(i, clock)).collect(),
         trends: vec![rate_plot("Sent, against the limit", &trends, clock)],
-        events: events.iter().map(|event| EventLine::new(event, clock)).collect(),
+        events,
         frame,
     };
     Ok(html(StatusCode::OK, &screen))

@@ -1,5 +1,5 @@
-//! Plot: a few series over time as a drawing that needs no script, with the figures beside it for the
-//! script that makes it one to point at. Pure.
+//! Plot: a few series over time, or a bar for each generation, as a drawing that needs no script, with
+//! the figures beside it for the script that makes it one to point at. Pure.
 
 use serde_json::json;
 
@@ -8,6 +8,11 @@ use super::words::{Clock, When};
 /// Width and height of a drawing in its own units; the style sheet stretches it.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
+/// Share of its place that a bar takes: of the first series, and of those before it.
+const BARS: [f64; 2] = [0.62, 0.3];
+/// A bar is never wider, nor lower if there is anything at all.
+const BAR_WIDTH_MAX: f64 = 90.0;
+const BAR_HEIGHT_MIN: f64 = 2.0;
 
 /// What the values are, for labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +55,12 @@ pub(crate) struct Series {
 #[derive(Clone, Debug)]
 pub(crate) struct Plot {
     pub(crate) title: String,
+    /// What isn't shown; may be empty.
+    pub(crate) note: String,
     /// Too few points for a line.
     pub(crate) empty: bool,
+    /// What stands below both ends of it, where those are no times.
+    pub(crate) ends: Option<(String, String)>,
     pub(crate) lines: Vec<Line>,
     /// What the top of the drawing stands for.
     pub(crate) top: String,
@@ -99,13 +108,17 @@ pub(crate) fn plot(
     let now: Vec<String> = series.iter().filter_map(named).collect();
     let values: Vec<&Vec<Option<u64>>> = series.iter().map(|one| &one.values).collect();
     let names: Vec<&str> = series.iter().map(|one| one.name).collect();
+    let classes: Vec<&str> = series.iter().map(|one| one.class).collect();
     let (unit_word, zone) = (unit.word(), clock.zone());
     let data = json!({
-        "unit": unit_word, "zone": zone, "names": names, "times": seconds, "values": values,
+        "unit": unit_word, "zone": zone, "names": names, "classes": classes, "times": seconds,
+        "values": values,
     });
     Plot {
         title: title.to_owned(),
+        note: String::new(),
         empty: seconds.len() < 2,
+        ends: None,
         lines: lines.collect(),
         top: unit.text(top),
         from: times.first().map(|at| clock.when(at)),
@@ -113,6 +126,66 @@ pub(crate) fn plot(
         said: format!("{title}: now {}; highest {}", now.join(", "), unit.text(top)),
         data: data.to_string(),
     }
+}
+
+/// Draws a bar of each series for each of these labels, the first series behind the others.
+pub(crate) fn bars(title: &str, unit: Unit, labels: &[String], series: &[Series]) -> Plot {
+    let top = series.iter().flat_map(|one| one.values.iter().flatten()).copied().max().unwrap_or(0);
+    let ceiling = top.saturating_add(top / 10).max(1);
+    let line = |(at, one): (usize, &Series)| Line {
+        name: one.name,
+        class: one.class,
+        path: outline(&one.values, BARS[at.min(1)], ceiling),
+    };
+    let last = |one: &Series| {
+        one.values
+            .last()
+            .copied()
+            .flatten()
+            .map(|value| format!("{} {}", one.name, unit.text(value)))
+    };
+    let now: Vec<String> = series.iter().filter_map(last).collect();
+    let values: Vec<&Vec<Option<u64>>> = series.iter().map(|one| &one.values).collect();
+    let names: Vec<&str> = series.iter().map(|one| one.name).collect();
+    let classes: Vec<&str> = series.iter().map(|one| one.class).collect();
+    let places: Vec<usize> = (1..=labels.len()).collect();
+    let data = json!({
+        "unit": unit.word(), "names": names, "classes": classes, "labels": labels,
+        "times": places, "values": values,
+    });
+    let (first, newest) = (labels.first(), labels.last());
+    let said = newest.map_or(String::new(), |newest| format!("{newest}: {}; ", now.join(", ")));
+    Plot {
+        title: title.to_owned(),
+        note: String::new(),
+        empty: labels.is_empty(),
+        ends: first.zip(newest).map(|(first, newest)| (first.clone(), newest.clone())),
+        lines: series.iter().enumerate().map(line).collect(),
+        top: unit.text(top),
+        from: None,
+        to: None,
+        said: format!("{title}, for {} of them: {said}highest {}", labels.len(), unit.text(top)),
+        data: data.to_string(),
+    }
+}
+
+/// The outline of bars, one for each value that is there and above 0.
+fn outline(values: &[Option<u64>], share: f64, ceiling: u64) -> String {
+    let mut text = String::new();
+    #[expect(clippy::cast_precision_loss, reason = "a place in a drawing")]
+    let slot = WIDTH / values.len().max(1) as f64;
+    let width = (slot * share).min(BAR_WIDTH_MAX);
+    for (at, value) in values.iter().enumerate() {
+        let Some(value) = value.filter(|value| *value > 0) else { continue };
+        #[expect(clippy::cast_precision_loss, reason = "a place in a drawing")]
+        let (left, high) = (
+            slot * (at as f64 + 0.5) - width / 2.0,
+            (value as f64 / ceiling as f64 * HEIGHT).max(BAR_HEIGHT_MIN),
+        );
+        let (right, high) = (left + width, HEIGHT - high);
+        text.push_str(&format!("M{left:.1} {HEIGHT:.0}V{high:.1}H{right:.1}V{HEIGHT:.0}Z"));
+    }
+    text
 }
 
 fn place(seconds: &[i64], at: i64, value: u64, ceiling: u64) -> (i64, i64) {
@@ -194,6 +267,19 @@ mod tests {
         assert_eq!(draw(&[Some(0), Some(0), None], true).lines[0].path, "M0 200L500 200V200H0Z");
         assert_eq!(draw(&[None, None, None], false).lines[0].path, "");
         assert!(line.data.contains("\"times\":[0,10,20]"), "{}", line.data);
+    }
+
+    #[test]
+    fn each_generation_has_a_bar() {
+        let labels = ["@1", "@2"].map(str::to_owned);
+        let series = [series(&[Some(1000), Some(0)], true), series(&[None, Some(1)], false)];
+        let drawn = bars("Changed", Unit::Size, &labels, &series);
+        assert!(!drawn.empty);
+        assert_eq!(drawn.lines[0].path, "M205.0 200V18.2H295.0V200Z");
+        assert_eq!(drawn.lines[1].path, "M705.0 200V198.0H795.0V200Z", "little is seen, too");
+        assert_eq!(drawn.ends, Some(("@1".to_owned(), "@2".to_owned())));
+        assert!(drawn.data.contains(r#""labels":["@1","@2"]"#), "{}", drawn.data);
+        assert!(bars("Changed", Unit::Size, &[], &[]).empty);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::forms::{Done, Form};
 use super::frame::Frame;
-use super::words::{Clock, When, in_path, size};
+use super::words::{Clock, When, count, in_path, size};
 use super::{Failed, Screen, Viewer, html, see};
 use crate::api::{
     BacklogItem, BacklogReport, PeerRow, RateText, Request, ScheduleEdit, ScheduleRow,
@@ -202,7 +202,7 @@ pub(crate) async fn one(
         barred,
         default: row.default.0.clone(),
         days: days(row, &palette, &hours_planned(row, &waits, &clock), clock.week_hour()),
-        palette: filled(palette),
+        palette: filled(palette, may && barred.is_empty()),
         beside: beside(row),
         dfsr: row.dfsr.is_some(),
         by: row.by.clone().unwrap_or_default(),
@@ -282,8 +282,27 @@ fn line(row: &ScheduleRow, clock: &Clock) -> Line {
         why: why(&row.now),
         until: there.when_some(row.until.as_deref()),
         next: row.next.as_ref().map_or(String::new(), |next| next.rate.0.clone()),
-        used_by: if row.used_by.is_empty() { "nobody".to_owned() } else { row.used_by.join(", ") },
+        used_by: users(&row.used_by),
     }
+}
+
+/// Who goes by a schedule: by name where they are few, else how many.
+fn users(of: &[String]) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for (kind, one) in [("peers.", "peer"), ("stores.", "store")] {
+        let mut names: Vec<&str> = of.iter().filter_map(|user| user.strip_prefix(kind)).collect();
+        names.sort_unstable();
+        match names.as_slice() {
+            [] => {}
+            [name] => said.push(format!("{one} {name}")),
+            few @ ([_, _] | [_, _, _]) => said.push(format!("{one}s {}", few.join(", "))),
+            many => said.push(count(many.len(), one)),
+        }
+    }
+    if of.iter().any(|user| user == "limits") {
+        said.push("this node".to_owned());
+    }
+    if said.is_empty() { "nobody".to_owned() } else { said.join(", ") }
 }
 
 /// Whether a peer is sent to by a schedule: its own, or the node's.
@@ -312,7 +331,10 @@ fn peers(
             there: there.weekday_time(),
             now: super::words::rate(peer.rate_limit_bits_per_second),
             paused: peer.rate_limit_bits_per_second == Some(0),
-            until: there.when_some(peer.limit_until.as_deref()),
+            // An edge at which nothing changes is none to speak of.
+            until: there.when_some(peer.limit_until.as_deref().filter(|_| {
+                peer.next_rate_limit_bits_per_second != peer.rate_limit_bits_per_second
+            })),
             lacks: match peer.backlog_images {
                 0 => "nothing".to_owned(),
                 1 => format!("1 image, {}", size(peer.backlog_bytes)),
@@ -321,7 +343,9 @@ fn peers(
             finish: there.when_some(peer.finish.as_deref()),
         }
     };
-    peers.iter().filter(|peer| wanted(peer)).map(line).collect()
+    let mut lines: Vec<PeerLine> = peers.iter().filter(|peer| wanted(peer)).map(line).collect();
+    lines.sort_by(|a, b| a.name.cmp(&b.name));
+    lines
 }
 
 /// The rates of a grid, the slowest first.
@@ -354,8 +378,11 @@ fn speed(text: &str) -> u64 {
     number.parse::<u64>().map_or(0, |number| number.saturating_mul(scale))
 }
 
-/// The rates with their numbers, and rooms for more.
-fn filled(palette: Vec<String>) -> Vec<Rate> {
+/// The rates with their numbers, and rooms for more where there can be more.
+fn filled(palette: Vec<String>, may_change: bool) -> Vec<Rate> {
+    if !may_change {
+        return (1..).zip(palette).map(|(number, text)| Rate { number, text }).collect();
+    }
     let spare = ["pause", "unlimited"].map(str::to_owned);
     let missing: Vec<String> = spare.into_iter().filter(|rate| !palette.contains(rate)).collect();
     let all = palette.into_iter().chain(missing).chain(std::iter::repeat(String::new()));

@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use blockferry_delta::{ImageName, StoreName};
+use blockferry_delta::ImageName;
 use blockferry_store::{CommitMode, Why};
 
 use super::judge::{Facts, Far, Held, Http, Process, UNSETTLED_MAX, Unsettled};
 use super::place::{self, Place};
-use crate::config::StoreConfig;
 use crate::core::{Core, lock};
 use crate::error::Result;
-use crate::http::out_of_service;
 use crate::lineage::diverged;
 use crate::lineage::retention;
 use crate::link::peer::Peer;
+use crate::local::absent;
 use crate::local::stores::OpenStore;
 
 /// Images of a store that are looked up in `/proc`: each may take half a second.
@@ -118,14 +117,9 @@ fn look(core: &Core, name: &str, path: PathBuf, known: bool) -> Place {
 /// Stores that should be in service and are not.
 fn missing(core: &Core) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    for name in out_of_service(core) {
-        let added = lock(&core.members).stores.values().cloned().collect::<Vec<StoreConfig>>();
-        let live = core.live();
-        let mut all = live.stores.iter().chain(&added);
-        let Some(config) = all.find(|store| store.name.as_str() == name) else { continue };
-        let known =
-            StoreName::new(&name).map_or(Ok(None), |name| core.ledger.known_store(&name))?;
-        places.push(look(core, &name, config.path.clone(), known.is_some()));
+    for (store, _) in absent::all(core) {
+        let known = core.ledger.known_store(&store.name)?.is_some();
+        places.push(look(core, store.name.as_str(), store.path, known));
     }
     Ok(places)
 }

@@ -111,6 +111,18 @@ fn one_image_follows_the_calendar() {
     assert_eq!(alone(&rates, 12, MBIT, None), Finish::Never);
 }
 
+/// Calendars have edges for years: who has nothing to send doesn't look at them.
+#[test]
+fn it_ends_with_the_last_item() {
+    let mut rates = night();
+    rates.node.schedule = Some("night".to_owned());
+    let nothing = play(&rates, Vec::new(), Turns::default(), MONDAY);
+    assert_eq!(nothing.now, MONDAY);
+    let queues = vec![queue(1, None, vec![waiting(1, "a", 5 * MBIT * 60)])];
+    let one = play(&rates, queues, Turns::default(), MONDAY + 12 * HOUR);
+    assert_eq!(one.now, MONDAY + 12 * HOUR + 60_000);
+}
+
 #[test]
 fn images_of_a_peer_take_turns_in_their_order() {
     let rates = Rates::default();

@@ -287,6 +287,27 @@ fn the_others_share_what_a_slow_one_leaves_and_it_gets_its_own() {
     }
 }
 
+/// What a peer with a limit of its own waits for others it doesn't lose: it has its share beside those
+/// without one, and with much weight as much as its limit allows.
+#[test]
+fn a_limit_near_the_share_takes_nothing_from_it() {
+    for (node_bits, weight, bits, others) in
+        [(27_000_000, 1, 21_000_000, 1_u8), (19_000_000, 6, 8_000_000, 3)]
+    {
+        let (mut pacer, mut clock) = (Pacer::default(), Clock::new(9));
+        let (all, its) = (Rate::Limited(node_bits), Rate::Limited(bits));
+        pacer.set_rates([(node(), all), (peer(1), its)], clock.now);
+        let first = Source::new(1, &[node(), peer(1)], its).of(1, weight, Lane::Normal);
+        let others = (2..2 + others).map(|n| Source::new(n.into(), &[node(), peer(n)], all));
+        let mut sources: Vec<Source> = [first].into_iter().chain(others).collect();
+        run(&mut pacer, &mut clock, &mut sources, 10.0);
+        let share = f64::from(weight) / (f64::from(weight) + (sources.len() - 1) as f64);
+        let fair = (node_bits as f64 * share).min(bits as f64) * 10.0 / 8.0;
+        let sent = sources[0].total() as f64;
+        assert!((sent / fair - 1.0).abs() < 0.03, "{sent} of {fair} bytes under {bits} bit/s");
+    }
+}
+
 #[test]
 fn a_store_with_a_cap_shares_it_by_weight_while_others_go_on() {
     let (mut pacer, mut clock) = (Pacer::default(), Clock::new(6));

@@ -31,6 +31,7 @@ use crate::transfer::verdict;
 
 mod adoption;
 mod keep;
+mod mend;
 mod set;
 
 /// The content to start from and, when the sender has to compare with it, how.
@@ -56,6 +57,13 @@ pub enum RecvOutcome {
         generation: Box<Generation>,
         /// Not two who changed it, but one history with two contents.
         fork: bool,
+    },
+    /// It was here already with a file that had rotted, and is right again; the receipt was sent.
+    Mended {
+        /// Its generation.
+        generation: Box<Generation>,
+        /// Bytes that travelled for it.
+        wire_bytes: u64,
     },
     /// It is kept beside the image, which another tool has; the peer was told.
     Shadowed(Box<Generation>),
@@ -114,6 +122,8 @@ pub struct RecvSide {
     beside: Option<bool>,
     /// It is kept beside the image, which another tool has.
     shadow: bool,
+    /// It is current here already, and its file is built again.
+    mends: bool,
     /// Our generation under a lineage that says what it doesn't descend from.
     restamped: Option<Generation>,
     /// The generation as it will be recorded here.
@@ -155,6 +165,7 @@ impl RecvSide {
             keeps_loser: false,
             beside: None,
             shadow: false,
+            mends: false,
             restamped: None,
             generation: None,
             waiting: Arc::default(),
@@ -248,7 +259,11 @@ impl RecvSide {
                 self.found_bytes = self.found_bytes.saturating_add(planned.found_bytes);
                 self.kept_bytes = self.kept_bytes.saturating_add(planned.kept_bytes);
                 self.travelled.note_planned(&planned);
-                Ok(self.receiver.handle_planned(part.number, planned.wants)?)
+                match planned.complete || !planned.wants.is_empty() {
+                    true => self.receiver.handle_planned(part.number, planned.wants)?,
+                    false => self.receiver.handle_waiting(part.number)?,
+                }
+                Ok(())
             }
             ReceiverEvent::NeedValues(piece) => {
                 let Some(walk) = &mut self.walk else { return Ok(()) };
@@ -295,6 +310,9 @@ impl RecvSide {
                 generation.lineage = lineage;
             }
             Decision::AlreadyHere => {
+                if let Some(ours) = self.to_mend(offer)? {
+                    return self.mend(offer, ours);
+                }
                 if came_by != Held::Recorded {
                     self.store.confirm(&generation, now_unix_ms())?;
                 }
@@ -369,11 +387,13 @@ impl RecvSide {
 
     fn stage(&mut self, offer: &Offer, generation: Generation) -> Result<()> {
         let staged = self.plan_base(offer).and_then(|(base, walk)| {
+            let damage = self.store.mending(&offer.image);
+            let rotten_bytes = damage.as_ref().map_or(0, |damage| damage.bytes());
             let request = StageRequest {
                 generation: generation.clone(),
                 base,
-                dirty_bytes: dirty_bytes_max(offer, base),
-                keep_replaced: self.sets_aside || self.keeps_loser,
+                dirty_bytes: dirty_bytes_max(offer, base).saturating_add(rotten_bytes),
+                keep_replaced: self.sets_aside || self.keeps_loser || damage.is_some(),
             };
             Ok((base, walk, self.store.stage(request)?))
         });
@@ -406,6 +426,9 @@ impl RecvSide {
     /// What to start from. Where the sender has no map of what is held under this name, but can
     /// compare, that is better than a map of something else.
     fn plan_base(&self, offer: &Offer) -> std::result::Result<Planned, StoreError> {
+        if let Some(damage) = self.store.mending(&offer.image) {
+            return self.plan_around(offer, &damage);
+        }
         let base = self.store.plan_base(offer.root, &offer.bases, &offer.image)?;
         let own = self.store.walk_base(&offer.image)?.filter(|own| {
             offer.older.is_some()
@@ -432,7 +455,11 @@ impl RecvSide {
             Unpacked::Sent(pages) => staging.fill(pack.part, &pack.extents, &pages)?,
             Unpacked::Guessed(pages) => staging.fill_guessed(pack.part, &pack.extents, &pages)?,
         };
-        Ok(self.receiver.handle_filled(pack.part, filled.again, filled.complete)?)
+        self.receiver.handle_filled(pack.part, filled.again, filled.complete)?;
+        for other in filled.brought {
+            self.receiver.handle_brought(other.part, other.again, other.complete)?;
+        }
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -440,6 +467,9 @@ impl RecvSide {
         self.walk = None;
         let ended = Instant::now();
         let sealed = staging.seal()?;
+        if self.mends {
+            return self.commit_mended(sealed);
+        }
         if self.shadow {
             let kept = self.commit_shadow(sealed);
             self.travelled.commit = ended.elapsed();

@@ -1,8 +1,8 @@
 //! The sending side of a transfer: offer, parts, packs, receipt.
 //!
 //! Reading and compressing is handed out as [`PackJob`]s, so that several run ahead of the link;
-//! everything else happens inside [`SendSide::step`]. Pages are re-hashed as they are read: a file
-//! that moved under us ends the transfer, never reaches the peer.
+//! everything else happens inside [`SendSide::step`]. Pages are compared with what was recorded as
+//! they are read: a file that moved under us ends the transfer, and the peer proves every block.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

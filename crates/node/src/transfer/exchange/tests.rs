@@ -275,4 +275,6 @@ fn a_stranger_store_is_refused() {
 
 mod adopt;
 mod diverged;
+mod mend;
 mod sets;
+mod twins;

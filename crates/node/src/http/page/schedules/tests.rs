@@ -58,7 +58,7 @@ fn hours_have_numbers_and_say_what_they_are() {
         days.iter().flat_map(|day| &day.cells).filter(|cell| cell.here).collect();
     assert_eq!(here.len(), 1);
     assert_eq!(here[0].label, "Friday 19:00");
-    let filled = filled(palette);
+    let filled = filled(palette, true);
     assert_eq!(filled.len(), RATES_MAX);
     assert_eq!((filled[3].text.as_str(), filled[4].text.as_str()), ("unlimited", ""));
 }
@@ -110,7 +110,7 @@ fn the_form_says_the_grid_that_was_shown() {
     for cell in days(&row, &palette, &[], clock.week_hour()).iter().flat_map(|day| &day.cells) {
         fields.insert(cell.field.clone(), cell.value.clone());
     }
-    for rate in filled(palette) {
+    for rate in filled(palette, true) {
         fields.insert(format!("r{}", rate.number), rate.text);
     }
     fields.insert("default".to_owned(), " 5 Mbit/s ".to_owned());
@@ -123,7 +123,7 @@ fn the_form_says_the_grid_that_was_shown() {
             Some(value) => drop(fields.insert(name.to_owned(), value.to_owned())),
             None => drop(fields.remove(name)),
         }
-        edit(&fields).expect_err(name).0.message
+        edit(&fields).expect_err(name).error.message
     };
     assert!(wrong("c018", Some("9")).contains("Monday 18:00 has the rate \"9\""));
     assert!(wrong("c018", Some("x")).contains("Monday 18:00"));
@@ -131,4 +131,15 @@ fn the_form_says_the_grid_that_was_shown() {
     for field in ["c700", "c024", "c0018", "r0", "r10", "other", ""] {
         assert!(wrong(field, Some("1")).contains("has a field"), "{field}");
     }
+}
+
+#[test]
+fn who_goes_by_it_is_said_in_few_words() {
+    let users = |of: &[&str]| users(&of.iter().map(|user| (*user).to_owned()).collect::<Vec<_>>());
+    assert_eq!(users(&[]), "nobody");
+    assert_eq!(users(&["peers.b", "limits", "peers.a"]), "peers a, b, this node");
+    assert_eq!(
+        users(&["stores.v", "peers.a", "peers.b", "peers.c", "peers.d"]),
+        "4 peers, store v"
+    );
 }
