@@ -264,7 +264,8 @@ impl Redactor {
     fn known_part(&self, word: &str) -> Option<String> {
         let parts: Vec<&str> = word.split('/').collect();
         let harmless = |part: &&str| {
-            self.names.contains(*part) || self.ids.contains(*part) || changes(part) < PART_CHANGES
+            let word = !is_random(part) && changes(part) < PART_CHANGES;
+            word || self.names.contains(*part) || self.ids.contains(*part)
         };
         if parts.len() < 2 || !parts.iter().all(harmless) {
             return None;
