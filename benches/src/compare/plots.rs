@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::night::{UPDATES, series};
+use super::night::{self, UPDATES, series};
 use super::results::Results;
 use super::summary::{Metric, WALL, WIRE};
 use crate::report::{Bar, Group, bars, lines};
@@ -41,7 +41,10 @@ pub(super) fn draw(results: &Results, out: &Path) -> anyhow::Result<Vec<Plot>> {
             let Some(lines_of) = series(results, update).filter(|lines| !lines.is_empty()) else {
                 continue;
             };
-            let title = format!("branches up to date after {update} of a 64 GiB image, in turn");
+            let title = format!(
+                "branches up to date after {} of a 64 GiB image, in turn",
+                night::title(results, update)
+            );
             let file = format!("{NIGHT_PREFIX}{update}.svg");
             lines(&out.join(&file), &title, "hours", "percent of branches", &lines_of)?;
             plots.push(Plot { title, file });

@@ -61,9 +61,12 @@ impl Shape {
     }
 }
 
+/// The name of the link that is as fast as the machine.
+pub(crate) const UNSHAPED: &str = "unshaped";
+
 /// The links that tools are compared on.
 pub(crate) const LINKS: [(&str, Shape); 4] = [
-    ("unshaped", Shape::UNSHAPED),
+    (UNSHAPED, Shape::UNSHAPED),
     ("100mbit", Shape::shaped(100, 0, 0.0)),
     ("20mbit-40ms-0.1%", Shape::shaped(20, 40, 1.0)),
     ("100mbit-50ms", Shape::shaped(100, 50, 0.0)),

@@ -47,8 +47,9 @@ pub(crate) struct Demand {
     pub(crate) tool: String,
     /// Both ways together, or why that isn't known.
     pub(crate) bytes: Result<u64, String>,
-    /// Wall time of an update when the link is no limit.
-    pub(crate) local_seconds: f64,
+    /// Wall time of an update when the link is no limit; none where that wasn't measured, and then
+    /// it counts as nothing.
+    pub(crate) local_seconds: Option<f64>,
 }
 
 impl Demand {
@@ -56,7 +57,7 @@ impl Demand {
     /// image, as they do when the same share of it has changed.
     pub(crate) fn measured(
         tool: &str,
-        (bytes, seconds): (u64, f64),
+        (bytes, seconds): (u64, Option<f64>),
         measured_image_bytes: u64,
         image_bytes: u64,
     ) -> Demand {
@@ -66,13 +67,13 @@ impl Demand {
         Demand {
             tool: tool.to_owned(),
             bytes: bytes.map_err(|_| "more bytes than can be counted".to_owned()),
-            local_seconds: seconds * times,
+            local_seconds: seconds.map(|seconds| seconds * times),
         }
     }
 
     /// A tool of which there is no figure.
     pub(crate) fn unknown(tool: &str, why: &str) -> Demand {
-        Demand { tool: tool.to_owned(), bytes: Err(why.to_owned()), local_seconds: 0.0 }
+        Demand { tool: tool.to_owned(), bytes: Err(why.to_owned()), local_seconds: None }
     }
 }
 
@@ -107,7 +108,7 @@ pub(crate) fn up_to_date(
 ) -> Result<Vec<Option<DateTime>>, String> {
     let Question { start, branches, calendar, .. } = question;
     let bytes = demand.bytes.clone()?;
-    let local = SignedDuration::try_from_secs_f64(demand.local_seconds);
+    let local = SignedDuration::try_from_secs_f64(demand.local_seconds.unwrap_or_default());
     let local = local.map_err(|error| error.to_string())?;
     let floor = start.checked_add(local).map_err(|error| error.to_string())?;
     let one = |number| {
@@ -117,7 +118,7 @@ pub(crate) fn up_to_date(
     Ok((1..=*branches).map(one).collect())
 }
 
-/// The answer as a Markdown table.
+/// The answer in Markdown: a table of all, and one of each branch where they differ.
 pub(crate) fn table(question: &Question, demands: &[Demand]) -> String {
     let mut text = String::from(
         "| tool | bytes to each branch | local work | own links: all branches | \
@@ -143,11 +144,28 @@ pub(crate) fn table(question: &Question, demands: &[Demand]) -> String {
         text.push_str(&format!(
             "| {} | {bytes} | {} | {} | {} | {} |\n",
             demand.tool,
-            elapsed(demand.local_seconds),
+            demand.local_seconds.map_or_else(|| "not measured".to_owned(), elapsed),
             cell(Serving::OwnLinks, &[last]),
             cell(Serving::SharedUplink, &[last]),
             cell(Serving::UplinkInTurn, &[0, last]),
         ));
+    }
+    text.push_str(&each_branch(question, demands));
+    text
+}
+
+/// When each of the branches is up to date if the uplink serves one after the other; in the other
+/// models all are at the same moment.
+fn each_branch(question: &Question, demands: &[Demand]) -> String {
+    let numbers: Vec<String> = (1..=question.branches).map(|number| number.to_string()).collect();
+    let mut text =
+        format!("\nUplink in turn, each branch:\n\n| tool | {} |\n|---|", numbers.join(" | "));
+    text.push_str(&"---|".repeat(numbers.len()));
+    text.push('\n');
+    for demand in demands {
+        let Ok(times) = up_to_date(question, demand, Serving::UplinkInTurn) else { continue };
+        let times: Vec<String> = times.into_iter().map(weekday).collect();
+        text.push_str(&format!("| {} | {} |\n", demand.tool, times.join(" | ")));
     }
     text
 }
@@ -182,8 +200,13 @@ pub(crate) fn lines(question: &Question, demands: &[Demand], serving: Serving) -
 
 /// A time of the week with the time since the change.
 fn moment(start: DateTime, time: Option<DateTime>) -> String {
-    let Some(time) = time else { return "never".to_owned() };
-    format!("{} ({})", time.strftime("%a %H:%M"), elapsed(seconds_between(start, time)))
+    let since = time.map(|time| format!(" ({})", elapsed(seconds_between(start, time))));
+    weekday(time) + &since.unwrap_or_default()
+}
+
+/// A time of the week.
+fn weekday(time: Option<DateTime>) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| time.strftime("%a %H:%M").to_string())
 }
 
 fn elapsed(seconds: f64) -> String {
@@ -219,7 +242,7 @@ mod tests {
     use super::*;
 
     fn demand(bytes: u64, local_seconds: f64) -> Demand {
-        Demand { tool: "x".to_owned(), bytes: Ok(bytes), local_seconds }
+        Demand { tool: "x".to_owned(), bytes: Ok(bytes), local_seconds: Some(local_seconds) }
     }
 
     #[test]
@@ -250,9 +273,15 @@ mod tests {
 
     #[test]
     fn demands_of_another_size() {
-        let grown = Demand::measured("x", (3_000, 2.0), 3 << 30, 64 << 30);
+        let grown = Demand::measured("x", (3_000, Some(2.0)), 3 << 30, 64 << 30);
         assert_eq!(grown.bytes, Ok(64_000));
-        assert!((grown.local_seconds - 128.0 / 3.0).abs() < 1e-9);
+        assert!((grown.local_seconds.unwrap() - 128.0 / 3.0).abs() < 1e-9);
+        // Without it a branch is up to date as soon as the bytes are through.
+        let bare = Demand::measured("x", (625_000, None), 1 << 30, 1 << 30);
+        let question = Question::tuesday_noon();
+        let first = up_to_date(&question, &bare, Serving::OwnLinks).unwrap()[0];
+        assert_eq!(first, Some(question.start + SignedDuration::from_secs(1)));
+        assert!(table(&question, &[bare]).contains("| x | 0.001 GB | not measured | "));
     }
 
     #[test]
@@ -265,6 +294,11 @@ mod tests {
                     Tue 19:13 (7 h 14 min), Wed 19:25 (31 h 25 min) |";
         assert!(text.contains(full), "{text}");
         assert!(text.contains("| bita | not installed | | | | |"), "{text}");
+        // Each of the ten: the bytes of a night are 585 GB, 8.5 such images.
+        assert!(text.contains("| tool | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |"), "{text}");
+        let each = "| x | Tue 19:13 | Tue 20:45 | Tue 22:16 | Tue 23:48 | Wed 01:20 | Wed 02:51 | \
+                    Wed 04:23 | Wed 05:55 | Wed 15:52 | Wed 19:25 |";
+        assert!(text.contains(each), "{text}");
     }
 
     #[test]

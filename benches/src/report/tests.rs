@@ -92,7 +92,7 @@ fn lines_over_time() {
         .iter()
         .zip([68.7, 68.7, 9.0, 9.1, 14.0, 12.0, 30.0, 8.0, 2.5])
         .map(|(tool, gigabytes): (_, f64)| {
-            let measured = ((gigabytes * 1e9) as u64, 400.0);
+            let measured = ((gigabytes * 1e9) as u64, Some(400.0));
             crate::offpeak::Demand::measured(tool, measured, 64 << 30, 64 << 30)
         })
         .collect();
