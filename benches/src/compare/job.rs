@@ -161,7 +161,8 @@ fn in_directory(
     tool.tear_down();
     let mut run = measured?;
     run.set_up_seconds = set_up_seconds;
-    run.identical = same_bytes(&workload.after.path, job.target()?.as_ref())?;
+    let same = same_bytes(&workload.after.path, job.target()?.as_ref());
+    run.identical = same.context("compare what arrived")?;
     let lines = [job.sender.take_lines(), job.receiver.take_lines()].concat();
     Ok((run, lines))
 }

@@ -29,7 +29,8 @@ pub(crate) fn blake3(path: &Path) -> anyhow::Result<String> {
 
 /// Whether two files hold the same bytes.
 pub(crate) fn same_bytes(left: &Path, right: &Path) -> anyhow::Result<bool> {
-    let (left, right) = (File::open(left)?, File::open(right)?);
+    let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
+    let (left, right) = (open(left)?, open(right)?);
     if left.metadata()?.len() != right.metadata()?.len() {
         return Ok(false);
     }

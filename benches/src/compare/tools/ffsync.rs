@@ -7,10 +7,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::super::side::{Line, NO_END, Process, Side};
 use super::{Job, POLL, Split, Tool, version_of};
+
+/// What the receiver says when it is done begins like this.
+const DONE: &str = "receive: ";
 
 /// The tool.
 #[derive(Debug, Default)]
@@ -46,13 +49,29 @@ fn carry(
     job.receiver.wait_for_port(("udp", port), &receiver, job.deadline)?;
     let line = Line::new("ffsync").args(["send", &here?, &address.to_string(), "--quic"]);
     let sender = job.sender.spawn(&line)?;
-    while !receiver.output()?.lines().any(|line| line.starts_with("receive: ")) {
-        let said = || format!("the sender said: {}", sender.last_words());
-        job.receiver.running(&receiver).with_context(said)?;
+    let said = || format!("the sender said: {}", sender.last_words());
+    while !is_done(|| receiver.output(), || job.receiver.running(&receiver).with_context(said))? {
         ensure!(Instant::now() < job.deadline, "{NO_END}; {}", said());
         thread::sleep(POLL);
     }
     Ok([sender, receiver])
+}
+
+/// Whether the receiver has said that it has the image; fails when it ended without a word of it.
+/// It ends right after that word: who finds it ended has to look once more.
+fn is_done(
+    output: impl Fn() -> anyhow::Result<String>,
+    running: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
+    let said =
+        || -> anyhow::Result<bool> { Ok(output()?.lines().any(|line| line.starts_with(DONE))) };
+    if said()? {
+        return Ok(true);
+    }
+    match running() {
+        Ok(()) => Ok(false),
+        Err(ended) => said()?.then_some(true).ok_or(ended),
+    }
 }
 
 impl Tool for Ffsync {
@@ -97,11 +116,41 @@ impl Tool for Ffsync {
         let address = self.address.context("not set up")?;
         let from = if job.is_update() { None } else { job.olds()?.into_iter().next() };
         let name = job.name().to_owned();
-        carry(job, address, &name, from)?;
+        let by_another_name = from.is_some();
+        let [_, receiver] = carry(job, address, &name, from)?;
+        if by_another_name && !Path::new(&job.target()?).exists() {
+            bail!(
+                "it writes no file of the new name when the one at --from is equal, and says \
+                 \"{}\"",
+                receiver.output()?.lines().last().unwrap_or_default()
+            );
+        }
         Ok(Vec::new())
     }
 
     fn tear_down(&mut self) {
         self.address = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_one_that_just_ended_counts() {
+        let ended = || -> anyhow::Result<()> { bail!("ended") };
+        // It says it and ends between our look at the output and that at the process.
+        let looks = Cell::new(0);
+        let output = || {
+            looks.set(looks.get() + 1);
+            Ok(if looks.get() > 1 { "receive: done\n" } else { "listening\n" }.to_owned())
+        };
+        assert!(is_done(output, ended).unwrap());
+        let silent = || Ok("listening\n".to_owned());
+        assert!(is_done(silent, ended).is_err());
+        assert!(!is_done(silent, || Ok(())).unwrap());
     }
 }
