@@ -5,7 +5,7 @@ use super::job::Run;
 use super::plots::{NIGHT_PREFIX, Plot};
 use super::results::{Cell, Results, WorkloadInfo};
 use super::summary::{
-    AFTERWARDS, CPU, EXTRA, MEMORY, Metric, READ, STANDING, SYNC, WALL, WIRE, WIRE_BACK,
+    AFTERWARDS, CPU, EXTRA, MEMORY, Metric, READ, STANDING, SYNC, Spreading, WALL, WIRE, WIRE_BACK,
     WIRE_THERE, WRITTEN, Yardsticks, worst_spread, yardsticks,
 };
 use super::tools::OURS;
@@ -33,8 +33,8 @@ const COLUMNS: [&str; 16] = [
 
 const LEGEND: &str = "\
 Medians; wall seconds and wire bytes with the least and the largest of all runs. `a + b` are \
-sender and receiver, or there and back. *Of full copy* and *of best peer* are ratios to `full-copy` \
-and to the least figure of the tools that are neither Blockferry nor copy everything. *Wall* is \
+sender and receiver, or there and back. *Of full copy* is the ratio to the lesser figure of `full-copy` and \
+`rsync-whole`, *of best peer* to the least of the tools that are neither Blockferry nor copy everything. *Wall* is \
 from the changed file in place at the sender until the receiver has it whole; *then until on disk* \
 is `syncfs` at the receiver after that: what a tool that doesn't sync leaves to be written. *CPU* \
 is that of all processes of an end, ended ones included, not the kernel's work for the network in \
@@ -90,7 +90,7 @@ fn conditions(results: &Results) -> String {
     for (name, value) in results.conditions.iter().chain(&rest) {
         text.push_str(&format!("- {name}: {value}\n"));
     }
-    if let Some((percent, place)) = worst_spread(results, OURS) {
+    if let Some(Spreading { percent, place, .. }) = worst_spread(results, OURS) {
         text.push_str(&format!(
             "- wire bytes of {OURS} between runs of the same seed: {percent:.2} % apart at most ({place})\n"
         ));
@@ -123,8 +123,8 @@ fn table(results: &Results, link: &str, info: &WorkloadInfo) -> String {
         text.push_str(&format!("| {name} | {} |\n", row(cell, wall, wire).join(" | ")));
         if let Some(why) = &cell.reason {
             let runs = cell.runs.len();
-            let after = if runs > 0 { format!(" (after {runs} runs)") } else { String::new() };
-            reasons.push_str(&format!("- {}{after}: {why}\n", cell.tool));
+            let beside = if runs > 0 { format!(" (beside {runs} runs)") } else { String::new() };
+            reasons.push_str(&format!("- {}{beside}: {why}\n", cell.tool));
         }
         for trouble in cell.runs.iter().filter_map(|run| run.link_trouble.as_ref()) {
             reasons.push_str(&format!("- {}: the machine was too busy: {trouble}\n", cell.tool));

@@ -9,6 +9,7 @@
 mod disk;
 mod end;
 mod job;
+mod judge;
 mod markdown;
 mod night;
 mod options;
@@ -26,18 +27,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use crate::ground::image::outside;
+use crate::ground::image::{blake3, outside};
 use crate::ground::machine;
 use crate::ground::say;
-use crate::ground::tools::find_binary;
-use crate::link::{Link, Shape};
+use crate::ground::tools::{commit_of, find_binary};
+use crate::link::{Link, Shape, UNSHAPED};
 use crate::workload::{self, Request, Workload};
 use job::Place;
 use options::{Options, Part};
 use results::{LinkInfo, Results, ToolInfo, WorkloadInfo};
-use summary::WIRE_THERE;
+use summary::{Spreading, WIRE, WIRE_THERE};
 use tools::{FULL_COPY, OURS, Tool};
 
 pub(crate) use end::run as end;
@@ -48,6 +49,9 @@ const MTU: u32 = 1500;
 /// Of a work directory's name; the process id follows.
 const WORK: &str = "compare-";
 const JSON: &str = "compare.json";
+/// Reasons that are failures begin like this; others are that a cell can't be measured here.
+const FAILED: &str = "failed: ";
+const WRONG_IMAGE: &str = "failed: what arrived is not what was sent";
 
 /// A call.
 struct Session {
@@ -89,11 +93,18 @@ impl Session {
         self.results.conditions.push(cache);
         self.results.conditions.push(("largest packet".to_owned(), format!("{MTU} bytes")));
         self.find_tools();
+        self.results.binary = blake3(&self.binary)?;
+        let build = self.build();
+        self.results.conditions.push(("measured build".to_owned(), build));
+        for part in &self.plan {
+            let missing = Link::missing(&part.shape);
+            self.results.links.push(LinkInfo::new(part.link, &part.shape, missing));
+        }
+        self.prepare();
         if self.options.resume {
             let runs = self.results.resume(&self.options.out.join(JSON))?;
             say(&format!("{runs} runs are there already"));
         }
-        self.prepare();
         for part in self.plan.clone() {
             self.part(&part)?;
         }
@@ -102,6 +113,16 @@ impl Session {
         self.results.night = Some(night::ask(&self.results));
         self.write()?;
         self.judge()
+    }
+
+    /// What of Blockferry is measured: its version, the commit, what its file holds.
+    fn build(&self) -> String {
+        let ours = self.results.tools.iter().find(|info| info.name == OURS);
+        let version = ours.and_then(|info| info.version.clone());
+        let named = self.options.binary.is_some();
+        let commit = commit_of(&self.binary, named).unwrap_or_else(|| "unknown".to_owned());
+        let version = version.unwrap_or_else(|| "of no version".to_owned());
+        format!("{version}, commit {commit}, BLAKE3 {:.16}", self.results.binary)
     }
 
     fn find_tools(&mut self) {
@@ -145,8 +166,6 @@ impl Session {
 
     /// All rounds on one link.
     fn part(&mut self, part: &Part) -> anyhow::Result<()> {
-        let missing = Link::missing(&part.shape);
-        self.results.links.push(LinkInfo::new(part.link, &part.shape, missing));
         for (name, tool) in part
             .workloads
             .iter()
@@ -157,9 +176,12 @@ impl Session {
         }
         let mut tools = tools::all();
         tools.retain(|tool| part.tools.contains(&tool.name()));
-        for round in 1..=self.options.runs {
+        for round in 1..=self.options.rounds() {
             for name in &part.workloads {
                 for tool in &mut tools {
+                    if round > self.options.runs_of(name, tool.name()) {
+                        continue;
+                    }
                     self.step(part, round, name, tool.as_mut())?;
                 }
                 self.write_json()?;
@@ -178,14 +200,16 @@ impl Session {
         tool: &mut dyn Tool,
     ) -> anyhow::Result<()> {
         let cell = self.results.cell_mut(part.link, name, tool.name());
-        if cell.reason.is_some() || cell.runs.len() >= round {
+        if cell.is_over() || cell.runs.len() >= round {
             return Ok(());
         }
         let began = Instant::now();
-        let outcome = match self.obstacle(part, name, tool.name()) {
-            Some(why) => Err(why),
-            None => self.measured(part, name, tool),
-        };
+        if let Some(why) = self.obstacle(part, name, tool.name()) {
+            say(&format!("{}, {name}, {}: {why}", part.link, tool.name()));
+            self.results.cell_mut(part.link, name, tool.name()).reason = Some(why);
+            return Ok(());
+        }
+        let outcome = self.measured(part, name, tool);
         let took = began.elapsed().as_secs_f64();
         let shown = format!("{}, {name}, {} ({round}, {took:.1} s)", part.link, tool.name());
         let cell = self.results.cell_mut(part.link, name, tool.name());
@@ -193,7 +217,7 @@ impl Session {
             Ok((run, lines)) => {
                 say(&format!("{shown}: {}", markdown::short(&run)));
                 if !run.identical {
-                    cell.reason = Some("failed: what arrived is not what was sent".to_owned());
+                    cell.reason = Some(WRONG_IMAGE.to_owned());
                 }
                 cell.runs.push(run);
                 if cell.lines.is_empty() {
@@ -202,7 +226,7 @@ impl Session {
             }
             Err(why) => {
                 say(&format!("{shown}: {why}"));
-                cell.reason = Some(why);
+                cell.fail(why);
             }
         }
         Ok(())
@@ -214,9 +238,9 @@ impl Session {
         name: &str,
         tool: &mut dyn Tool,
     ) -> Result<(job::Run, Vec<String>), String> {
-        let failed = |error: anyhow::Error| format!("failed: {error:#}");
+        let failed = |error: anyhow::Error| format!("{FAILED}{error:#}");
         let Some(Ok(workload)) = self.workloads.get(name) else {
-            return Err("no workload".to_owned());
+            return Err(format!("{FAILED}no workload"));
         };
         // A new one for each run: its losses are the same, and no end remembers another run's.
         let link = match Link::missing(&part.shape) {
@@ -257,8 +281,7 @@ impl Session {
         if let Some(why) = Link::missing(&part.shape) {
             return Some(why.to_owned());
         }
-        let unshaped = self.results.links.first()?.name.clone();
-        let measured = self.results.cell(&unshaped, name, tool).and_then(|c| WIRE_THERE.median(c));
+        let measured = self.results.cell(UNSHAPED, name, tool).and_then(|c| WIRE_THERE.median(c));
         let bytes = match measured {
             Some(bytes) => bytes,
             None if tool == FULL_COPY => fs::metadata(&workload.after.path).ok()?.len() as f64,
@@ -286,34 +309,29 @@ impl Session {
         write_whole(&out.join("compare.md"), &markdown::report(&self.results, &plots))
     }
 
-    /// Every cell of the plan is in the file, and Blockferry's images arrived.
+    /// Says what is wrong with what is in the file, if anything.
     fn judge(&self) -> anyhow::Result<ExitCode> {
         let path = self.options.out.join(JSON);
         let kept: Results = serde_json::from_str(&fs::read_to_string(&path)?)?;
-        let mut good = true;
-        for part in &self.plan {
-            for (name, tool) in part
-                .workloads
-                .iter()
-                .flat_map(|name| part.tools.iter().map(move |tool| (name, tool)))
-            {
-                let cell = kept.cell(part.link, name, tool);
-                let cell =
-                    cell.with_context(|| format!("no {tool} on {name} over {}", part.link))?;
-                let said = !cell.runs.is_empty() || cell.reason.is_some();
-                ensure!(said, "{tool} on {name} over {}: neither a run nor a reason", part.link);
-                let failed = cell.reason.as_ref().is_some_and(|why| why.starts_with("failed"));
-                if *tool == OURS && failed {
-                    say(&format!("{tool} on {name} over {}: {:?}", part.link, cell.reason));
-                    good = false;
-                }
-            }
+        let wrong = judge::judge(&kept, &self.plan)?;
+        let measured = kept.cells.iter().filter(|cell| !cell.runs.is_empty());
+        let counted = measured.clone().filter(|cell| WIRE.median(cell).is_some());
+        say(&format!(
+            "{} of {} cells counted the bytes of their interfaces",
+            counted.count(),
+            measured.count()
+        ));
+        if let Some(Spreading { percent, bytes, place }) = summary::worst_spread(&kept, OURS) {
+            say(&format!(
+                "wire bytes of {OURS} between runs of the same seed: at most {percent:.2} % apart \
+                 ({bytes:.0} bytes, {place})"
+            ));
         }
-        if let Some((percent, place)) = summary::worst_spread(&kept, OURS) {
-            say(&format!("wire bytes of {OURS} differ by {percent:.2} % at most: {place}"));
+        for why in &wrong {
+            say(&format!("WRONG: {why}"));
         }
         say(&format!("written: {}", path.with_extension("md").display()));
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

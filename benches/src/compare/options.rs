@@ -33,6 +33,8 @@ const QUICK_WORKLOADS: [&str; 8] = [
 ];
 const SMOKE_TOOLS: [&str; 3] = ["full-copy", "rsync", "blockferry"];
 const SMOKE_WORKLOADS: [&str; 2] = ["first-copy", "random-1"];
+/// The cell of `--smoke` that is measured twice, so that two runs of a seed can be compared.
+const SMOKE_TWICE: (&str, &str) = ("random-1", tools::OURS);
 
 /// How much is done unless told otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +115,17 @@ impl Options {
         }
         ensure!(options.runs > 0, "--runs 0 measures nothing");
         Ok(options)
+    }
+
+    /// How often the cells of a workload and a tool are measured.
+    pub(super) fn runs_of(&self, workload: &str, tool: &str) -> usize {
+        let twice = self.selection == Selection::Smoke && (workload, tool) == SMOKE_TWICE;
+        if twice { self.runs.max(2) } else { self.runs }
+    }
+
+    /// How often any cell is measured at most.
+    pub(super) fn rounds(&self) -> usize {
+        self.runs_of(SMOKE_TWICE.0, SMOKE_TWICE.1)
     }
 
     /// What is to be measured, in this order.
@@ -216,6 +229,17 @@ mod tests {
             assert_eq!(part.tools, SHAPED_TOOLS);
             assert_eq!(part.left_out.len(), tools::all().len() - SHAPED_TOOLS.len());
         }
+    }
+
+    #[test]
+    fn the_smoke_compares_two_runs_of_a_cell() {
+        let options = Options::parse(&["--smoke".to_owned()]).unwrap();
+        let part = &options.plan().unwrap()[0];
+        assert!(part.workloads.contains(&SMOKE_TWICE.0) && part.tools.contains(&SMOKE_TWICE.1));
+        assert_eq!((options.rounds(), options.runs_of("random-1", "blockferry")), (2, 2));
+        assert_eq!(options.runs_of("first-copy", "blockferry"), 1);
+        let options = Options::parse(&["--quick".to_owned()]).unwrap();
+        assert_eq!((options.rounds(), options.runs_of("random-1", "blockferry")), (1, 1));
     }
 
     #[test]

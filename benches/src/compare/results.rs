@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::WRONG_IMAGE;
 use super::job::Run;
 use super::night::Night;
+use super::side::NO_END;
 use super::summary::METRICS;
 use crate::link::LINKS;
 use crate::workload;
 
+/// A cell in which so many runs failed is given up.
+const FAILURES_MAX: usize = 2;
 /// Of the file's form.
 const SCHEMA: &str = "v1";
 
@@ -26,6 +30,9 @@ pub(super) struct Results {
     pub(super) seed: u64,
     pub(super) image_bytes: u64,
     pub(super) runs: usize,
+    /// BLAKE3 of the measured program's file.
+    #[serde(default)]
+    pub(super) binary: String,
     pub(super) conditions: Vec<(String, String)>,
     pub(super) tools: Vec<ToolInfo>,
     pub(super) workloads: Vec<WorkloadInfo>,
@@ -45,7 +52,7 @@ pub(super) struct ToolInfo {
 }
 
 /// A workload.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WorkloadInfo {
     pub(super) name: String,
     pub(super) words: String,
@@ -56,8 +63,20 @@ pub(super) struct WorkloadInfo {
     pub(super) changed_page_bytes: Option<u64>,
 }
 
+impl WorkloadInfo {
+    /// What it is, and of which bytes.
+    fn shown(&self) -> String {
+        let WorkloadInfo { words, image_bytes, allocated_bytes, changed_page_bytes, .. } = self;
+        let kind = if self.stands_in.is_some() { ", a stand-in" } else { "" };
+        format!(
+            "\"{words}\"{kind} ({image_bytes} bytes, {allocated_bytes} on disk, \
+             {changed_page_bytes:?} in changed pages)"
+        )
+    }
+}
+
 /// A link.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LinkInfo {
     pub(super) name: String,
     pub(super) words: String,
@@ -73,8 +92,11 @@ pub(super) struct Cell {
     pub(super) workload: String,
     pub(super) tool: String,
     pub(super) runs: Vec<Run>,
-    /// Why there is no run, or no further one.
+    /// Why there is no run, or a run less.
     pub(super) reason: Option<String>,
+    /// Runs of this call that failed and have no figure.
+    #[serde(default)]
+    pub(super) failures: usize,
     /// What was typed at each end in its first run.
     pub(super) lines: Vec<String>,
 }
@@ -83,6 +105,26 @@ impl Cell {
     /// Those whose image arrived.
     pub(super) fn good(&self) -> impl Iterator<Item = &Run> {
         self.runs.iter().filter(|run| run.identical)
+    }
+
+    /// Whether something else arrived than was sent.
+    pub(super) fn has_wrong_image(&self) -> bool {
+        self.runs.iter().any(|run| !run.identical)
+    }
+
+    /// Whether it is not tried any more: it can't be measured, fails again and again, or a run
+    /// brought a wrong image, which is the result.
+    pub(super) fn is_over(&self) -> bool {
+        let hopeless = self.reason.is_some() && self.failures == 0;
+        hopeless || self.failures >= FAILURES_MAX || self.has_wrong_image()
+    }
+
+    /// Notes a run that failed. One failure is no reason to do without the other runs; one that
+    /// took all of its time is, as each costs as much.
+    pub(super) fn fail(&mut self, why: String) {
+        let more = if why.contains(NO_END) { FAILURES_MAX } else { 1 };
+        self.failures += more;
+        self.reason = Some(why);
     }
 }
 
@@ -94,6 +136,7 @@ impl Results {
             seed,
             image_bytes,
             runs,
+            binary: String::new(),
             conditions: Vec::new(),
             tools: Vec::new(),
             workloads: Vec::new(),
@@ -118,20 +161,29 @@ impl Results {
                 tool: tool.to_owned(),
                 runs: Vec::new(),
                 reason: None,
+                failures: 0,
                 lines: Vec::new(),
             });
         }
         &mut self.cells[at]
     }
 
-    /// Takes over the runs of an earlier, interrupted call, if they are of the same seed, size and
-    /// versions. Cells without a run are tried again.
+    /// Takes over the runs of an earlier, interrupted call, if they are of the same seed, sizes,
+    /// images, links and build. Cells without a run, and those of a tool that has another version
+    /// now, are measured again. Gives how many runs there are.
+    ///
+    /// # Errors
+    /// If the file can't be read, or anything else was measured.
     pub(super) fn resume(&mut self, path: &Path) -> anyhow::Result<usize> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let old: Results = serde_json::from_str(&text).context("not of this program's version")?;
-        let same = old.schema == self.schema
-            && (old.seed, old.image_bytes) == (self.seed, self.image_bytes);
-        anyhow::ensure!(same, "{} has another seed, size or form", path.display());
+        self.is_of_the_same(&old)
+            .with_context(|| format!("{} can't be gone on with", path.display()))?;
+        // What only the earlier call measured stays, with what it was.
+        let known: Vec<String> = self.workloads.iter().map(|info| info.name.clone()).collect();
+        self.workloads.extend(old.workloads.iter().filter(|w| !known.contains(&w.name)).cloned());
+        let known: Vec<String> = self.links.iter().map(|info| info.name.clone()).collect();
+        self.links.extend(old.links.iter().filter(|l| !known.contains(&l.name)).cloned());
         let version = |results: &Results, tool: &str| {
             results
                 .tools
@@ -142,8 +194,38 @@ impl Results {
         let cells = old.cells.iter().filter(|cell| {
             !cell.runs.is_empty() && version(self, &cell.tool) == version(&old, &cell.tool)
         });
-        self.cells = cells.cloned().map(|cell| Cell { reason: None, ..cell }).collect();
+        let taken_over = |cell: &Cell| {
+            let reason = cell.has_wrong_image().then(|| WRONG_IMAGE.to_owned());
+            Cell { reason, failures: 0, ..cell.clone() }
+        };
+        self.cells = cells.map(taken_over).collect();
         Ok(self.cells.iter().map(|cell| cell.runs.len()).sum())
+    }
+
+    /// Whether runs of `old` may stand beside runs of this call.
+    fn is_of_the_same(&self, old: &Results) -> anyhow::Result<()> {
+        ensure!(old.schema == self.schema, "it has another form");
+        let ours = (self.seed, self.image_bytes);
+        ensure!((old.seed, old.image_bytes) == ours, "it has another seed or size");
+        ensure!(
+            old.binary == self.binary,
+            "another build of blockferry was measured: BLAKE3 {:?}, now {:?}",
+            old.binary,
+            self.binary
+        );
+        for now in &self.workloads {
+            let was = old.workloads.iter().find(|was| was.name == now.name);
+            if let Some(was) = was.filter(|was| *was != now) {
+                bail!("other images of {}: {}; now {}", now.name, was.shown(), now.shown());
+            }
+        }
+        for now in &self.links {
+            let was = old.links.iter().find(|was| was.name == now.name);
+            if let Some(was) = was.filter(|was| *was != now) {
+                bail!("another link {}: {was:?}; now {now:?}", now.name);
+            }
+        }
+        Ok(())
     }
 
     /// Cells in the order of the report, whatever was measured first.
@@ -151,6 +233,8 @@ impl Results {
         let links = LINKS.map(|(name, _)| name);
         let tools: Vec<&str> = self.tools.iter().map(|tool| tool.name.as_str()).collect();
         let place = |names: &[&str], name: &str| names.iter().position(|known| *known == name);
+        self.links.sort_by_key(|info| place(&links, &info.name));
+        self.workloads.sort_by_key(|info| place(&workload::NAMES, &info.name));
         self.cells.sort_by_key(|cell| {
             (
                 place(&links, &cell.link),
@@ -219,5 +303,72 @@ mod tests {
 
         assert!(results(2, "3").resume(&path).is_err());
         assert_eq!(results(1, "4").resume(&path).unwrap(), 0);
+    }
+
+    /// One that differs from another only in what `change` does.
+    fn changed(change: fn(&mut Results)) -> Results {
+        let mut results = results(1, "3");
+        results.binary = "b1".to_owned();
+        results.workloads.push(WorkloadInfo {
+            name: "real-small-day".to_owned(),
+            words: "a small day".to_owned(),
+            stands_in: None,
+            image_bytes: 3 << 30,
+            allocated_bytes: 2 << 30,
+            changed_page_bytes: Some(20 << 20),
+        });
+        results.links.push(LinkInfo {
+            name: "unshaped".to_owned(),
+            words: "fast".to_owned(),
+            bits_per_second: None,
+            counted: "by the interfaces".to_owned(),
+        });
+        results.cell_mut("unshaped", "real-small-day", "rsync").runs.push(run(1.0, None));
+        change(&mut results);
+        results
+    }
+
+    #[test]
+    fn runs_of_other_images_links_or_builds_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("compare.json");
+        fs::write(&path, changed(|_| ()).json().unwrap().to_string()).unwrap();
+        let refused = |change| {
+            let error = changed(change).resume(&path).unwrap_err();
+            format!("{error:#}")
+        };
+        let words = refused(|results| results.workloads[0].stands_in = Some("none".to_owned()));
+        assert!(words.contains("other images of real-small-day"), "{words}");
+        assert!(words.contains("a stand-in"), "{words}");
+        let words = refused(|results| results.workloads[0].changed_page_bytes = Some(1));
+        assert!(words.contains("other images of real-small-day"), "{words}");
+        let words = refused(|results| results.links[0].counted = "not counted".to_owned());
+        assert!(words.contains("another link unshaped"), "{words}");
+        let words = refused(|results| results.binary = "b2".to_owned());
+        assert!(words.contains("another build of blockferry"), "{words}");
+
+        // What this call doesn't ask for keeps its runs and what is known of it.
+        let mut fewer = changed(|results| {
+            results.workloads.clear();
+            results.links.clear();
+        });
+        assert_eq!(fewer.resume(&path).unwrap(), 1);
+        assert_eq!((fewer.workloads.len(), fewer.links.len()), (1, 1));
+    }
+
+    #[test]
+    fn one_failure_is_not_the_end_of_a_cell() {
+        let mut results = results(1, "3");
+        let cell = results.cell_mut("unshaped", "touched", "rsync");
+        cell.fail("failed: by chance".to_owned());
+        assert!(!cell.is_over());
+        cell.fail("failed: again".to_owned());
+        assert!(cell.is_over());
+        let cell = results.cell_mut("unshaped", "touched", "bita");
+        cell.fail(format!("failed: {NO_END}"));
+        assert!(cell.is_over());
+        let cell = results.cell_mut("unshaped", "touched", "casync");
+        cell.reason = Some("not installed".to_owned());
+        assert!(cell.is_over());
     }
 }

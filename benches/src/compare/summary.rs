@@ -3,7 +3,7 @@
 
 use super::job::Run;
 use super::results::{Cell, Results};
-use super::tools::{FULL_COPY, OURS, WHOLE};
+use super::tools::{OURS, WHOLE};
 use crate::ground::tools::median;
 use crate::report::Spread;
 
@@ -100,8 +100,8 @@ pub(super) const METRICS: [Metric; 19] = [
     AFTERWARDS[1],
 ];
 
-/// What ratios are to: a full copy, and the least of the tools that are neither ours nor copy
-/// everything.
+/// What ratios are to: the least of the full copies (a stream of our own, `rsync -W`), and the least
+/// of the tools that are neither ours nor copy everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Yardsticks {
     pub(super) full_copy: Option<f64>,
@@ -110,27 +110,56 @@ pub(super) struct Yardsticks {
 
 /// Those of one workload on one link.
 pub(super) fn yardsticks(results: &Results, link: &str, workload: &str, of: &Metric) -> Yardsticks {
-    let cells = results.cells.iter().filter(|c| c.link == link && c.workload == workload);
-    let peers = cells.filter(|cell| cell.tool != OURS && !WHOLE.contains(&cell.tool.as_str()));
+    let cells = || results.cells.iter().filter(|c| c.link == link && c.workload == workload);
+    let whole = cells().filter(|cell| WHOLE.contains(&cell.tool.as_str()));
+    let peers = cells().filter(|cell| cell.tool != OURS && !WHOLE.contains(&cell.tool.as_str()));
     Yardsticks {
-        full_copy: results.cell(link, workload, FULL_COPY).and_then(|cell| of.median(cell)),
+        full_copy: whole.filter_map(|cell| of.median(cell)).min_by(f64::total_cmp),
         best_peer: peers.filter_map(|cell| of.median(cell)).min_by(f64::total_cmp),
     }
 }
 
-/// How much a tool's wire bytes differ between runs of the same seed, at worst: percent, and where.
-pub(super) fn worst_spread(results: &Results, tool: &str) -> Option<(f64, String)> {
-    let cells = results.cells.iter().filter(|cell| cell.tool == tool && cell.good().count() > 1);
-    let spreads = cells.filter_map(|cell| {
+/// The same seed sends the same bytes: more than this apart, and more than the packets below, is a
+/// failure.
+pub(super) const SPREAD_PERCENT_MAX: f64 = 1.0;
+/// Four packets: an acknowledgement or a sign of life more or less is most of a small update.
+pub(super) const SPREAD_BYTES_MAX: f64 = 6000.0;
+
+/// How much wire bytes differ between runs of the same seed.
+#[derive(Clone, Debug)]
+pub(super) struct Spreading {
+    /// Of the median.
+    pub(super) percent: f64,
+    pub(super) bytes: f64,
+    /// Workload and link.
+    pub(super) place: String,
+}
+
+impl Spreading {
+    pub(super) fn is_too_much(&self) -> bool {
+        self.percent > SPREAD_PERCENT_MAX && self.bytes > SPREAD_BYTES_MAX
+    }
+}
+
+/// Those of a tool's cells with two runs or more whose bytes were counted.
+pub(super) fn spreads(results: &Results, tool: &str) -> impl Iterator<Item = Spreading> {
+    let cells = results.cells.iter().filter(move |cell| cell.tool == tool);
+    cells.filter(|cell| cell.good().count() > 1).filter_map(|cell| {
         let spread = WIRE.spread(cell)?;
-        let percent = 100.0 * (spread.max - spread.min) / spread.median.max(1.0);
-        Some((percent, format!("{} on {}", cell.workload, cell.link)))
-    });
-    spreads.max_by(|left, right| left.0.total_cmp(&right.0))
+        let bytes = spread.max - spread.min;
+        let percent = 100.0 * bytes / spread.median.max(1.0);
+        Some(Spreading { percent, bytes, place: format!("{} on {}", cell.workload, cell.link) })
+    })
+}
+
+/// The largest of them, by percent.
+pub(super) fn worst_spread(results: &Results, tool: &str) -> Option<Spreading> {
+    spreads(results, tool).max_by(|left, right| left.percent.total_cmp(&right.percent))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::tools::FULL_COPY;
     use super::*;
 
     /// A run of so many seconds and bytes.
@@ -172,7 +201,11 @@ pub(super) mod tests {
         let wall = yardsticks(&results, "l", "w", &WALL);
         assert_eq!((wall.full_copy, wall.best_peer), (Some(16.0), Some(8.0)));
         assert_eq!(yardsticks(&results, "l", "w", &WIRE).best_peer, Some(210.0));
-        assert_eq!(worst_spread(&results, OURS).unwrap().0, 0.0);
+        // The faster of the two that copy everything is what a ratio is to.
+        results.cell_mut("l", "w", "rsync-whole").runs.push(run(15.0, Some([1100, 10])));
+        assert_eq!(yardsticks(&results, "l", "w", &WALL).full_copy, Some(15.0));
+        assert_eq!(yardsticks(&results, "l", "w", &WIRE).full_copy, Some(1010.0));
+        assert_eq!(worst_spread(&results, OURS).unwrap().percent, 0.0);
     }
 
     #[test]

@@ -73,6 +73,21 @@ pub(crate) fn find_binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The commit that a program was built from: what the environment says, else that of the checkout
+/// it lies in or, unless it is one from elsewhere, that cargo runs us from. None if nobody knows.
+pub(crate) fn commit_of(binary: &Path, from_elsewhere: bool) -> Option<String> {
+    if let Ok(commit) = std::env::var("BLOCKFERRY_COMMIT") {
+        return Some(commit);
+    }
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").filter(|_| !from_elsewhere);
+    let places = [binary.parent().map(Path::to_owned), manifest.map(PathBuf::from)];
+    places.into_iter().flatten().find_map(|place| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(place).args(["describe", "--always", "--dirty", "--abbrev=12"]);
+        run(&mut git).ok().map(|said| said.trim().to_owned())
+    })
+}
+
 /// Kind of the file system that holds `path`, as it is mounted.
 pub(crate) fn file_system(path: &Path) -> String {
     let said = run(Command::new("df").arg("--output=fstype").arg(path));

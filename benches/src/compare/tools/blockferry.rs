@@ -89,7 +89,8 @@ impl Tool for Blockferry {
     }
 
     fn words(&self) -> &'static str {
-        "two nodes; publish, then push --wait: the receipt says that it is durable"
+        "two nodes; publish by hand (settle is out of the way; by itself a node waits 30 s for an \
+         image to be quiet), then push --wait: the receipt says that it is durable"
     }
 
     fn version(&self, blockferry: &Path) -> Result<String, String> {
