@@ -33,8 +33,9 @@ const COLUMNS: [&str; 16] = [
 
 const LEGEND: &str = "\
 Medians; wall seconds and wire bytes with the least and the largest of all runs. `a + b` are \
-sender and receiver, or there and back. *Of full copy* is the ratio to the lesser figure of `full-copy` and \
-`rsync-whole`, *of best peer* to the least of the tools that are neither Blockferry nor copy everything. *Wall* is \
+sender and receiver, or there and back. *Of full copy* is the ratio to the lesser figure \
+of `full-copy` and `rsync-whole`, *of best peer* to the least of the tools that are neither \
+Blockferry nor copy everything. *Wall* is \
 from the changed file in place at the sender until the receiver has it whole; *then until on disk* \
 is `syncfs` at the receiver after that: what a tool that doesn't sync leaves to be written. *CPU* \
 is that of all processes of an end, ended ones included, not the kernel's work for the network in \

@@ -100,8 +100,8 @@ pub(super) const METRICS: [Metric; 19] = [
     AFTERWARDS[1],
 ];
 
-/// What ratios are to: the least of the full copies (a stream of our own, `rsync -W`), and the least
-/// of the tools that are neither ours nor copy everything.
+/// What ratios are to: the least of the full copies (a stream of our own, `rsync -W`), and the
+/// least of the tools that are neither ours nor copy everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Yardsticks {
     pub(super) full_copy: Option<f64>,
