@@ -278,7 +278,7 @@ impl Cluster {
             0 => Choice::Local,
             nth => Choice::Kept(open[nth - 1].serial),
         };
-        let made = conflict::resolve(&member.store, name, (&choice, &[]), member.id(), 1);
+        let made = conflict::resolve(&member.store, name, (&choice, &[]), member.id(), 1, &());
         let made = made.expect("nothing is in the way");
         self.announce(at, &made);
         true
@@ -345,7 +345,7 @@ impl Cluster {
         };
         let member = &self.members[place];
         let author = if place == at { us } else { member.id() };
-        let made = conflict::resolve(&member.store, name, (&choice, &also), author, 1);
+        let made = conflict::resolve(&member.store, name, (&choice, &also), author, 1, &());
         let made = made.expect("nothing is in the way");
         self.announce(place, &made);
         true

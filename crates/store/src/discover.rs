@@ -167,8 +167,10 @@ impl Store {
         let file = (frozen.file.as_ref(), frozen.path.as_str(), size_bytes);
         let scanned = self.by_ranges(file, (image, current), &partial, spool, progress)?;
         if scanned.is_none() {
-            tracing::error!(code = "EXTENTS_MISSED", image = %image.name,
-                "the filesystem's extents missed a change; images of this store are read whole");
+            progress.event(
+                EXTENTS_MISSED,
+                "the file system's extents missed a change: images are read whole now",
+            );
             self.turn_extents_off()?;
         }
         Ok(scanned)
@@ -240,6 +242,8 @@ impl Store {
     }
 }
 
+/// Event: extents missed a change.
+pub(crate) const EXTENTS_MISSED: &str = "EXTENTS_MISSED";
 /// Event: a map of changes was there and could not be used.
 const MAP_UNUSED: &str = "MAP_UNUSED";
 /// Event: a map of changes lacked one.

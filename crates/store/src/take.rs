@@ -9,7 +9,7 @@ use crate::disk::{DiskFile, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
 use crate::kept::{Kept, Why};
 use crate::layout::{KEPT, STAGING, staging_path};
-use crate::scan::data_extents;
+use crate::scan::{Progress, data_extents};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::writer::descendant;
@@ -29,6 +29,7 @@ impl Store {
         others: &[Lineage],
         writer: NodeId,
         now_unix_ms: i64,
+        progress: &dyn Progress,
     ) -> Result<Generation> {
         let _in_place = self.in_place()?;
         self.check_marker()?;
@@ -47,7 +48,7 @@ impl Store {
         let mut spool = Spool::new(format!("{path}.spool"));
         let of = (file.as_ref(), path.as_str(), theirs.size_bytes);
         let known = Some((&image, &current));
-        let (scanned, discover) = self.scan_kept(of, known, &theirs.root, &mut spool, &())?;
+        let (scanned, discover) = self.scan_kept(of, known, &theirs.root, &mut spool, progress)?;
         if scanned.root != theirs.root {
             spool.remove(self.disk.as_ref())?;
             self.disk.remove_file(&path).during("remove", &path)?;

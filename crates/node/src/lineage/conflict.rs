@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use blockferry_delta::{ImageName, Lineage, NodeId, Order};
-use blockferry_store::{Generation, Kept, Store, Why};
+use blockferry_store::{Generation, Kept, Progress, Store, Why};
 use blockferry_wire::Rival;
 use blockferry_wire::limits::RIVALS_MAX;
 
@@ -115,6 +115,7 @@ pub fn resolve(
     (choice, also): (&Choice, &[Lineage]),
     us: NodeId,
     now_unix_ms: i64,
+    progress: &dyn Progress,
 ) -> Result<Generation> {
     let current = store.current(image)?;
     let current = current.ok_or_else(|| blockferry_store::Error::NotFound(image.clone()))?;
@@ -123,6 +124,8 @@ pub fn resolve(
     let others: Vec<Lineage> = others.cloned().collect();
     match choice {
         Choice::Local => Ok(store.descend(image, &others, us, Some(us), now_unix_ms)?),
-        Choice::Kept(serial) => Ok(store.take_kept(image, *serial, &others, us, now_unix_ms)?),
+        Choice::Kept(serial) => {
+            Ok(store.take_kept(image, *serial, &others, us, now_unix_ms, progress)?)
+        }
     }
 }

@@ -382,7 +382,8 @@ pub(crate) fn decide(
 ) -> Result<Generation> {
     let us = core.config.identity.id();
     store.made_here(image);
-    let made = conflict::resolve(&store.store, image, (choice, also), us, now_unix_ms());
+    let telling = recording::Telling { core, store, image: None, inner: &() };
+    let made = conflict::resolve(&store.store, image, (choice, also), us, now_unix_ms(), &telling);
     let generation = made?;
     rewound::refresh(core, store)?;
     conflict::drop_settled(&store.store, &generation)?;

@@ -14,8 +14,9 @@ use crate::core::{Core, blocking, head_of};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::lineage::rewound;
+use crate::local::recording::Telling;
 use crate::local::sets;
-use crate::local::stores::{Activity, Doing, OpenStore, Stopping};
+use crate::local::stores::{Activity, Doing, OpenStore};
 
 /// Makes the content of a generation the current one again.
 pub(crate) async fn rollback(core: &Arc<Core>, what: &Spec) -> Result<Answer> {
@@ -69,9 +70,10 @@ fn go_back(
     going: Vec<(ImageName, u64)>,
     (image, number): (&ImageName, u64),
 ) -> Result<Vec<RolledBack>> {
-    let (author, stopping) = (core.config.identity.id(), Stopping { core, inner: &() });
+    let author = core.config.identity.id();
+    let telling = Telling { core, store, image: None, inner: &() };
     going.iter().for_each(|(image, _)| store.made_here(image));
-    let recorded = match store.store.rollback_set(&going, author, now_unix_ms(), &stopping) {
+    let recorded = match store.store.rollback_set(&going, author, now_unix_ms(), &telling) {
         Err(StoreError::NotKept { image: which, .. }) if which == *image => {
             return Err(not_kept(core, store, image, number)?);
         }

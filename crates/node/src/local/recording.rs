@@ -45,16 +45,11 @@ pub(crate) async fn record(
         sets::may_record(&core, &store, &image)?;
         store.made_here(&image);
         let author = core.config.identity.id();
-        let telling = Telling { core: &core, store: &store, image: &image, inner: &*progress };
-        let relied = !store.store.extents_are_off()?;
+        let telling =
+            Telling { core: &core, store: &store, image: Some(&image), inner: &*progress };
         let of = &store.store;
         let recorded = of.record_told(&image, author, now_unix_ms(), told.as_ref(), &telling);
         let recorded = recorded.map_err(|error| with_holder(&store, error))?;
-        if relied && store.store.extents_are_off()? {
-            let text = "the file system's extents missed a change: images are read whole now";
-            let note = Note::error("EXTENTS_MISSED", text.to_owned());
-            core.events.note(note.store(&store.config.name).image(&image));
-        }
         // It is what was just recorded, until the next look says otherwise.
         lock(&store.seen).remove(image.as_str());
         if let Recorded::New(generation) = &recorded {
@@ -123,11 +118,13 @@ fn text(path: &Path) -> Result<Changed, String> {
     Ok(Changed::Text { text, written_ns })
 }
 
-/// The progress of a recording: ends with the node, and what happens becomes an event.
+/// The progress of a recording, or of what goes back: ends with the node, and what happens becomes
+/// an event.
 pub(crate) struct Telling<'a> {
     pub(crate) core: &'a Core,
     pub(crate) store: &'a OpenStore,
-    pub(crate) image: &'a ImageName,
+    /// Which image it is; `None`: one or several, and what is told says which.
+    pub(crate) image: Option<&'a ImageName>,
     pub(crate) inner: &'a dyn Progress,
 }
 
@@ -145,16 +142,27 @@ impl Progress for Telling<'_> {
     }
 
     fn frozen(&self, millis: u64) {
-        self.store.note_frozen(self.image, Duration::from_millis(millis));
+        if let Some(image) = self.image {
+            self.store.note_frozen(image, Duration::from_millis(millis));
+        }
     }
 
     fn event(&self, code: &'static str, text: &str) {
-        let text = format!("{}: {text}", self.store.full_name(self.image));
+        let text = match self.image {
+            Some(image) => format!("{}: {text}", self.store.full_name(image)),
+            None => text.to_owned(),
+        };
+        // Spelled out for the book, which reads off here how severe they are.
         let note = match code {
-            "MAP_MISSED" => Note::error(code, text),
+            "EXTENTS_MISSED" => Note::error("EXTENTS_MISSED", text),
+            "MAP_MISSED" => Note::error("MAP_MISSED", text),
             _ => Note::warning(code, text),
         };
-        self.core.events.note(note.store(&self.store.config.name).image(self.image));
+        let note = note.store(&self.store.config.name);
+        self.core.events.note(match self.image {
+            Some(image) => note.image(image),
+            None => note,
+        });
     }
 }
 

@@ -8,7 +8,7 @@
 use blockferry_delta::Root;
 
 use crate::catalog::{Discover, Generation, ImageRecord};
-use crate::discover::{EXTENTS_SAMPLED_BLOCKS, Partial, placements, sample_seed};
+use crate::discover::{EXTENTS_MISSED, EXTENTS_SAMPLED_BLOCKS, Partial, placements, sample_seed};
 use crate::disk::DiskFile;
 use crate::error::{IoContext, Result};
 use crate::extents::{data_of, differing};
@@ -59,8 +59,8 @@ impl Store {
         if let Some(image) = doubted
             && scanned.root == *promised
         {
-            tracing::error!(code = "EXTENTS_MISSED", image = %image.name,
-                "the filesystem's extents missed a difference; images of this store are read whole");
+            let text = "the file system's extents missed a difference: images are read whole now";
+            progress.event(EXTENTS_MISSED, &format!("{}: {text}", image.name));
             self.turn_extents_off()?;
         }
         Ok((scanned, Discover::Scan))

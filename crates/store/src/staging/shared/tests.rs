@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blockferry_delta::{ImageName, Meta, NodeId, SEGMENT_BYTES};
 
 use super::*;
+use crate::catalog::Checkpoint;
 use crate::disk::{Disk, Open, SimDisk};
 use crate::error::Error;
 use crate::kept::Why;
@@ -139,4 +140,48 @@ fn without_reflinks_all_of_it_is_read() {
     bench.record();
     let back = bench.rollback(1).expect("goes back");
     assert_eq!((back.discover, back.bytes_read), (Discover::Scan, SIZE));
+}
+
+/// Takes down what is told.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<(&'static str, String)>>);
+
+impl Progress for Told {
+    fn advance(&self, _: u64, _: u64) {}
+
+    fn event(&self, code: &'static str, text: &str) {
+        self.0.lock().unwrap().push((code, text.to_owned()));
+    }
+}
+
+/// A file system that says of the image that it shares all storage with the kept content, though the
+/// edit is recorded of it.
+#[test]
+fn a_difference_that_extents_miss_is_told() {
+    for takes in [false, true] {
+        let bench = Bench::edited();
+        let kept = bench.store.kept(&bench.name).unwrap().remove(0);
+        bench.disk.remove_file("vm.raw").unwrap();
+        assert!(bench.disk.clone_file(&kept.path, "vm.raw").unwrap());
+        let checkpoint = Some(Checkpoint::of(&bench.disk.stat("vm.raw").unwrap().unwrap()));
+        let image = bench.store.catalog.read().unwrap().image(&bench.name).unwrap().unwrap();
+        let write = bench.store.catalog.write().unwrap();
+        write.put_image(&ImageRecord { checkpoint, ..image }).unwrap();
+        write.commit().unwrap();
+
+        let told = Told::default();
+        let made = if takes {
+            bench.store.take_kept(&bench.name, kept.serial, &[], AUTHOR, 0, &told).unwrap()
+        } else {
+            let recorded = bench.store.rollback(&bench.name, 1, AUTHOR, 0, &told).unwrap();
+            recorded.generation().clone()
+        };
+        assert_eq!((made.number, made.discover), (3, Discover::Scan));
+        let told = told.0.into_inner().unwrap();
+        assert!(
+            matches!(&told[..], [(EXTENTS_MISSED, text)] if text.contains("vm.raw")),
+            "{told:?}"
+        );
+        assert!(bench.store.extents_are_off().unwrap());
+    }
 }

@@ -95,7 +95,7 @@ fn both_sides_keep_both_and_a_resolution_ends_it_on_both() {
         let open = conflict::open(&a.store, &current(&a)).expect("read");
         let choice = Choice::Kept(open[0].serial);
         let us = a.identity.id();
-        conflict::resolve(&a.store, &image(), (&choice, &[]), us, 1).expect("resolved");
+        conflict::resolve(&a.store, &image(), (&choice, &[]), us, 1, &()).expect("resolved");
         assert!(read(&a) == of_b && !is_open(&a));
         assert!(a.store.verify(&image(), &()).expect("read").is_good());
         assert!(kept(&a).contains(&of_a), "what lost is kept");
@@ -119,13 +119,14 @@ fn two_decisions_at_once_are_another_conflict_and_no_loss() {
     copy(&b, &a);
     for side in [&a, &b] {
         let us = side.identity.id();
-        conflict::resolve(&side.store, &image(), (&Choice::Local, &[]), us, 1).expect("resolved");
+        conflict::resolve(&side.store, &image(), (&Choice::Local, &[]), us, 1, &())
+            .expect("resolved");
         assert!(!is_open(side));
     }
     kept_as_fork(&copy(&a, &b));
     kept_as_fork(&copy(&b, &a));
     assert!(is_open(&a) && is_open(&b) && read(&a) == of_a && read(&b) == of_b);
-    conflict::resolve(&b.store, &image(), (&Choice::Local, &[]), b.identity.id(), 1)
+    conflict::resolve(&b.store, &image(), (&Choice::Local, &[]), b.identity.id(), 1, &())
         .expect("resolved");
     copy(&b, &a);
     assert!(read(&a) == of_b && !is_open(&a) && kept(&a).contains(&of_a));
@@ -177,7 +178,8 @@ fn what_a_restored_node_makes_is_told_from_what_it_had_made() {
         // Whoever decides is believed by both.
         let (from, to) = if changes == 2 { (&b, &a) } else { (&a, &b) };
         let us = from.identity.id();
-        conflict::resolve(&from.store, &image(), (&Choice::Local, &[]), us, 1).expect("resolved");
+        conflict::resolve(&from.store, &image(), (&Choice::Local, &[]), us, 1, &())
+            .expect("resolved");
         let ended = copy(from, to);
         assert!(matches!(ended.received, RecvOutcome::Committed(_)), "{:?}", ended.received);
         assert!(read(&a) == read(&b) && !is_open(&a) && !is_open(&b), "after {changes}");
@@ -203,7 +205,7 @@ fn a_deletion_beside_a_change_is_decided_where_it_was_deleted() {
         assert!(is_open(&a) && kept(&a) == [of_b.clone()]);
         let open = conflict::open(&a.store, &current(&a)).expect("read");
         let choice = if keep_change { Choice::Kept(open[0].serial) } else { Choice::Local };
-        conflict::resolve(&a.store, &image(), (&choice, &[]), a.identity.id(), 1)
+        conflict::resolve(&a.store, &image(), (&choice, &[]), a.identity.id(), 1, &())
             .expect("resolved");
         let ended = copy(&a, &b);
         assert!(matches!(ended.sent, SendOutcome::Receipt(_)), "{:?}", ended.sent);
