@@ -152,7 +152,10 @@ impl Store {
         if !frozen.is_clone() || self.extents_are_off()? {
             return Ok(None);
         }
-        let Some(held) = self.held(image, &current.root)? else { return Ok(None) };
+        let Some(held) = self.held(image, &current.root)? else {
+            self.note_lost(image, &current.root, progress)?;
+            return Ok(None);
+        };
         let threads = self.options.scan_threads;
         let (old, new) = placements(held.as_ref(), frozen.file.as_ref(), threads);
         let (Some(old), Some(new)) =

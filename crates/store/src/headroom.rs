@@ -46,7 +46,7 @@ impl Store {
         }
         if !fits()? {
             self.drop_spares(None)?;
-            self.drop_held()?;
+            self.drop_held(name)?;
         }
         let free_bytes = self.free_bytes()?;
         if free_bytes < needed_bytes {

@@ -4,12 +4,14 @@
 //! and give way when room is short.
 
 use blockferry_delta::{ImageName, Root};
+use minicbor::bytes::ByteArray;
 
 use crate::catalog::{Checkpoint, Discover, Held, HeldBefore, ImageRecord};
 use crate::disk::{DiskFile, Kind, Open, RenameHow};
 use crate::error::{IoContext, Result};
 use crate::freeze::{Frozen, open_live};
 use crate::layout::{BASE, BEFORE, base_path, before_path};
+use crate::scan::Progress;
 use crate::store::{HoldBase, Store};
 
 /// An image with so many generations in [`BUSY_MS`] is written all day: a held clone would make its
@@ -34,6 +36,28 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// If a clone of the content with `root` should be held and isn't, that is told, and its record
+    /// is dropped, so that it is told once: whoever reads the image instead makes another.
+    pub(crate) fn note_lost(
+        &self,
+        image: &ImageRecord,
+        root: &Root,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let Some(held) = self.catalog.read()?.held(image.id)? else { return Ok(()) };
+        let root = ByteArray::from(*root.as_bytes());
+        if held.root != root && held.before.is_none_or(|before| before.root != root) {
+            return Ok(());
+        }
+        let text = "the clone held of what was recorded is gone or was touched: \
+                    what changed is found without it";
+        progress.event(BASE_LOST, text);
+        self.remove_held(&image.name)?;
+        let write = self.catalog.write()?;
+        write.put_held(image.id, None)?;
+        write.commit()
     }
 
     /// Is the last held clone of an image one of the content with `root`, and untouched?
@@ -161,16 +185,25 @@ impl Store {
         Ok(before.is_some_and(|g| now_unix_ms.saturating_sub(g.recorded_unix_ms) < BUSY_MS))
     }
 
-    /// Gives up all held clones, because room is short.
-    pub(crate) fn drop_held(&self) -> Result<()> {
+    /// Gives up held clones, because room is short; those of images that somebody works on stay: he
+    /// may have put a new one in place and not recorded it yet. `own`: the image that the caller has
+    /// claimed.
+    pub(crate) fn drop_held(&self, own: &ImageName) -> Result<()> {
         let write = self.catalog.write()?;
+        // Given up after the commit: until then nobody may miss what is gone already.
+        let mut claims = Vec::new();
         let mut dropped = false;
         for image in write.images()? {
-            if write.held(image.id)?.is_some() {
-                self.remove_held(&image.name)?;
-                write.put_held(image.id, None)?;
-                dropped = true;
+            if write.held(image.id)?.is_none() {
+                continue;
             }
+            if image.name != *own {
+                let Some(claim) = self.claims.upkeep(&image.name) else { continue };
+                claims.push(claim);
+            }
+            self.remove_held(&image.name)?;
+            write.put_held(image.id, None)?;
+            dropped = true;
         }
         if dropped {
             self.disk.sync_dir(BASE).during("sync", BASE)?;
@@ -205,7 +238,12 @@ impl Store {
     }
 }
 
+/// Event: a held clone is gone, or isn't what it was.
+const BASE_LOST: &str = "BASE_LOST";
 /// Key in the catalog: extents missed a change here.
 const EXTENTS_OFF: &str = "extents_off";
 /// Key in the catalog: a map of changes missed one here.
 const MAPS_OFF: &str = "maps_off";
+
+#[cfg(test)]
+mod tests;

@@ -214,10 +214,10 @@ fn changed_by_a_bitmap_of_a_qemu_that_has_the_image_open() {
     let holder = ground.store.writer_of(&image_name(NAME)).expect("the daemon");
     assert_eq!(holder.pid, Some(daemon.child.0.id()), "{holder}");
     assert!(holder.command.starts_with("qemu-storage"), "{holder}");
-    // Extents would do it; the clone is lost.
+    // Extents would do it; the clone is lost, which is told.
     std::fs::remove_file(mount.path().join(".blockferry/base").join(NAME)).expect("removed");
     let (recorded, events) = ground.told(&socket, "disk", &bitmap);
-    assert_eq!(events, [""; 0]);
+    assert_eq!(events, ["BASE_LOST"]);
     assert_eq!(recorded.generation().discover, Discover::Map);
     ground.is_right(recorded.generation());
     // The next one begins at a generation this bitmap isn't of: a person is told so.

@@ -21,6 +21,11 @@ pub(super) const ROWS: &[CodeRow] = &[
         "see why it waits: blockferry backlog --peer PEER; widen its schedule, or limits.backlog_high",
     ),
     row("BACKLOG_LOW", Exit::Done, NOTHING),
+    row(
+        "BASE_LOST",
+        Exit::Done,
+        "nothing: the image is read whole once. If it comes again: what touches .blockferry/base?",
+    ),
     row("BOOSTED", Exit::Done, NOTHING),
     row(
         "CLOCK_ADRIFT",

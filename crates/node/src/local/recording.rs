@@ -156,6 +156,7 @@ impl Progress for Telling<'_> {
         let note = match code {
             "EXTENTS_MISSED" => Note::error("EXTENTS_MISSED", text),
             "MAP_MISSED" => Note::error("MAP_MISSED", text),
+            "BASE_LOST" => Note::warning("BASE_LOST", text),
             _ => Note::warning(code, text),
         };
         let note = note.store(&self.store.config.name);

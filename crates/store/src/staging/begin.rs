@@ -101,7 +101,7 @@ impl Store {
                 _ => 0,
             };
             let builds_on = matches!(start, Start::Spare(_)).then_some(&name);
-            Reservation::take(self, request.dirty_bytes + more, builds_on)?
+            Reservation::take(self, request.dirty_bytes + more, builds_on, &name)?
         };
         let path = start.path(&request);
         let (content, resumed) =
@@ -242,7 +242,7 @@ impl Store {
         let spare = self.usable_spare(image)?;
         let base = Some(Base { root, image: image.clone() });
         let copied = if spare.is_some() { 0 } else { self.allocated(&base)? };
-        let _room = Reservation::take(self, copied, Some(&image.name))?;
+        let _room = Reservation::take(self, copied, Some(&image.name), &image.name)?;
         self.disk.remove_file(path).during("remove", path)?;
         self.make_file(path, base.as_ref(), spare.map(|spare| spare.number))
     }

@@ -25,11 +25,13 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// Promises `image_bytes` of image data and what the catalog needs for them. Where that needs
-    /// more room, spares and held bases give way, but for the spare of `builds_on`.
+    /// more room, spares and held bases give way, but for the spare of `builds_on` and the bases of
+    /// images that others than the caller, who has `claimed` one, work on.
     pub(super) fn take(
         store: &Store,
         image_bytes: u64,
         builds_on: Option<&ImageName>,
+        claimed: &ImageName,
     ) -> Result<Self> {
         let needed = image_bytes + (image_bytes >> 20) * CATALOG_BYTES_PER_MIB + CATALOG_BYTES_STEP;
         if !fits(store, needed)?.0 {
@@ -37,7 +39,7 @@ impl Reservation {
         }
         if !fits(store, needed)?.0 {
             store.drop_spares(builds_on)?;
-            store.drop_held()?;
+            store.drop_held(claimed)?;
         }
         let (fits, free_bytes) = fits(store, needed)?;
         if !fits {

@@ -48,7 +48,7 @@ impl Store {
         self.forget_staged(image.as_ref(), &request)?;
         let mut generation = request.generation;
         let copied = if self.clones() { 0 } else { kept.allocated_bytes };
-        let _room = Reservation::take(self, copied, None)?;
+        let _room = Reservation::take(self, copied, None, &name)?;
         let path = staging_path(&name, &generation.root);
         let mut spool = Spool::new(format!("{path}.spool"));
         let made = self.make_of_kept(image.as_ref(), &mut generation, kept, &mut spool, progress);
