@@ -239,6 +239,20 @@ fn journal_is_replayed_around_a_reader_only_if_it_had_begun() {
     assert!(dropped > 0, "no commit had been prepared and not begun");
 }
 
+/// The kernel lets openers in after a while, whatever a commit has done by then: that is told, once.
+#[test]
+fn journal_commit_that_outlasts_its_lease_is_told() {
+    let (name, feeds) = feeds(9, 300_000, &[Edit::Byte, Edit::Byte]);
+    let b = side();
+    feeds[0].deliver(&b.store).expect("commits");
+    feeds[1].deliver(&b.store).expect("commits");
+    assert!(b.store.take_slow_commits().is_empty(), "it was in time");
+    b.disk.set_slow_leases(true);
+    feeds[2].deliver(&b.store).expect("commits");
+    assert_eq!(Vec::from_iter(b.store.take_slow_commits()), [name]);
+    assert!(b.store.take_slow_commits().is_empty(), "it is told once");
+}
+
 /// A file that a commit is being put into is nobody's change; after a failed one it is in doubt.
 #[test]
 fn journal_being_put_in_place_is_no_local_change() {

@@ -2,6 +2,9 @@
 //! before the next; `docs/format.md` lists what a crash between any two of them leaves, and
 //! `recover` finishes it. A receipt may be sent when [`Store::commit`] has returned.
 
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
 use blockferry_delta::ImageName;
 
 use crate::catalog::{
@@ -164,6 +167,18 @@ impl Store {
         let generation = made.inspect_err(|_| self.degrade())?;
         spool.remove(self.disk.as_ref())?;
         Ok(generation)
+    }
+
+    /// Notes that an image was written to in place for longer than openers wait.
+    pub(crate) fn note_slow_commit(&self, name: &ImageName) {
+        let mut slow = self.slow_commits.lock().unwrap_or_else(PoisonError::into_inner);
+        slow.insert(name.clone());
+    }
+
+    /// The images that were written to in place for longer than openers wait, since this was asked
+    /// last: who opened one of them at that time may have seen a mix of two generations.
+    pub fn take_slow_commits(&self) -> BTreeSet<ImageName> {
+        std::mem::take(&mut *self.slow_commits.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Is there room to keep what is replaced, and is it wanted?

@@ -150,6 +150,8 @@ pub struct Store {
     pub(crate) adoption: Arc<Known>,
     /// Images whose current generation is received once more.
     pub(crate) mending: crate::mend::Mending,
+    /// Images that were written to in place for longer than openers wait, and nobody was told of.
+    pub(crate) slow_commits: Mutex<BTreeSet<ImageName>>,
     /// Held by who moves the adoption.
     pub(crate) moving: Mutex<()>,
     /// Held by whoever changes images; alone by who takes that right away.
@@ -193,6 +195,7 @@ impl Store {
             service: ServiceClock::default(),
             adoption,
             mending: Mutex::default(),
+            slow_commits: Mutex::default(),
             moving: Mutex::default(),
             placing: RwLock::default(),
         };

@@ -34,6 +34,11 @@ pub(super) const ROWS: &[CodeRow] = &[
     ),
     row("COMMITTED", Exit::Done, NOTHING),
     row(
+        "COMMIT_SLOW",
+        Exit::Done,
+        "open the image again where it was opened then; else stores.NAME.commit = \"copy\"",
+    ),
+    row(
         "CONFIG_RELOADED",
         Exit::Done,
         "keys that it names as needing a restart: systemctl restart blockferry",

@@ -89,6 +89,7 @@ async fn closed(gone: &mut tokio::sync::watch::Receiver<bool>) {
 
 /// One look, and everything that is due; says how long until the next.
 async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
+    tell_slow_commits(core, store);
     let turn = turn(core).await;
     let at = Instant::now();
     let (to, looking) = (core.clone(), store.clone());
@@ -150,6 +151,20 @@ fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
     let before = std::mem::replace(&mut *lock(&store.seen), seen.clone());
     core.witness.touch_seen(&store.config.name, &before, &seen);
     deletions::take(core, store, &gone, images);
+}
+
+/// Tells of commits in place that took too long, those of a recovery among them. A commit changes
+/// the image's file, so that the next look comes soon.
+fn tell_slow_commits(core: &Core, store: &OpenStore) {
+    for image in store.store.take_slow_commits() {
+        let text = format!(
+            "{}: the image was written to for longer than openers wait: who opened it then may have \
+             seen a mix of two generations",
+            store.full_name(&image)
+        );
+        let note = Note::warning("COMMIT_SLOW", text);
+        core.events.note(note.store(&store.config.name).image(&image));
+    }
 }
 
 /// One event per file and trouble.

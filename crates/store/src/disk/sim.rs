@@ -120,6 +120,11 @@ impl SimDisk {
         self.world().supports_clone = supported;
     }
 
+    /// Whether leases are given back too late, when the kernel has let openers in; at first not.
+    pub fn set_slow_leases(&self, slow: bool) {
+        self.world().slow_leases = slow;
+    }
+
     /// Lets the medium rot: flips the lowest bit of a byte, durably and without a trace.
     pub fn flip_bit(&self, path: &str, offset: u64) -> io::Result<()> {
         let mut world = self.world();

@@ -99,11 +99,7 @@ impl Store {
         file.set_meta(&generation.meta).during("set attributes of", name)?;
         let point = Checkpoint::of(&file.stat().during("look at", name)?);
         if !file.let_in().during("give back the lease on", name)? {
-            tracing::warn!(
-                code = "COMMIT_SLOW",
-                image = name,
-                "the image was changed for longer than openers wait: one may have seen a mix"
-            );
+            self.note_slow_commit(&generation.image);
         }
         self.synced(file.sync(), name)?;
         Ok(point)

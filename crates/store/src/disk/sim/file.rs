@@ -211,8 +211,9 @@ impl DiskFile for SimFile {
     }
 
     fn let_in(&self) -> io::Result<bool> {
-        self.disk.world().inode_mut(self.inode).openers.shut = false;
-        Ok(true)
+        let mut world = self.disk.world();
+        world.inode_mut(self.inode).openers.shut = false;
+        Ok(!world.slow_leases)
     }
 }
 

@@ -100,6 +100,8 @@ pub(super) struct World {
     pub(super) cut_after: Option<usize>,
     pub(super) faults: Faults,
     pub(super) supports_clone: bool,
+    /// Leases are given back later than openers wait.
+    pub(super) slow_leases: bool,
     /// A clone was made: pages may be shared, and space is counted the slow way.
     pub(super) cloned: bool,
     pub(super) recording: bool,
@@ -131,6 +133,7 @@ impl World {
             cut_after: None,
             faults: Faults::default(),
             supports_clone: true,
+            slow_leases: false,
             cloned: false,
             recording: false,
             recorded: Vec::new(),
@@ -168,6 +171,7 @@ impl World {
             cut_after: self.cut_after,
             faults: self.faults.clone(),
             supports_clone: self.supports_clone,
+            slow_leases: self.slow_leases,
             cloned: self.cloned,
             recording: false,
             recorded: Vec::new(),
