@@ -34,6 +34,16 @@ impl Scope {
             && within(&self.store, &other.store)
             && within(&self.image, &other.image)
     }
+
+    /// Whether anything belongs to both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        fn meet<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+            one.is_none() || other.is_none() || one == other
+        }
+        meet(&self.peer, &other.peer)
+            && meet(&self.store, &other.store)
+            && meet(&self.image, &other.image)
+    }
 }
 
 impl From<&Key> for Scope {
@@ -120,8 +130,13 @@ impl Overrides {
             let about = if limit { o.scope == scope } else { scope.covers(&o.scope) };
             o.order.is_limit() != limit || !about || !o.ends_by(until)
         });
-        let beneath = self.standing(&scope, now_unix_ms).map(|o| o.order);
-        if order == Order::Resume && matches!(beneath, None | Some(Order::Resume)) {
+        // What another order says of a part of it only is overridden there.
+        let overrides = |o: &Override| {
+            matches!(o.order, Order::Pause | Order::Boost)
+                && o.holds(now_unix_ms)
+                && o.scope.overlaps(&scope)
+        };
+        if order == Order::Resume && !self.list.iter().any(overrides) {
             return;
         }
         let number = self.list.last().map_or(0, |o| o.number) + 1;
@@ -210,6 +225,19 @@ mod tests {
         assert_eq!((over.len(), over[0].scope == peer(1)), (1, true));
         all.give(Order::Pause, Scope::default(), 11, None);
         assert_eq!(all.list().len(), 1, "a new pause of everything replaces all before");
+    }
+
+    #[test]
+    fn resume_counts_wherever_something_else_was_ordered_for_a_part_of_it() {
+        let (mut all, mut both) = (Overrides::default(), peer(1));
+        both.store = store("s").store;
+        all.give(Order::Pause, store("s"), 0, None);
+        all.give(Order::Resume, peer(1), 1, None);
+        assert_eq!(order(&all, &both, 2), Some(Order::Resume));
+        assert_eq!(order(&all, &store("s"), 2), Some(Order::Pause), "for the others it stays");
+        let before = all.clone();
+        all.give(Order::Resume, store("t"), 3, None);
+        assert_eq!(all, before, "nothing was ordered for any of it");
     }
 
     #[test]
