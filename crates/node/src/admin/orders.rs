@@ -17,7 +17,7 @@ use crate::events::{Note, now_unix_ms};
 use crate::ledger::rfc3339;
 use crate::rate::calendar::{Decision, Rate, Source, State};
 use crate::rate::limit;
-use crate::rate::overrides::{Order, Override, Scope};
+use crate::rate::overrides::{Order, Override, Overrides, Scope};
 
 /// Longest time an order can be given for, in seconds: ten years.
 const FOR_SECONDS_MAX: u64 = 10 * 366 * 86_400;
@@ -27,28 +27,28 @@ pub(crate) async fn give(core: &Arc<Core>, order: Order, what: &Affected) -> Res
     let scope = scope(core, what).await?;
     let now = now_unix_ms();
     let until = what.for_seconds.map(|seconds| until(now, seconds)).transpose()?;
-    let full = core.limit.change(|rates| {
-        let full = rates.overrides.list().len() >= budget::OVERRIDES_MAX;
-        if !full {
-            rates.overrides.give(order, scope.clone(), now, until);
-        }
-        full
-    });
-    if full {
-        let what = format!("{} orders are in force already; end some", budget::OVERRIDES_MAX);
-        return Err(Error::Control { what });
-    }
-    limit::keep(core).await?;
+    let about = scope.clone();
+    limit::order(core, |all| add(all, order, about, (now, until))).await?;
     let given = Override { number: 0, order, scope, since_unix_ms: now, until_unix_ms: until };
     note(core, code(order), &given, describe(core, &given));
     report(core)
 }
 
+/// Adds an order, given at the first instant until the second, if there is room.
+fn add(all: &mut Overrides, order: Order, scope: Scope, time: (i64, Option<i64>)) -> Result<()> {
+    let full = all.list().len() >= budget::OVERRIDES_MAX;
+    if !full {
+        all.give(order, scope, time.0, time.1);
+        return Ok(());
+    }
+    let what = format!("{} orders are in force already; end some", budget::OVERRIDES_MAX);
+    Err(Error::Control { what })
+}
+
 /// Drops the limit that was set for a peer, or for the node.
 pub(crate) async fn clear_limit(core: &Arc<Core>, peer: Option<String>) -> Result<Answer> {
     let scope = scope(core, &Affected { peer, ..Affected::default() }).await?;
-    if core.limit.change(|rates| rates.overrides.clear_limit(&scope)) {
-        limit::keep(core).await?;
+    if limit::order(core, |all| Ok(all.clear_limit(&scope))).await? {
         let (order, since_unix_ms) = (Order::Resume, now_unix_ms());
         let given = Override { number: 0, order, scope, since_unix_ms, until_unix_ms: None };
         let text = format!("the limit {} is cleared", about(core, &given.scope));

@@ -25,7 +25,7 @@ use crate::events::{Note, now_unix_ms};
 use crate::link::congestion;
 use crate::link::windows::send_window;
 use crate::rate::calendar::Rate;
-use crate::rate::overrides::{Override, Scope};
+use crate::rate::overrides::{Override, Overrides, Scope};
 use crate::rate::pace::{Ask, Meter, Pacer, slice_bytes, wire_bytes};
 use crate::rate::rates::{Cap, Hold, InForce, Rates, Verdict};
 use crate::rate::turns::Whose;
@@ -46,6 +46,9 @@ pub(crate) struct Limit {
     changed: watch::Sender<u64>,
     /// Something was ordered, or somebody waits: look again.
     wake: Notify,
+    /// Whoever changes the orders has it until they are written and in force: two who wrote at once
+    /// might leave the older ones on disk.
+    ordering: Arc<tokio::sync::Mutex<()>>,
     waited_micros: AtomicU64,
     /// The same by peer.
     waits: Mutex<BTreeMap<NodeId, Arc<AtomicU64>>>,
@@ -132,6 +135,7 @@ impl Limit {
             state: Mutex::new(state),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
+            ordering: Arc::default(),
             waited_micros: AtomicU64::new(0),
             waits: Mutex::default(),
         }
@@ -157,6 +161,34 @@ impl Limit {
         self.refresh();
         self.wake.notify_one();
         result
+    }
+
+    /// Changes the orders: what `change` makes of them is written by `keep`, which may block, and
+    /// is in force before this returns. Whoever stops waiting for it leaves nothing half done.
+    ///
+    /// # Errors
+    /// `change` refuses, or `keep` fails: then the orders are what they were.
+    pub(crate) async fn order<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Overrides) -> Result<T>,
+        keep: impl FnOnce(&[Override]) -> Result<()> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.ordering.clone().lock_owned().await;
+        let before = lock(&self.state).rates.clone();
+        let mut orders = before.overrides.clone();
+        let result = change(&mut orders)?;
+        if orders == before.overrides {
+            return Ok(result);
+        }
+        let limit = self.clone();
+        let job = move || {
+            keep(orders.list())?;
+            limit.change(|rates| rates.overrides = orders);
+            drop(turn);
+            Ok(())
+        };
+        blocking("noting an order", job).await?;
+        Ok(result)
     }
 
     /// What was pushed in a lane of its own is there.
@@ -246,27 +278,30 @@ fn announce(core: &Core, before: Option<&Arc<InForce>>, now: &Arc<InForce>) {
 
 /// Forgets the orders whose time is over.
 async fn expire(core: &Arc<Core>) {
-    let over = {
-        let mut state = lock(&core.limit.state);
-        Arc::make_mut(&mut state.rates).overrides.expire(now_unix_ms())
-    };
-    if over.is_empty() {
+    let now = now_unix_ms();
+    let first = core.limit.in_force().rates().overrides.next_end(i64::MIN);
+    if first.is_none_or(|end| now < end) {
         return;
     }
-    for order in &over {
-        let what = orders::describe(core, order);
-        core.events.note(Note::info("ORDER_ENDED", format!("{what}: its time is over")));
+    match order(core, |all| Ok(all.expire(now))).await {
+        Ok(over) => over.iter().for_each(|order| {
+            let what = orders::describe(core, order);
+            core.events.note(Note::info("ORDER_ENDED", format!("{what}: its time is over")));
+        }),
+        Err(error) => core.events.note(Note::warning(error.code(), error.to_string())),
     }
-    keep(core).await.unwrap_or_else(|error| {
-        core.events.note(Note::warning(error.code(), error.to_string()));
-    });
 }
 
-/// Writes the orders that are in force now.
-pub(crate) async fn keep(core: &Arc<Core>) -> Result<()> {
-    let list: Vec<Override> = lock(&core.limit.state).rates.overrides.list().to_vec();
+/// Changes the orders, in the ledger and then in force.
+///
+/// # Errors
+/// `change` refuses, or it can't be written: then the orders are what they were.
+pub(crate) async fn order<T>(
+    core: &Core,
+    change: impl FnOnce(&mut Overrides) -> Result<T>,
+) -> Result<T> {
     let ledger = core.ledger.clone();
-    blocking("noting an order", move || ledger.keep_overrides(&list)).await
+    core.limit.order(change, move |list| ledger.keep_overrides(list)).await
 }
 
 /// What a transfer that stands still keeps from others: the room that its packs take.
@@ -542,3 +577,6 @@ pub(crate) fn sent_bytes(connection: &Connection) -> u64 {
     };
     sent.bytes + sent.datagrams * if four { 28 } else { 48 }
 }
+
+#[cfg(test)]
+mod tests;
