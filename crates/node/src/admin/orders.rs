@@ -34,11 +34,11 @@ pub(crate) async fn give(core: &Arc<Core>, order: Order, what: &Affected) -> Res
     report(core)
 }
 
-/// Adds an order, given at the first instant until the second, if there is room.
+/// Adds an order, given at the first instant until the second, if there is room when what it ends
+/// is gone. `all` is of no use when there is none.
 fn add(all: &mut Overrides, order: Order, scope: Scope, time: (i64, Option<i64>)) -> Result<()> {
-    let full = all.list().len() >= budget::OVERRIDES_MAX;
-    if !full {
-        all.give(order, scope, time.0, time.1);
+    all.give(order, scope, time.0, time.1);
+    if all.list().len() <= budget::OVERRIDES_MAX {
         return Ok(());
     }
     let what = format!("{} orders are in force already; end some", budget::OVERRIDES_MAX);
@@ -185,4 +185,29 @@ async fn scope(core: &Arc<Core>, what: &Affected) -> Result<Scope> {
         (scope.store, scope.image) = (Some(name), Some(found.image));
     }
     Ok(scope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blockferry_delta::NodeId;
+
+    #[test]
+    fn as_many_orders_as_there_may_be_are_ended_by_one_more() {
+        let mut all = Overrides::default();
+        let peer = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            Scope::peer(NodeId::from_bytes(bytes))
+        };
+        for n in 0..budget::OVERRIDES_MAX {
+            add(&mut all, Order::Pause, peer(n), (0, None)).expect("room");
+        }
+        let more = peer(budget::OVERRIDES_MAX);
+        let error = add(&mut all.clone(), Order::Pause, more, (0, None)).expect_err("too many");
+        assert_eq!(error.code(), "CONTROL_BAD_REQUEST");
+        add(&mut all, Order::Boost, peer(0), (0, None)).expect("in the place of a pause");
+        add(&mut all, Order::Resume, Scope::default(), (0, None)).expect("it ends them");
+        assert_eq!(all.list(), []);
+    }
 }
