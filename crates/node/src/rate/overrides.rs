@@ -173,6 +173,13 @@ impl Overrides {
         })
     }
 
+    /// The first instant after `now_unix_ms` at which one of them ends that covers `scope`.
+    pub fn next_end_of(&self, scope: &Scope, now_unix_ms: i64) -> Option<i64> {
+        let ends =
+            self.list.iter().filter(|o| o.scope.covers(scope)).filter_map(|o| o.until_unix_ms);
+        ends.filter(|at| *at > now_unix_ms).min()
+    }
+
     /// The first instant after `now_unix_ms` at which one of them ends.
     pub fn next_end(&self, now_unix_ms: i64) -> Option<i64> {
         self.list.iter().filter_map(|o| o.until_unix_ms).filter(|at| *at > now_unix_ms).min()

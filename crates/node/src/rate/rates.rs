@@ -151,8 +151,8 @@ pub struct Verdict {
     pub weight: u32,
     /// How urgent it is.
     pub lane: Lane,
-    /// Until when this stays true, in milliseconds since 1970, as far as calendars and timed orders
-    /// can change it; `None`: for good.
+    /// Until when the rate stays, in milliseconds since 1970, as far as the calendars and timed
+    /// orders that it comes from can change it; `None`: for good.
     pub until_unix_ms: Option<i64>,
 }
 
@@ -241,9 +241,18 @@ impl InForce {
         if hold == Some(Hold::Paused) {
             (rate, because) = (Rate::Pause, Because::Paused);
         }
-        let until_unix_ms = self.until_unix_ms();
+        let calendars_count = !boosted && hold != Some(Hold::Paused);
+        let until_unix_ms = self.until_of(scope, calendars_count);
         let (weight, lane) = (self.weight(scope), self.lane(scope));
         Verdict { rate, because, hold, boosted, polite, caps, weight, lane, until_unix_ms }
+    }
+
+    /// The first instant at which the rate of `scope` may change by itself.
+    fn until_of(&self, scope: &Scope, calendars_count: bool) -> Option<i64> {
+        let levels = levels(scope).into_iter().filter(|_| calendars_count);
+        let schedules = levels.filter_map(|level| self.allowance(&level)?.schedule.as_ref());
+        let calendars = schedules.filter_map(|name| self.decisions.get(name)?.until_unix_ms);
+        calendars.chain(self.rates.overrides.next_end_of(scope, self.unix_ms)).min()
     }
 
     /// A peer's share beside others.

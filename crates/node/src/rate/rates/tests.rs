@@ -143,3 +143,22 @@ fn polite_is_whoever_is_told_so_by_anybody() {
     let other = Scope { peer: Some(node(2)), ..scope() };
     assert!(!at(&rates, MONDAY + 12 * HOUR).verdict(&other).polite);
 }
+
+#[test]
+fn until_is_of_what_is_asked_about() {
+    let (mut rates, noon, evening) = (night(), MONDAY + 12 * HOUR, Some(MONDAY + 18 * HOUR));
+    let (one, two) = (Scope::peer(node(1)), Scope::peer(node(2)));
+    let until = |rates: &Rates, scope: &Scope| at(rates, noon).verdict(scope).until_unix_ms;
+    assert_eq!((until(&rates, &one), until(&rates, &two)), (evening, None));
+    let soon = Some(noon + HOUR);
+    rates.overrides.give(Order::Limit(MBIT), two.clone(), noon, soon);
+    assert_eq!((until(&rates, &one), until(&rates, &two)), (evening, soon));
+    rates.node.schedule = Some("night".to_owned());
+    rates.overrides.clear_limit(&two);
+    assert_eq!(until(&rates, &two), evening, "the node's calendar is everybody's");
+    // What no calendar limits now, none changes by itself.
+    rates.overrides.give(Order::Boost, two.clone(), noon, None);
+    assert_eq!((until(&rates, &one), until(&rates, &two)), (evening, None));
+    rates.overrides.give(Order::Pause, one.clone(), noon, None);
+    assert_eq!(until(&rates, &one), None);
+}
