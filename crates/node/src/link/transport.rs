@@ -384,6 +384,10 @@ fn buffers_remedy(granted: [usize; 2]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::Key;
+    use crate::rate::limit::{Flow, Limit, Room};
+    use crate::rate::rates::{Allowance, Rates};
+    use blockferry_delta::{ImageName, StoreName};
 
     #[test]
     fn small_buffers_are_answered_with_the_setting_to_change() {
@@ -530,6 +534,49 @@ mod tests {
                 congestion::set_polite(&link.connection, polite);
                 assert_eq!(congestion::is_polite(&link.connection), Some(polite));
             }
+        });
+    }
+
+    struct Nothing;
+
+    impl Room for Nothing {
+        fn is_used(&self) -> bool {
+            false
+        }
+        fn is_in_the_way(&self) -> bool {
+            false
+        }
+        fn stalled(&self, _: bool) {}
+    }
+
+    #[test]
+    fn who_comes_from_another_address_is_still_sent_to_politely() {
+        runtime().block_on(async {
+            let Members { hub, branch, server, client, accepted } = members();
+            let at = server.local_addresses()[0];
+            let link = client.dial(at, hub.id(), Purpose::Session).await.expect("dialled");
+            let there = accepted.await.expect("ran").expect("accepted").expect("no retry");
+            let mut rates = Rates::default();
+            rates.peers.insert(branch.id(), Allowance { polite: true, ..Allowance::default() });
+            let limit = Arc::new(Limit::new(rates, Duration::MAX));
+            let store = StoreName::new("s").expect("a name");
+            let image = ImageName::new("a.img").expect("a name");
+            let key = Key { peer: branch.id(), store, image };
+            let connection = there.connection.clone();
+            let mut flow = Flow::new(limit.clone(), &key, connection, Arc::new(Nothing));
+            flow.may_send(1).await.expect("nothing holds it");
+            assert_eq!(congestion::is_polite(&there.connection), Some(true));
+            let before = there.connection.remote_address();
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("bound");
+            client.endpoints()[0].rebind(socket).expect("another address");
+            while there.connection.remote_address() == before {
+                tokio::time::sleep(budget::SEND_WINDOW_EVERY).await;
+            }
+            assert_eq!(congestion::is_polite(&there.connection), Some(false), "made anew");
+            tokio::time::sleep(budget::SEND_WINDOW_EVERY).await;
+            flow.may_send(1).await.expect("nothing holds it");
+            assert_eq!(congestion::is_polite(&there.connection), Some(true));
+            drop(link);
         });
     }
 

@@ -7,6 +7,7 @@
 //! connection sent while a transfer runs on it is counted whatever it was.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -329,6 +330,8 @@ pub(crate) struct Flow {
     /// It has told the pacer that it has something to send.
     begun: bool,
     window_at: Option<Instant>,
+    /// Where the connection led when its manner was set.
+    remote: SocketAddr,
     /// What its packs take.
     room: Arc<dyn Room>,
     /// What it waited, with what others to the same peer did, in microseconds.
@@ -344,6 +347,7 @@ impl Flow {
         room: Arc<dyn Room>,
     ) -> Self {
         let (gate, scope) = (Arc::new(Gate::default()), Scope::from(key));
+        let remote = connection.remote_address();
         let id = {
             let mut state = lock(&limit.state);
             state.flows += 1;
@@ -373,6 +377,7 @@ impl Flow {
             hold,
             begun: false,
             window_at,
+            remote,
             room,
             waited,
         }
@@ -548,6 +553,12 @@ impl Flow {
         self.window_at = Some(now);
         let congestion = self.connection.stats().path.cwnd;
         self.connection.set_send_window(self.limit.send_window(congestion));
+        // For most new addresses QUIC makes a new controller, which knows of no manner.
+        let remote = self.connection.remote_address();
+        if remote != self.remote {
+            self.remote = remote;
+            lock(&self.limit.state).mind_manners();
+        }
     }
 }
 
