@@ -118,6 +118,10 @@ impl Bucket {
         self.rate = bytes_per_second(rate);
         let credit = self.rate.unwrap_or(0.0) * CREDIT_SECONDS;
         self.order.set_credit(credit.max(CREDIT_BYTES_LEAST));
+        // A pause keeps the debt as it is: what follows it may be as fast as what was before.
+        if let Some(rate) = self.rate.filter(|rate| *rate > 0.0) {
+            self.tokens = self.tokens.max(-debt_most(rate));
+        }
     }
 
     fn fill(&mut self, now: Instant, coarse_seconds: f64) {
@@ -131,7 +135,7 @@ impl Bucket {
 
     fn take(&mut self, bytes: f64) {
         let Some(rate) = self.rate else { return };
-        self.tokens = (self.tokens - bytes).max(-(rate * DEBT_SECONDS) - PACKET_BYTES);
+        self.tokens = (self.tokens - bytes).max(-debt_most(rate));
     }
 
     /// How long until it is out of debt.
@@ -150,6 +154,11 @@ impl Bucket {
     fn is_open(&self) -> bool {
         self.rate.is_none_or(|rate| rate > 0.0 && self.tokens >= 0.0)
     }
+}
+
+/// Debt that is remembered at most at `rate` bytes per second, in bytes.
+fn debt_most(rate: f64) -> f64 {
+    rate * DEBT_SECONDS + PACKET_BYTES
 }
 
 /// What somebody waits for.

@@ -182,6 +182,23 @@ fn a_change_bites_at_once_whoever_waits() {
 }
 
 #[test]
+fn debt_of_a_fast_rate_is_no_long_silence_at_a_slow_one() {
+    let (mut pacer, now) = (Pacer::default(), Instant::now());
+    let ask = |pacer: &mut Pacer, at: Instant| {
+        let (whose, caps, wire_bytes) = (whose(1, 1, Lane::Normal), vec![node()], 65_536);
+        pacer.ask(1, Ask { whose, caps, wire_bytes, extra_bytes: 0, slices: 1 });
+        pacer.poll(at)
+    };
+    pacer.set_rates([(node(), Rate::Limited(100_000_000))], now);
+    assert_eq!(ask(&mut pacer, now).0.len(), 1);
+    pacer.set_rates([(node(), Rate::Pause)], now);
+    pacer.set_rates([(node(), Rate::Limited(64_000))], now);
+    let wait = ask(&mut pacer, now).1.expect("it waits") - now;
+    assert!(wait < Duration::from_secs(1), "{wait:?} until the first packet at 64 kbit/s");
+    assert!(wait > Duration::from_millis(500), "{wait:?}: what was sent before still counts");
+}
+
+#[test]
 fn a_rest_saves_up_next_to_nothing_and_a_clock_that_steps_back_gives_nothing() {
     let start = Instant::now() + Duration::from_secs(100);
     let mut pacer = Pacer::default();
