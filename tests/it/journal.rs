@@ -2,11 +2,11 @@
 //! it leaves when something fails, and what a damaged journal comes to.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use blockferry_delta::{ImageName, RecipePart};
-use blockferry_store::disk::{CrashPlan, Disk, Keep, Lease, Open, RealDisk, SimDisk};
+use blockferry_store::disk::{CrashPlan, Disk, Keep, Lease, OpKind, Open, RealDisk, SimDisk};
 use blockferry_store::{CommitMode, Error, LookState, Staging, Store};
 use blockferry_tests::{
     Edit, Feed, Rng, Shape, Side, across, image_name, options, store_identity, whole,
@@ -123,8 +123,11 @@ fn journal_survives_a_failed_call_anywhere() {
             assert_eq!(refused.code(), "DEGRADED");
             let current = b.store.current(&name).expect("reads").expect("known");
             let served = b.store.source(&name, current.root);
-            let old = b.read_unfailing(&name) == *feeds[0].bytes;
+            let seen = shown(&b, &name);
+            let old = seen.as_ref().is_some_and(|bytes| *bytes == *feeds[0].bytes);
             assert!(served.is_err() || old, "a mix is served");
+            let cut = !by_sync;
+            assert!(cut || old || seen.is_none_or(|bytes| bytes == *feeds[1].bytes), "a mix");
         }
         // What was not synced is lost, the pages of a failed sync above all.
         let plan = CrashPlan { seed, keep: Keep::ALL[seed as usize / 2 % 5], tear: seed % 4 == 1 };
@@ -140,6 +143,101 @@ fn journal_survives_a_failed_call_anywhere() {
         assert!(b.read(&name) == *feeds[2].bytes);
         1
     });
+}
+
+/// Two generations, the second of which has data where the first has a hole.
+fn into_a_hole(seed: u64) -> (ImageName, Vec<Feed>) {
+    let (name, mut rng) = (image_name("vm.img"), Rng::new(seed));
+    let a = Side::new(1, CommitMode::Copy);
+    let file = a.disk.open(name.as_str(), Open::Create).expect("creates");
+    file.set_len(2 << 20).expect("grows");
+    file.write_at(&Shape::Files.make(1 << 20, &mut rng), 0).expect("writes");
+    let first = Feed::of(&a, &name).expect("records");
+    for at in 0..6 {
+        let bytes = vec![at as u8 + 1; 3 * 4096];
+        file.write_at(&bytes, (5 * at + 2) << 16).expect("writes");
+        file.write_at(&bytes, (1 << 20) + (5 * at << 15)).expect("writes");
+    }
+    drop(file);
+    let second = Feed::of(&a, &name).expect("records");
+    (name, vec![first, second])
+}
+
+/// What is to be seen of the image without opening the store again; `None`: nothing.
+fn shown(b: &Side, name: &ImageName) -> Option<Vec<u8>> {
+    let there = b.disk.stat(name.as_str()).expect("looks").is_some();
+    there.then(|| b.read_unfailing(name))
+}
+
+#[test]
+fn journal_has_its_room_before_it_begins() {
+    let (name, feeds) = into_a_hole(11);
+    let mut writes = 0;
+    for nth in 1.. {
+        let b = side();
+        feeds[0].deliver(&b.store).expect("commits");
+        let full = Arc::new(AtomicBool::new(false));
+        let said = Arc::clone(&full);
+        let fill = move |disk: &SimDisk| {
+            disk.set_capacity(0);
+            said.store(true, Ordering::Relaxed);
+        };
+        b.disk.before(name.as_str(), OpKind::Write, nth, fill).expect("is there");
+        let _outcome = feeds[1].deliver(&b.store);
+        assert!(shown(&b, &name).as_deref() == Some(&feeds[1].bytes), "write {nth}: a mix");
+        if !full.load(Ordering::Relaxed) {
+            break;
+        }
+        writes += 1;
+    }
+    assert!(writes > 6, "only {writes} writes went into the image");
+}
+
+#[test]
+fn journal_without_room_changes_nothing() {
+    let (name, feeds) = into_a_hole(12);
+    let b = side();
+    feeds[0].deliver(&b.store).expect("commits");
+    let (mut staging, parts) = feeds[1].stage(&b.store).expect("begins");
+    fill(&feeds[1], &mut staging, parts);
+    let sealed = staging.seal().expect("whole");
+    let space = b.disk.space().expect("answers");
+    b.disk.set_capacity(space.total_bytes - space.free_bytes + (20 << 10));
+    let error = b.store.commit(sealed, Default::default()).expect_err("there is no room");
+    assert!(matches!(error, Error::OutOfSpace { .. }), "{error}");
+    assert!(b.read(&name) == *feeds[0].bytes && !b.store.is_degraded());
+    assert!(b.store.look().expect("looks")[0].state != LookState::Changed);
+    b.disk.set_capacity(space.total_bytes);
+    assert!(in_place(&feeds[1], &b, &name));
+}
+
+/// A disk that fails in the middle: the image is hidden until recovery has finished it.
+#[test]
+fn journal_half_put_in_place_is_never_shown() {
+    let (name, feeds) = into_a_hole(13);
+    let mut hidden = 0;
+    for nth in 1.. {
+        let b = side();
+        feeds[0].deliver(&b.store).expect("commits");
+        let fail = |disk: &SimDisk| disk.fail_at(OpKind::Write, 1, std::io::ErrorKind::Other);
+        b.disk.before(name.as_str(), OpKind::Write, nth, fail).expect("is there");
+        if feeds[1].deliver(&b.store).is_ok() {
+            break;
+        }
+        assert!(b.store.is_degraded());
+        let seen = shown(&b, &name);
+        assert!(seen.is_none_or(|bytes| bytes == *feeds[0].bytes), "write {nth}: a mix is shown");
+        hidden += 1;
+        for keep in Keep::ALL {
+            let plan = CrashPlan { seed: nth as u64, keep, tear: true };
+            let (b, report) =
+                Side::open(b.disk.crash(plan), 2, options(CommitMode::Journal)).expect("opens");
+            assert_eq!(report.finished, std::slice::from_ref(&name), "write {nth}, {keep:?}");
+            assert!(b.read(&name) == *feeds[1].bytes, "write {nth}, {keep:?}");
+            assert_eq!(b.private("staging"), [""; 0], "something is left over");
+        }
+    }
+    assert!(hidden > 6, "only {hidden} writes went into the image");
 }
 
 /// The moments between *prepared* and *current* in which the image is half one generation.
@@ -181,6 +279,81 @@ fn journal_half_applied_is_finished_before_anybody_is_served() {
         torn.len() as u64
     });
     assert!(torn_images > 0, "no image was torn: this proves nothing");
+}
+
+/// A virtual machine that opens the image while it is being looked at, and writes to it.
+#[test]
+fn journal_writes_nothing_into_what_somebody_opened_for_writing() {
+    let (name, _, torn) = half_applied(21);
+    let mut opened = 0;
+    for (at, disk) in torn.iter().enumerate().step_by(5) {
+        for nth in 1..=3 {
+            let disk = disk.crash(CrashPlan { seed: 1, keep: Keep::Everything, tear: false });
+            disk.hold_open(name.as_str(), false).expect("holds");
+            let (seen, path) = (Arc::new(Mutex::new(None)), name.to_string());
+            let noted = Arc::clone(&seen);
+            let machine = move |disk: &SimDisk| {
+                if disk.hold_open(&path, true).is_ok() {
+                    let file = disk.open(&path, Open::ReadWrite).expect("opens");
+                    file.write_at(&[0xee; 512], 8192).expect("writes");
+                    drop(file);
+                    *noted.lock().expect("whole") = Some(whole(disk, &path).expect("reads"));
+                }
+            };
+            disk.before(name.as_str(), OpKind::Open, nth, machine).expect("is there");
+            let (b, _) = Side::open(disk, 2, options(CommitMode::Journal)).expect("opens");
+            let Some(noted) = seen.lock().expect("whole").take() else { continue };
+            opened += 1;
+            let now = match inode(&b.disk, name.as_str()) {
+                Some(_) => b.read(&name),
+                None => whole(&b.disk, &b.set_aside()[0]).expect("reads"),
+            };
+            assert!(now == noted, "disk {at}, open {nth}: written to under a machine");
+        }
+    }
+    assert!(opened > 6, "nobody opened it in time: {opened}");
+}
+
+/// Somebody writes to a torn image before the service starts. What he makes of it is no change of
+/// any generation.
+#[test]
+fn journal_torn_and_written_to_is_never_published() {
+    let mut aside = 0;
+    for seed in 31..34 {
+        let (name, feeds, torn) = half_applied(seed);
+        let differs = |page: &usize| {
+            let range = page * 4096..(page + 1) * 4096;
+            feeds[0].bytes.get(range.clone()) != feeds[1].bytes.get(range)
+        };
+        let page = (0..feeds[1].bytes.len() / 4096).find(differs).expect("a page differs");
+        for disk in &torn {
+            let file = disk.open(name.as_str(), Open::ReadWrite).expect("opens");
+            file.write_at(&[0xee; 4096], page as u64 * 4096).expect("writes");
+            file.sync().expect("syncs");
+            drop(file);
+            let bytes = whole(disk, name.as_str()).expect("reads");
+            let on_top = |feed: &Feed| {
+                let mut image = feed.bytes.to_vec();
+                image[page * 4096..(page + 1) * 4096].fill(0xee);
+                image == bytes
+            };
+            let (b, _) = Side::open(disk.clone(), 2, options(CommitMode::Journal)).expect("opens");
+            if on_top(&feeds[0]) || on_top(&feeds[1]) {
+                assert!(b.read(&name) == bytes, "somebody's change is gone");
+                let root = b.store.current(&name).expect("reads").expect("known").root;
+                let new = on_top(&feeds[1]);
+                let feed = &feeds[usize::from(new)];
+                assert!(root.as_bytes() == blake3::hash(&feed.bytes).as_bytes());
+                continue;
+            }
+            aside += 1;
+            assert!(b.try_record(&name).is_err(), "a mix is published");
+            assert_eq!(b.set_aside().len(), 1, "it is set aside");
+            feeds[1].deliver(&b.store).expect("comes again");
+            assert!(b.read(&name) == *feeds[1].bytes);
+        }
+    }
+    assert!(aside > 0, "nothing was torn");
 }
 
 #[test]

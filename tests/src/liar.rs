@@ -124,6 +124,10 @@ impl DiskFile for LyingFile {
         self.file.set_len(bytes)
     }
 
+    fn reserve(&self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        self.file.reserve(ranges)
+    }
+
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.file.punch(offset, bytes)
     }

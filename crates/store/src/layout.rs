@@ -48,6 +48,11 @@ pub(crate) fn journal_path(name: &ImageName, root: &Root) -> String {
     format!("{}{JOURNAL_END}", staging_path(name, root))
 }
 
+/// Where the file of `name` goes when a journal could not be put into it whole.
+pub(crate) fn half_path(name: &ImageName) -> String {
+    format!("{STAGING}/{name}.half")
+}
+
 /// Spare of `name`.
 pub(crate) fn spare_path(name: &ImageName) -> String {
     format!("{SPARE}/{name}")

@@ -2,6 +2,7 @@
 //! can be repeated: a crash during recovery is no different from any other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 
 use blockferry_delta::ImageName;
 
@@ -10,7 +11,9 @@ use crate::commit_set::Prep;
 use crate::disk::{Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::journal::Replayed;
-use crate::layout::{BASE, BEFORE, SPARE, STAGING, TRASH, base_path, before_path, spare_path};
+use crate::layout::{
+    BASE, BEFORE, SPARE, STAGING, TRASH, base_path, before_path, half_path, spare_path,
+};
 use crate::spool::{self, Entries, Spool};
 use crate::store::Store;
 
@@ -75,7 +78,20 @@ impl Store {
     /// Finishes a prepared commit if its content is there, wherever it is.
     fn finish(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
         let Some(sum) = &prepared.journal else { return self.finish_whole(image, prepared) };
-        match self.replay(image, prepared, sum)? {
+        let half = half_path(&image.name);
+        let meant = |path: &str| -> Result<Option<Stat>> {
+            let stat = self.disk.stat(path).during("look at", path)?;
+            Ok(stat.filter(|stat| Some(stat.inode) == prepared.replaces))
+        };
+        let replayed = match (meant(image.name.as_str())?, meant(&half)?) {
+            (Some(here), _) => self.replay(image, prepared, sum, (image.name.as_str(), here))?,
+            (None, Some(here)) => {
+                let replayed = self.replay(image, prepared, sum, (&half, here))?;
+                self.bring_back(&image.name, &half, replayed)?
+            }
+            (None, None) => Replayed::Dropped,
+        };
+        match replayed {
             Replayed::Done(sealed) => {
                 let prepared = Prepared { sealed, ..prepared.clone() };
                 self.finish_records(image, &prepared)
@@ -85,6 +101,21 @@ impl Store {
                 Ok(false)
             }
         }
+    }
+
+    /// A file that was hidden half done is whole now, the old or the new one: it gets its name back,
+    /// unless somebody took that.
+    fn bring_back(&self, name: &ImageName, half: &str, replayed: Replayed) -> Result<Replayed> {
+        if self.disk.stat(half).during("look at", half)?.is_none() {
+            return Ok(replayed);
+        }
+        match self.disk.rename(half, name.as_str(), RenameHow::NoReplace) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Replayed::Dropped),
+            renamed => renamed.during("rename", half)?,
+        }
+        self.synced(self.disk.sync_dir(""), "store directory")?;
+        self.synced(self.disk.sync_dir(STAGING), STAGING)?;
+        Ok(replayed)
     }
 
     /// The same for a file that was to become the image.

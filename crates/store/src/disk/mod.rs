@@ -31,6 +31,7 @@ mod sys;
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
+use std::time::Duration;
 
 pub use aligned::{ALIGN_BYTES, AlignedBuf};
 pub use backend::CatalogBackend;
@@ -293,6 +294,13 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Sets the length; what is new is a hole.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 
+    /// Gives storage to ranges of (offset, length) in bytes that are holes, or to none of them:
+    /// with `StorageFull` all is given back. Content, length and mtime stay, the ctime may move.
+    /// Only for a file that nobody else has open; nothing happens where the filesystem can't.
+    fn reserve(&self, _ranges: &[(u64, u64)]) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Turns a range into a hole, or into zeros where the filesystem has no holes. The length
     /// stays.
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()>;
@@ -339,6 +347,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// before.
     fn let_in(&self) -> io::Result<bool> {
         Ok(true)
+    }
+
+    /// For how much longer [`DiskFile::shut_out`] holds.
+    fn shut_left(&self) -> Duration {
+        Duration::MAX
     }
 
     /// Makes writes to shared storage take no more room than they are long, where the filesystem

@@ -110,6 +110,16 @@ impl RealFile {
         Lease::Held
     }
 
+    /// Makes holes again of what was reserved; what can't be is a little storage lost.
+    fn give_back(&self, ranges: &[(u64, u64)], size_bytes: u64) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        for &(offset, bytes) in ranges {
+            let _storage = rustix::fs::fallocate(&self.fd, flags, offset, bytes);
+        }
+        // Storage behind the end isn't given back by punching.
+        let _storage = rustix::fs::ftruncate(&self.fd, size_bytes);
+    }
+
     fn write_zeros(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let size = rustix::fs::fstat(&self.fd)?.st_size.cast_unsigned();
         let end = offset.saturating_add(bytes).min(size);
@@ -306,6 +316,25 @@ impl DiskFile for RealFile {
         Ok(rustix::fs::ftruncate(&self.fd, bytes)?)
     }
 
+    fn reserve(&self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        let Stat { mtime_ns, size_bytes, .. } = self.stat()?;
+        let mut outcome = Ok(());
+        for (at, &(offset, bytes)) in ranges.iter().enumerate() {
+            match rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset, bytes) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => break,
+                Err(error) => {
+                    self.give_back(&ranges[..=at], size_bytes);
+                    outcome = Err(error.into());
+                    break;
+                }
+            }
+        }
+        // The kernel takes it for a write.
+        self.set_mtime(mtime_ns)?;
+        outcome
+    }
+
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         if bytes == 0 {
             return Ok(());
@@ -409,6 +438,11 @@ impl DiskFile for RealFile {
             Err(_) if !in_time => Ok(false),
             done => done.map(|()| in_time),
         }
+    }
+
+    fn shut_left(&self) -> Duration {
+        let since = *self.shut_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| self.root.lease_wait.saturating_sub(since.elapsed()))
     }
 
     fn tight_cow(&self, tight: bool) {

@@ -36,6 +36,15 @@ const COPY_BYTES: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
+    hooks: Arc<Mutex<Vec<Hook>>>,
+}
+
+/// What happens just before a call: its kind, the file's inode, how many calls are left.
+struct Hook {
+    kind: OpKind,
+    inode: u64,
+    left: usize,
+    run: Box<dyn FnOnce(&SimDisk) + Send>,
 }
 
 /// The disk as it was after an operation, see [`SimDisk::recorded`].
@@ -54,7 +63,7 @@ impl SimDisk {
     }
 
     fn of(world: World) -> SimDisk {
-        SimDisk { world: Arc::new(Mutex::new(world)) }
+        SimDisk { world: Arc::new(Mutex::new(world)), hooks: Arc::default() }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -102,6 +111,31 @@ impl SimDisk {
     /// Makes the `nth` call of a kind from now fail (1: the next one), without effect.
     pub fn fail_at(&self, kind: OpKind, nth: usize, error: io::ErrorKind) {
         self.world().faults.arm(kind, nth, error);
+    }
+
+    /// Runs something just before the `nth` call from now (1: the next one) that opens an existing
+    /// file (`Open`) or writes to it (`Write`).
+    pub fn before(
+        &self,
+        path: &str,
+        kind: OpKind,
+        nth: usize,
+        run: impl FnOnce(&SimDisk) + Send + 'static,
+    ) -> io::Result<()> {
+        let (_, inode) = self.world().existing(path)?;
+        let hook = Hook { kind, inode, left: nth, run: Box::new(run) };
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(hook);
+        Ok(())
+    }
+
+    fn run_hooks(&self, kind: OpKind, inode: u64) {
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let meant = |hook: &Hook| hook.kind == kind && hook.inode == inode;
+        hooks.iter_mut().filter(|hook| meant(hook)).for_each(|hook| hook.left -= 1);
+        let due: Vec<Hook> = hooks.extract_if(.., |hook| hook.left == 0).collect();
+        // They may use this disk themselves.
+        drop(hooks);
+        due.into_iter().for_each(|hook| (hook.run)(self));
     }
 
     /// Makes the `nth` sync of a file (or of redb) from now fail and drop the pages it should have
@@ -172,6 +206,10 @@ impl SimDisk {
     /// Opens or creates a regular file; gives its inode.
     fn inode_for(&self, path: &str, how: Open, writable: bool) -> io::Result<u64> {
         check(path)?;
+        let there = self.world().existing(path).ok();
+        if let Some((_, inode)) = there {
+            self.run_hooks(OpKind::Open, inode);
+        }
         let mut world = self.world();
         let (entry, found) = world.entry(path)?;
         let inode = match (found, how) {

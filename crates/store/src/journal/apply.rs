@@ -2,18 +2,22 @@
 //! the pages are put in place, and whoever waited is let in. If the file can't be shut, because
 //! somebody has it open, the journal becomes a whole new file instead.
 
-use blockferry_delta::{ImageName, Root};
+use std::time::Duration;
+
+use blockferry_delta::{ImageName, PAGE_BYTES, Root};
 
 use super::records::{Change, Records};
 use super::{HEAD_BYTES, Redo};
 use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Staged};
-use crate::disk::{DiskFile, Lease, Open};
+use crate::disk::{DiskFile, Lease, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
-use crate::layout::{STAGING, spare_path, staging_path};
+use crate::layout::{STAGING, half_path, spare_path, staging_path};
 use crate::spool::{Entries, Spool};
 use crate::staging::allocate_zeros;
 use crate::store::Store;
 
+/// With less time left, whoever waits is let in before the pages are durable.
+const SYNC_TIME_MIN: Duration = Duration::from_secs(10);
 /// Bytes read at once to sum up a journal.
 const SUM_BYTES: usize = 1 << 20;
 
@@ -54,8 +58,16 @@ impl Store {
         if !is_whole(redo.as_ref(), &path, &sum)? {
             return Err(damaged("it can't be read back"));
         }
-        self.room_for(redo.as_ref(), &path, file.as_ref(), &generation)?;
+        let reserved = self.reserve(redo.as_ref(), &path, file.as_ref(), &generation);
         let stat = file.stat().during("look at", name)?;
+        if let Err(error) = reserved {
+            // Asking alone may have moved its times; nobody else could write to it.
+            let write = self.catalog.write()?;
+            let checkpoint = Some(Checkpoint::of(&stat));
+            write.put_image(&ImageRecord { checkpoint, ..image.clone() })?;
+            write.commit()?;
+            return Err(error);
+        }
         let mut prepared = Prepared {
             name: name.to_owned(),
             staging: path.clone(),
@@ -73,7 +85,7 @@ impl Store {
         let write = self.catalog.write()?;
         write.put_prepared(image.id, Some(&prepared))?;
         write.commit()?;
-        let applied = self.put_in_place(redo.as_ref(), &path, file.as_ref(), &generation);
+        let applied = self.put_in_place(redo.as_ref(), &path, (name, file.as_ref()), &generation);
         // Half done it is neither generation: only recovery may go on.
         let point = applied.inspect_err(|_| self.degrade())?;
         drop(file);
@@ -85,8 +97,35 @@ impl Store {
     }
 
     /// Puts what a journal holds into the image's file, with everything else of the generation,
-    /// lets in whoever waits and makes it durable. Can be repeated. Returns what the file is then.
+    /// makes it durable and lets in whoever waits. Can be repeated. Returns what the file is then.
+    /// If it fails, nobody finds the file by the image's name any more: it may be a mix.
     pub(super) fn put_in_place(
+        &self,
+        redo: &dyn DiskFile,
+        path: &str,
+        (at, file): (&str, &dyn DiskFile),
+        generation: &Generation,
+    ) -> Result<Checkpoint> {
+        let done = self.put_all(redo, path, file, generation);
+        if done.is_err() && at == generation.image.as_str() {
+            self.hide(&generation.image);
+        }
+        done
+    }
+
+    /// Takes a file that is half done out of the way, while whoever opens it still waits; recovery
+    /// finishes it there. Only tried: the disk has failed already.
+    fn hide(&self, name: &ImageName) {
+        let half = half_path(name);
+        let hidden = self.disk.rename(name.as_str(), &half, RenameHow::Replace);
+        let synced =
+            hidden.and_then(|()| self.disk.sync_dir("")).and_then(|()| self.disk.sync_dir(STAGING));
+        if let Err(error) = synced {
+            tracing::error!(image = %name, %error, "a half-done image could not be hidden");
+        }
+    }
+
+    fn put_all(
         &self,
         redo: &dyn DiskFile,
         path: &str,
@@ -98,15 +137,26 @@ impl Store {
         allocate_zeros(file, name, generation)?;
         file.set_meta(&generation.meta).during("set attributes of", name)?;
         let point = Checkpoint::of(&file.stat().during("look at", name)?);
-        if !file.let_in().during("give back the lease on", name)? {
+        // Durable before somebody else may write, or a power cut could leave his bytes among half
+        // of ours. The content is whole by now: the sync may take longer than the lease.
+        let left = file.shut_left();
+        let early = left >= SYNC_TIME_MIN;
+        if early {
+            self.synced(file.sync(), name)?;
+        }
+        let in_time = file.let_in().during("give back the lease on", name)?;
+        if !in_time && left.is_zero() {
             self.note_slow_commit(&generation.image);
         }
-        self.synced(file.sync(), name)?;
+        if !early {
+            self.synced(file.sync(), name)?;
+        }
         Ok(point)
     }
 
-    /// Is there room for what the journal puts where the image has no storage yet?
-    pub(super) fn room_for(
+    /// Reserves room for what the journal puts where the image has no storage yet: a disk that is
+    /// full says so before anything is changed.
+    pub(super) fn reserve(
         &self,
         redo: &dyn DiskFile,
         path: &str,
@@ -114,13 +164,19 @@ impl Store {
         generation: &Generation,
     ) -> Result<()> {
         let name = generation.image.as_str();
-        let mut needed_bytes = 0;
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut missing = |offset: u64, bytes: u64| -> Result<()> {
-            let (mut at, end) = (offset, offset + bytes);
+            let end = (offset + bytes).next_multiple_of(PAGE_BYTES as u64);
+            let mut at = offset;
             while at < end {
                 let data = file.next_data(at).during("find data of", name)?;
                 let (start, stop) = data.unwrap_or((end, end));
-                needed_bytes += start.min(end) - at;
+                let hole = (at, start.min(end).saturating_sub(at));
+                match ranges.last_mut() {
+                    Some((from, bytes)) if *from + *bytes == at => *bytes += hole.1,
+                    _ if hole.1 > 0 => ranges.push(hole),
+                    _ => {}
+                }
                 at = stop.max(at + 1);
             }
             Ok(())
@@ -134,11 +190,19 @@ impl Store {
         for extent in &generation.allocated_zero {
             missing(extent.offset(), extent.bytes_in(generation.size_bytes))?;
         }
-        let space = self.disk.space().during("ask for the free space of", "the store")?;
-        if needed_bytes > space.free_bytes {
-            return Err(Error::OutOfSpace { needed_bytes, free_bytes: space.free_bytes });
+        if ranges.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let needed_bytes = ranges.iter().map(|(_, bytes)| bytes).sum();
+        let space = self.disk.space().during("ask for the free space of", "the store")?;
+        let full = Error::OutOfSpace { needed_bytes, free_bytes: space.free_bytes };
+        if needed_bytes > space.free_bytes {
+            return Err(full);
+        }
+        match file.reserve(&ranges) {
+            Err(error) if is_full(&error) => Err(full),
+            reserved => reserved.during("reserve room in", name),
+        }
     }
 
     /// Makes a whole file of a journal and its base. Returns its path and the file, durable. If
@@ -204,6 +268,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn is_refusal(error: &std::io::Error) -> bool {

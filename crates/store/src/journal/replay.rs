@@ -3,6 +3,8 @@
 //! Only what our own commit can have left is written over; if a sector is neither what was there
 //! nor what was to come, somebody wrote to it since, and the file stays as it is.
 
+use std::time::Duration;
+
 use blockferry_delta::{
     BLOCK_BYTES, ImageName, PAGE_BYTES, PAGES_PER_BLOCK, SEGMENT_BLOCKS, SEGMENT_BYTES, SegmentMap,
 };
@@ -17,6 +19,9 @@ use crate::layout::STAGING;
 use crate::spool::Spool;
 use crate::store::{MapOf, Options, Store};
 
+/// With less time left, others are let in and shut out again before the journal is applied.
+const APPLY_TIME_MIN: Duration = Duration::from_secs(15);
+
 /// What became of a journal that was prepared.
 #[derive(Debug)]
 pub(crate) enum Replayed {
@@ -27,30 +32,46 @@ pub(crate) enum Replayed {
 }
 
 /// What of a commit an image's file shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    /// All that was to change is as it was.
-    Nothing,
-    /// Something has changed, and only as it should.
-    Some,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Something is what it was to become, and wasn't before.
+    begun: bool,
+    /// Something is still to be changed.
+    left: bool,
     /// Something is neither what it was nor what it was to become.
-    Foreign,
+    foreign: bool,
+}
+
+/// A file in which a commit was prepared.
+struct Found<'r> {
+    image: &'r ImageRecord,
+    /// The name by which it was found.
+    at: &'r str,
+    /// What it was when it was found.
+    here: Stat,
+    generation: &'r Generation,
+}
+
+impl Seen {
+    /// A piece is what it was, what it was to become, both or neither.
+    fn note(&mut self, as_before: bool, as_after: bool) {
+        self.begun |= as_after && !as_before;
+        self.left |= as_before && !as_after;
+        self.foreign |= !as_before && !as_after;
+    }
 }
 
 impl Store {
-    /// Finishes a commit by journal, or finds out why it can't be.
+    /// Finishes a commit by journal, or finds out why it can't be; `at`: where the image's file is.
     pub(crate) fn replay(
         &self,
         image: &ImageRecord,
         prepared: &Prepared,
         sum: &[u8; 32],
+        (at, here): (&str, Stat),
     ) -> Result<Replayed> {
-        let (name, path) = (image.name.as_str(), prepared.staging.as_str());
+        let path = prepared.staging.as_str();
         let generation = Generation::decode(&image.name, &prepared.generation)?;
-        let here = self.disk.stat(name).during("look at", name)?;
-        let Some(here) = here.filter(|here| Some(here.inode) == prepared.replaces) else {
-            return Ok(Replayed::Dropped);
-        };
         let redo = match self.disk.stat(path).during("look at", path)? {
             Some(_) => Some(self.disk.open(path, Open::Read).during("open", path)?),
             None => None,
@@ -59,35 +80,75 @@ impl Store {
             Some(redo) => is_whole(redo.as_ref(), path, sum)?,
             None => false,
         };
-        let Some(redo) = redo.filter(|_| whole) else {
-            return self.without_journal(image, &here, &generation);
-        };
-        let file = self.disk.open(name, Open::Read).during("open", name)?;
-        let written_to = file.writer_free().during("ask for a lease on", name)? == Lease::Held;
-        let seen = self.seen(image, redo.as_ref(), path, file.as_ref())?;
-        drop(file);
-        if written_to || seen == Seen::Foreign {
-            tracing::warn!(
-                code = "LOCAL_CHANGE",
-                image = name,
-                "it was written to before a commit could be finished; it stays as it is"
-            );
-            return Ok(Replayed::Dropped);
+        let found = Found { image, at, here, generation: &generation };
+        match redo.filter(|_| whole) {
+            Some(redo) => self.replay_whole(&found, redo.as_ref(), path),
+            None => self.without_journal(&found),
         }
-        let file = self.disk.open(name, Open::ReadWrite).during("open", name)?;
-        let held = file.shut_out().during("ask for a lease on", name)? == Lease::Held;
-        if held && seen == Seen::Nothing {
+    }
+
+    fn replay_whole(&self, found: &Found<'_>, redo: &dyn DiskFile, path: &str) -> Result<Replayed> {
+        let Found { image, at, here, generation } = found;
+        let mut file = self.disk.open(at, Open::ReadWrite).during("open", at)?;
+        let lease = file.shut_out().during("ask for a lease on", at)?;
+        let before = file.stat().during("look at", at)?;
+        let mut seen = self.seen(image, redo, path, file.as_ref())?;
+        if lease == Lease::Free && file.shut_left() < APPLY_TIME_MIN {
+            // Reading took long. If somebody came in, it begins again around him.
+            file.let_in().during("give back the lease on", at)?;
+            let again = file.shut_out().during("ask for a lease on", at)? == Lease::Free;
+            if !again || file.stat().during("look at", at)? != before {
+                drop(file);
+                return self.replay_whole(found, redo, path);
+            }
+        }
+        if lease != Lease::Free {
+            // Only a handle for reading can ask about writers, and only with no other of ours.
+            drop(file);
+            let reader = self.disk.open(at, Open::Read).during("open", at)?;
+            seen.foreign |= reader.writer_free().during("ask for a lease on", at)? == Lease::Held;
+            drop(reader);
+            file = self.disk.open(at, Open::ReadWrite).during("open", at)?;
+            seen.foreign |= file.stat().during("look at", at)? != before;
+            seen.foreign |= self.disk.writer_of(at).is_some();
+        }
+        if seen.foreign {
+            return self.written_to(found, file.as_ref(), seen);
+        }
+        if lease == Lease::Held && !seen.begun {
             // Whoever has it open sees the old generation, and goes on seeing it.
             return Ok(Replayed::Dropped);
         }
-        match self.room_for(redo.as_ref(), path, file.as_ref(), &generation) {
-            Err(Error::OutOfSpace { .. }) if seen == Seen::Nothing => return Ok(Replayed::Dropped),
-            room => room?,
+        match self.reserve(redo, path, file.as_ref(), generation) {
+            Err(Error::OutOfSpace { .. }) if !seen.begun => return Ok(Replayed::Dropped),
+            reserved => reserved?,
         }
-        let point = self.put_in_place(redo.as_ref(), path, file.as_ref(), &generation)?;
+        let point = self.put_in_place(redo, path, (at, file.as_ref()), generation)?;
         // A file that was half done may have been written to where the journal says nothing.
-        let known = seen == Seen::Nothing && image.checkpoint == Some(Checkpoint::of(&here));
+        let known = !seen.begun && image.checkpoint == Some(Checkpoint::of(here));
         Ok(Replayed::Done(known.then_some(point)))
+    }
+
+    /// Somebody wrote to the file, or may do so.
+    fn written_to(&self, found: &Found<'_>, file: &dyn DiskFile, seen: Seen) -> Result<Replayed> {
+        let name = &found.image.name;
+        if seen.begun && seen.left {
+            // He has opened a mix: what he made of it is neither generation, nor his change of one.
+            self.set_aside(name, found.at, None)?;
+            self.synced(self.disk.sync_dir(""), "store directory")?;
+            return Ok(Replayed::Dropped);
+        }
+        tracing::warn!(
+            code = "LOCAL_CHANGE",
+            image = %name,
+            "it was written to before a commit could be finished; it stays as it is"
+        );
+        if !seen.begun {
+            return Ok(Replayed::Dropped);
+        }
+        // All of the commit was there: the change is one of the new generation.
+        self.synced(file.sync(), found.at)?;
+        Ok(Replayed::Done(None))
     }
 
     /// Reads images that a recovery left without a checkpoint; those that are what the catalog says
@@ -132,17 +193,15 @@ impl Store {
     /// The journal is damaged: only reading the image tells what it is.
     fn without_journal(
         &self,
-        image: &ImageRecord,
-        here: &Stat,
-        generation: &Generation,
+        Found { image, at, here, generation }: &Found<'_>,
     ) -> Result<Replayed> {
         let name = image.name.as_str();
         tracing::warn!(image = name, "a redo journal is damaged: the image is read again");
         let current = self.current_of(Some(image))?;
-        let file = self.disk.open(name, Open::Read).during("open", name)?;
+        let file = self.disk.open(at, Open::Read).during("open", at)?;
         let mut spool = Spool::new(format!("{STAGING}/{name}.again.spool"));
         let scanned = {
-            let file = (file.as_ref(), name, here.size_bytes);
+            let file = (file.as_ref(), *at, here.size_bytes);
             self.scan(file, Some(image), current.as_ref(), &mut spool, &())?
         };
         drop(file);
@@ -152,7 +211,7 @@ impl Store {
         }
         if current.is_none_or(|current| current.root != scanned.root) {
             // It is neither, and nothing here can make it whole.
-            self.set_aside(&image.name, name, None)?;
+            self.set_aside(&image.name, at, None)?;
             self.synced(self.disk.sync_dir(""), "store directory")?;
         }
         Ok(Replayed::Dropped)
@@ -167,7 +226,10 @@ impl Store {
         file: &dyn DiskFile,
     ) -> Result<Seen> {
         let name = image.name.as_str();
-        let Some(mut records) = Records::open(redo, path)? else { return Ok(Seen::Foreign) };
+        let mut seen = Seen::default();
+        let Some(mut records) = Records::open(redo, path)? else {
+            return Ok(Seen { foreign: true, ..seen });
+        };
         let read = self.catalog.read()?;
         let old_bytes = read.generation(image.id, &image.name, image.current)?;
         let old_bytes = old_bytes.ok_or_else(|| Error::NotFound(image.name.clone()))?.size_bytes;
@@ -181,56 +243,46 @@ impl Store {
         let size = file.stat().during("look at", name)?.size_bytes;
         // Where a length is lost, a write beyond the end may have made another.
         let growing = old_bytes < size && size < new_bytes;
-        if size != old_bytes && size != new_bytes && !growing {
-            return Ok(Seen::Foreign);
-        }
-        let mut begun = size != old_bytes;
+        seen.left = size != new_bytes;
+        seen.begun = size != old_bytes && (size == new_bytes || growing);
+        seen.foreign = size != old_bytes && !seen.begun;
         let mut old = OldPages { read: &read, map, file, name, size, last: None };
         while let Some(record) = records.next()? {
-            let ours = match &record.change {
+            match &record.change {
                 Change::Data { bytes, before } => {
                     let now = read_padded(file, name, record.offset, bytes.len())?;
-                    self.data_is_ours(&now, bytes, before, &mut begun)
+                    self.compare_data(&now, bytes, before, &mut seen);
                 }
                 Change::Hole(bytes) => {
                     let range = (record.offset, record.offset + bytes);
-                    self.pages_are_ours(&mut old, range, true, &mut begun)?
+                    self.compare_pages(&mut old, range, true, &mut seen)?;
                 }
-            };
-            if !ours {
-                return Ok(Seen::Foreign);
             }
         }
         // What is to be cut off, but for the page in which that begins.
         let cut = (new_bytes.next_multiple_of(PAGE_BYTES as u64), size);
-        if !self.pages_are_ours(&mut old, cut, false, &mut begun)? {
-            return Ok(Seen::Foreign);
-        }
-        Ok(if begun { Seen::Some } else { Seen::Nothing })
+        self.compare_pages(&mut old, cut, false, &mut seen)?;
+        Ok(seen)
     }
 
-    /// Is every sector what it was or what it is to become?
-    fn data_is_ours(&self, now: &[u8], new: &[u8], before: &[u32], begun: &mut bool) -> bool {
+    /// Notes of every sector whether it is what it was or what it is to become.
+    fn compare_data(&self, now: &[u8], new: &[u8], before: &[u32], seen: &mut Seen) {
         let sectors = now.chunks(SECTOR_BYTES).zip(new.chunks(SECTOR_BYTES)).zip(before);
         for ((now, new), before) in sectors {
             let as_before = self.chunker.keys().page(now) == *before;
-            if !as_before && now != new {
-                return false;
-            }
-            *begun |= !as_before;
+            seen.note(as_before, now == new);
         }
-        true
     }
 
-    /// Is every page of a range (it begins with one) what the old block map says, or a hole that
-    /// was punched? Holes are punched by whole pages.
-    fn pages_are_ours(
+    /// Notes of every page of a range (it begins with one) whether it is what the old block map says
+    /// or a hole that was punched. Holes are punched by whole pages.
+    fn compare_pages(
         &self,
         old: &mut OldPages<'_>,
         (start, end): (u64, u64),
         may_be_zero: bool,
-        begun: &mut bool,
-    ) -> Result<bool> {
+        seen: &mut Seen,
+    ) -> Result<()> {
         let mut at = start;
         while at < end {
             let stop = end.min((at / SEGMENT_BYTES + 1) * SEGMENT_BYTES);
@@ -247,16 +299,14 @@ impl Store {
                 for (page, now) in pages.take(bytes as usize / PAGE_BYTES) {
                     let Some((was, len)) = old.print(page)? else { continue };
                     let is = self.chunker.keys().page(&now[..len]);
-                    let ours = is == was || is == 0 && may_be_zero;
-                    if !ours || !blockferry_delta::is_zero(&now[len..]) {
-                        return Ok(false);
-                    }
-                    *begun |= is != was;
+                    let in_end = blockferry_delta::is_zero(&now[len..]);
+                    // Zeros where there were zeros, or what is only cut off: nothing is left of it.
+                    seen.note(is == was && in_end, is == 0 && in_end && may_be_zero);
                 }
                 at += bytes;
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

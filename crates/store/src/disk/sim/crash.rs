@@ -201,6 +201,7 @@ impl World {
         for node in self.inodes.values_mut() {
             let node = Arc::make_mut(node);
             node.linked = true;
+            node.reserved.clear();
             match &mut node.body {
                 Body::File { now, durable, unpaid, .. } => {
                     *now = durable.clone();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::StorageBackend;
 
@@ -53,6 +54,7 @@ impl SimFile {
             }
         }
         if whole.start < whole.end {
+            world.unreserve(self.inode, whole.clone());
             world.give_back_range(self.inode, whole);
         }
         Ok(())
@@ -80,6 +82,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let bytes = buf.len() as u64;
+        self.disk.run_hooks(OpKind::Write, self.inode);
         let mut world = self.disk.world();
         self.begin(&mut world, OpKind::Write, offset, bytes)?;
         // A full disk takes what fits and then says so, as the real one does.
@@ -101,12 +104,26 @@ impl DiskFile for SimFile {
         let mut world = self.disk.world();
         self.begin(&mut world, OpKind::SetLen, bytes, 0)?;
         let size = world.state(self.inode)?.content.size_bytes();
+        if bytes <= size {
+            world.unreserve(self.inode, bytes.div_ceil(PAGE_BYTES)..u64::MAX);
+        }
         if bytes < size {
             self.make_hole(&mut world, bytes, size.next_multiple_of(PAGE_BYTES))?;
         }
         world.change(self.inode, Change::SetLen(bytes));
         world.end();
         Ok(())
+    }
+
+    fn reserve(&self, ranges: &[(u64, u64)]) -> io::Result<()> {
+        let mut world = self.disk.world();
+        self.begin(&mut world, OpKind::SetMeta, 0, 0)?;
+        let fits = world.reserve(self.inode, ranges);
+        let ctime_ns = world.clock_ns;
+        let attrs = Attrs { ctime_ns, ..world.state(self.inode)?.attrs.clone() };
+        world.change(self.inode, Change::Attrs(attrs));
+        world.end();
+        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -208,6 +225,10 @@ impl DiskFile for SimFile {
         // Nobody else has it open, so it is this handle that shuts it.
         self.disk.world().inode_mut(self.inode).openers.shut |= answer == Lease::Free;
         Ok(answer)
+    }
+
+    fn shut_left(&self) -> Duration {
+        if self.disk.world().slow_leases { Duration::ZERO } else { Duration::MAX }
     }
 
     fn let_in(&self) -> io::Result<bool> {

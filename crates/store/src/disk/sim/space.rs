@@ -3,6 +3,7 @@
 //! The file that wrote a page pays; a clone's pages are unpaid until their payer lets go of them
 //! or the clone writes over them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl World {
     /// Whether writing to a page needs a page of its own.
     fn page_is_new(&self, inode: u64, page: u64) -> bool {
         let Some(content) = self.content(inode) else { return false };
-        content.page(page).is_none()
+        content.page(page).is_none() && !self.inode(inode).reserved.contains(&page)
             || self.cloned && (self.is_unpaid(inode, page) || self.sharer(inode, page).is_some())
     }
 
@@ -44,12 +45,39 @@ impl World {
         for page in offset / PAGE_BYTES..(offset + bytes).div_ceil(PAGE_BYTES) {
             let Some(content) = self.content(inode) else { return };
             if content.page(page).is_none() {
-                self.used_pages += 1;
+                let paid = self.inode_mut(inode).reserved.remove(&page);
+                self.used_pages += u64::from(!paid);
             } else if self.cloned {
                 self.give_back(inode, page);
                 self.used_pages += 1;
             }
         }
+    }
+
+    /// Pays for the pages of ranges that have none, or for none of them. `false`: the disk is full.
+    pub(super) fn reserve(&mut self, inode: u64, ranges: &[(u64, u64)]) -> bool {
+        let pages = ranges.iter().flat_map(|&(offset, bytes)| {
+            offset / PAGE_BYTES..(offset + bytes).div_ceil(PAGE_BYTES)
+        });
+        let content = self.content(inode);
+        let missing = |page: &u64| content.is_some_and(|content| content.page(*page).is_none());
+        let mut pages: BTreeSet<u64> = pages.filter(missing).collect();
+        pages.retain(|page| !self.inode(inode).reserved.contains(page));
+        let fits = pages.len() as u64 <= self.free_pages();
+        if fits {
+            self.used_pages += pages.len() as u64;
+            self.inode_mut(inode).reserved.append(&mut pages);
+        }
+        fits
+    }
+
+    /// Gives back the reserved pages of a range.
+    pub(super) fn unreserve(&mut self, inode: u64, pages: Range<u64>) {
+        let reserved = &mut self.inode_mut(inode).reserved;
+        let before = reserved.len();
+        reserved.retain(|page| !pages.contains(page));
+        let given_back = before - reserved.len();
+        self.used_pages -= given_back as u64;
     }
 
     /// Gives back the whole pages of a range that is about to become a hole.
@@ -67,6 +95,7 @@ impl World {
         if node.linked || held {
             return;
         }
+        self.unreserve(inode, 0..u64::MAX);
         if self.cloned {
             self.give_back_range(inode, 0..u64::MAX);
         } else if let Some(content) = self.content(inode) {

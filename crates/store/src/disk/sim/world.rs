@@ -85,6 +85,8 @@ pub(super) struct Inode {
     /// Whether a name stands for it now.
     pub(super) linked: bool,
     pub(super) openers: Openers,
+    /// Pages without data that are paid for.
+    pub(super) reserved: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl World {
             },
             linked: true,
             openers: Openers::default(),
+            reserved: BTreeSet::new(),
         };
         World {
             device: super::rng::mix(seed) >> 40,
@@ -264,7 +267,8 @@ impl World {
             let durable = now.clone();
             Body::File { now, durable, diverged: false, unpaid: BTreeSet::new() }
         };
-        let new = Inode { body, linked: false, openers: Openers::default() };
+        let (openers, reserved) = Default::default();
+        let new = Inode { body, linked: false, openers, reserved };
         self.inodes.insert(inode, Arc::new(new));
         self.rename_op(Op::Link { at, inode });
         inode
