@@ -103,7 +103,7 @@ impl Store {
         }
     }
 
-    /// A file that was hidden half done is whole now, the old or the new one: it gets its name back,
+    /// A file that was hidden half done is whole now, the old or the new one: it gets its name,
     /// unless somebody took that.
     fn bring_back(&self, name: &ImageName, half: &str, replayed: Replayed) -> Result<Replayed> {
         if self.disk.stat(half).during("look at", half)?.is_none() {

@@ -274,8 +274,8 @@ impl Store {
         }
     }
 
-    /// Notes of every page of a range (it begins with one) whether it is what the old block map says
-    /// or a hole that was punched. Holes are punched by whole pages.
+    /// Notes of every page of a range (it begins with one) whether it is as in the old block map,
+    /// or a punched hole. Holes are punched by whole pages.
     fn compare_pages(
         &self,
         old: &mut OldPages<'_>,
