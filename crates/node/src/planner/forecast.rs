@@ -476,6 +476,22 @@ pub fn rate_needed(
     u64::try_from((u128::from(wire_bytes) * 8000).div_ceil(open_ms)).ok()
 }
 
+/// Bytes on the wire that go to a peer before one of its items from `from_unix_ms` on: what is there
+/// earlier by the forecast; where that doesn't know, what is before it in the order.
+pub fn bytes_ahead(queue: &Queue, all: &Forecast, key: &Key, from_unix_ms: i64) -> u64 {
+    let own = all.finish(key).and_then(Finish::unix_ms);
+    let place = queue.waiting.iter().position(|waiting| waiting.key == *key);
+    let ahead = queue.waiting.iter().enumerate().filter(|(index, waiting)| {
+        let its = all.finish(&waiting.key).and_then(Finish::unix_ms);
+        let first = match (its, own) {
+            (Some(its), Some(own)) => from_unix_ms < its && its <= own,
+            _ => waiting.under_way || place.is_some_and(|place| *index < place),
+        };
+        waiting.key != *key && first
+    });
+    ahead.fold(0, |sum, (_, waiting)| sum.saturating_add(waiting.wire_bytes))
+}
+
 /// What a transfer takes at one turn at the pacer's gate.
 fn turn(rate: Rate) -> f64 {
     float(slice_bytes(rate, PACKET_BYTES) as u64)

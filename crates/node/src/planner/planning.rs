@@ -186,7 +186,7 @@ fn look_ahead(core: &Core, what: &Spec, peer: &Peer, (at, by): Span, report: &mu
     }
     let wire_bytes = foresight::wire_bytes(report.wire_bytes_estimate);
     let scope = Scope::from(&key);
-    let finish = foresight::with(core, Wish { key, wire_bytes, at_unix_ms: at });
+    let (finish, ahead) = foresight::with(core, Wish { key, wire_bytes, at_unix_ms: at });
     report.finish = finish.unix_ms().map(rfc3339);
     report.start = at.map(rfc3339);
     let Some(by) = by else { return };
@@ -196,7 +196,11 @@ fn look_ahead(core: &Core, what: &Spec, peer: &Peer, (at, by): Span, report: &mu
         Finish::Never => Some(false),
         Finish::Unknown => None,
     };
-    let (in_force, from) = (core.limit.in_force(), at.unwrap_or_else(now_unix_ms));
-    report.rate_needed_bits_per_second =
-        rate_needed(in_force.rates(), &scope, wire_bytes, from, by);
+    let in_force = core.limit.in_force();
+    let needed = |bytes: u64, from: i64| rate_needed(in_force.rates(), &scope, bytes, from, by);
+    // What goes before it begins now, whenever this one does.
+    let now = now_unix_ms();
+    let with_ahead = needed(wire_bytes.saturating_add(ahead), now);
+    let alone = needed(wire_bytes, at.unwrap_or(now));
+    report.rate_needed_bits_per_second = alone.and_then(|bits| Some(bits.max(with_ahead?)));
 }

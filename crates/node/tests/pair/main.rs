@@ -20,3 +20,4 @@ mod sets;
 mod topologies;
 mod travel;
 mod watermarks;
+mod windows;

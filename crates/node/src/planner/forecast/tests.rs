@@ -232,6 +232,27 @@ fn the_rate_that_would_be_needed_counts_no_pause() {
 }
 
 #[test]
+fn what_goes_before_an_item_counts_for_the_rate_it_needs() {
+    let (gigabyte, rates) = (8000 * MBIT, Rates::default());
+    let plan = |link: Option<u64>| {
+        let mut first = waiting(1, "a", 100 * gigabyte);
+        first.under_way = true;
+        let queue = queue(1, link, vec![first, waiting(1, "b", 8 * MBIT)]);
+        let all = forecast(&rates, vec![queue.clone()], Turns::default(), MONDAY);
+        (all.finish(&key(1, "b")), bytes_ahead(&queue, &all, &key(1, "b"), MONDAY), queue, all)
+    };
+    let by = MONDAY + 6 * HOUR;
+    let (finish, ahead, queue, all) = plan(Some(10));
+    assert!(matches!(finish, Some(Finish::At(at)) if at > by), "{finish:?}");
+    assert_eq!(ahead, 100_000_000_000);
+    assert_eq!(bytes_ahead(&queue, &all, &key(1, "a"), MONDAY), 0, "nothing is before the first");
+    let needed = rate_needed(&rates, &Scope::peer(node(1)), ahead + 1_000_000, MONDAY, by);
+    assert!(needed.is_some_and(|bits| bits > 37 * MBIT), "{needed:?}");
+    let (finish, ahead, ..) = plan(None);
+    assert_eq!((finish, ahead), (Some(Finish::Unknown), 100_000_000_000));
+}
+
+#[test]
 fn many_items_end_and_absurd_ones_too() {
     let many = |peer: u8| (0..3000).map(move |n| waiting(peer, &format!("i{n}"), MBIT)).collect();
     let queues = (1..=4).map(|peer| queue(peer, Some(1), many(peer))).collect();
