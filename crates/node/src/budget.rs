@@ -388,6 +388,9 @@ pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub const HTTP_CONNECTIONS_MAX: usize = 128;
 /// Of these, clients that follow events. The rest is for questions.
 pub const HTTP_FOLLOWERS_MAX: usize = 64;
+/// Looks at the stores' file systems at the same time that `/readyz` makes: a file system that doesn't
+/// answer keeps as many threads.
+pub const HTTP_LOOKS_MAX: usize = 4;
 /// Tokens of a node.
 pub const HTTP_TOKENS_MAX: usize = 64;
 /// The head of a request, in bytes; it is what one connection may make us hold.

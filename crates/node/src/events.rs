@@ -127,8 +127,9 @@ impl EventWriter {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while self.queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            let missing = dropped + batch.len() as u64;
             if dropped > 0 {
-                let lost = format!("{dropped} events came faster than they could be written");
+                let lost = format!("{dropped} events could not be written, or came faster");
                 batch.push(Note::warning("EVENTS_DROPPED", lost).0);
             }
             let (ledger, rows) = (self.ledger.clone(), std::mem::take(&mut batch));
@@ -140,7 +141,11 @@ impl EventWriter {
                         let _followers = self.live.send(event);
                     }
                 }
-                Ok(Err(error)) => error!(code = error.code(), %error, "events are not written"),
+                Ok(Err(error)) => {
+                    // The next one that can be written says how many are missing.
+                    self.dropped.fetch_add(missing, Ordering::Relaxed);
+                    error!(code = error.code(), %error, "events are not written");
+                }
                 Err(_) => error!("the event writer stopped unexpectedly"),
             }
         }

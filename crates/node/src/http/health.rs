@@ -62,7 +62,13 @@ pub(crate) async fn livez() -> &'static str {
 )]
 pub(crate) async fn readyz(State(site): State<Shared>, headers: HeaderMap) -> Reply {
     let core = site.core.clone();
-    let looked = blocking("a look at the stores", move || Ok(reasons(&core)));
+    let looks = site.looks.clone();
+    let looked = async move {
+        let place = looks.acquire_owned().await;
+        // The place is given back when the look ends, not when nobody waits for it any more.
+        let look = move || (reasons(&core), place).0;
+        blocking("a look at the stores", move || Ok(look())).await
+    };
     let mut reasons = match tokio::time::timeout(budget::HTTP_READY_DEADLINE, looked).await {
         Ok(reasons) => reasons.map_err(|error| Problem::from(&error))?,
         Err(_) => vec![reason("DEADLINE", None, "a file system doesn't answer".to_owned())],

@@ -99,10 +99,13 @@ pub(crate) struct StoreSample {
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
 )]
 pub(crate) async fn metrics(State(site): State<Shared>, _: Asked<Nothing>) -> Reply {
-    let stopping = |_| Problem::new("STOPPING", "the service is stopping");
-    let _one = site.scrapes.acquire().await.map_err(stopping)?;
-    let core = site.core.clone();
-    let looked = blocking("a scrape", move || Ok(text::written(gather(&core))));
+    let (core, scrapes) = (site.core.clone(), site.scrapes.clone());
+    let looked = async move {
+        let place = scrapes.acquire_owned().await;
+        // One that hangs keeps its place: the next ones wait here and take no thread.
+        let scrape = move || (text::written(gather(&core)), place).0;
+        blocking("a scrape", move || Ok(scrape())).await
+    };
     let text = match tokio::time::timeout(budget::HTTP_ANSWER_DEADLINE, looked).await {
         Ok(text) => text.map_err(|error| Problem::from(&error))?,
         Err(_) => return Err(Problem::new("DEADLINE", "a file system doesn't answer")),

@@ -49,6 +49,11 @@ impl Serving {
         lock(&self.0).as_ref().and_then(|running| running.address)
     }
 
+    /// The configuration that is served now.
+    pub(crate) fn config(&self) -> Option<HttpConfig> {
+        lock(&self.0).as_ref().map(|running| running.config.clone())
+    }
+
     /// Makes everything ready; what is served stays as it is. Within a runtime.
     pub(crate) fn prepare(&self, config: Option<&HttpConfig>) -> Result<Prepared> {
         let Some(config) = config else {
@@ -60,7 +65,11 @@ impl Serving {
             Some(now) if now.config.listen == config.listen => None,
             // Both of one port can be in each other's way: then the old one stays until a restart.
             Some(now) if now.config.listen.port() == config.listen.port() => {
-                bind(config.listen).ok()
+                let listener = bind(config.listen).ok();
+                if listener.is_none() {
+                    safe_at(now.config.listen, config)?;
+                }
+                listener
             }
             _ => Some(bind(config.listen)?),
         };
@@ -111,6 +120,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.closed.send_replace(true);
     }
+}
+
+/// Whether a configuration may come into force where the old one listens: what is safe on loopback may
+/// not be at an address that others reach.
+fn safe_at(stays: SocketAddr, config: &HttpConfig) -> Result<()> {
+    let there = HttpConfig { listen: stays, ..config.clone() };
+    there.check().map_err(|error| {
+        let what = format!("admin.http stays at {stays} until a restart, and there: {error}");
+        Error::Config { what }
+    })
 }
 
 fn bind(at: SocketAddr) -> Result<tokio::net::TcpListener> {

@@ -37,7 +37,9 @@ pub(crate) struct Site {
     /// Places for those who follow events.
     pub(crate) followers: Arc<Semaphore>,
     /// One scrape at a time: each looks at all there is.
-    pub(crate) scrapes: Semaphore,
+    pub(crate) scrapes: Arc<Semaphore>,
+    /// Whoever looks at the stores' file systems for `/readyz`: one that hangs must not take every thread.
+    pub(crate) looks: Arc<Semaphore>,
     /// The description of all routes, as it is served.
     pub(crate) openapi: Bytes,
 }
@@ -64,7 +66,8 @@ impl Site {
             access,
             sessions,
             followers: Arc::new(Semaphore::new(budget::HTTP_FOLLOWERS_MAX)),
-            scrapes: Semaphore::new(1),
+            scrapes: Arc::new(Semaphore::new(1)),
+            looks: Arc::new(Semaphore::new(budget::HTTP_LOOKS_MAX)),
             openapi: openapi::document().to_string().into(),
         }
     }

@@ -99,6 +99,35 @@ fn names_and_the_certificate_change_while_it_is_asked() {
     assert_eq!(over_tls(at, &renewed, &Ask::get("/livez")).status, 200, "as before");
 }
 
+/// Both addresses of a port can't be had at once, so the old one stays until a restart: what is only
+/// safe on loopback must not come into force there.
+#[test]
+fn what_is_safe_on_loopback_is_not_served_to_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (pair, root) = files(dir.path());
+    let (secret, page) = token("page", Scope::Read);
+    let near = free();
+    let all = std::net::SocketAddr::from(([0, 0, 0, 0], near.port()));
+    let mut config = config(&dir.path().join("hub"), "hub", 0);
+    let tokens = vec![page];
+    config.http = Some(HttpConfig { tokens, tls: Some(pair), ..HttpConfig::new(all) });
+    let node = start(config.clone());
+    let ask = Ask::get("/api/v1/status").token(Some(&secret));
+    assert_eq!(over_tls(near, &root, &ask).status, 200);
+
+    let before = config.clone();
+    config.http = Some(HttpConfig::new(near));
+    let refused = node.reload(&config).expect_err("everybody would read");
+    assert!(refused.contains("until a restart"), "{refused}");
+    assert_eq!(over_tls(near, &root, &ask).status, 200, "as before");
+    assert_eq!(over_tls(near, &root, &Ask::get("/api/v1/status")).status, 401);
+
+    // With both it may move: what is served is as safe as it was.
+    config.http = before.http.map(|http| HttpConfig { listen: near, ..http });
+    assert_eq!(node.reload(&config).expect("good").restart, ["admin.http"]);
+    assert_eq!(over_tls(near, &root, &ask).status, 200);
+}
+
 #[test]
 fn the_address_moves_and_goes() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -241,7 +241,7 @@ impl axum::response::IntoResponse for Failed {
     }
 }
 
-/// Whether a browser asks over TLS: what [`super::bind`] was told.
+/// Whether a browser asks over TLS, as it is served now.
 fn is_secure(site: &Shared) -> bool {
-    site.core.config.http.as_ref().is_some_and(|http| http.tls.is_some())
+    site.core.http.config().is_some_and(|http| http.tls.is_some())
 }

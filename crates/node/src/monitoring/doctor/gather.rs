@@ -55,7 +55,7 @@ fn process() -> Process {
 }
 
 fn http(core: &Core, now: Instant) -> Option<Http> {
-    let config = core.config.http.as_ref()?;
+    let config = core.http.config()?;
     let shown = lock(&core.tokens_shown);
     let ago = |name: &String| shown.get(name).map(|at| now.saturating_duration_since(*at));
     let tokens = config.tokens.iter().map(|token| (token.name.clone(), ago(&token.name)));
