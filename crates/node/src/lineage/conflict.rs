@@ -30,7 +30,8 @@ pub fn descends(one: &Lineage, other: &Lineage) -> bool {
     one.compare(other) == Order::Newer
 }
 
-/// All contents of an image that were kept in a conflict, open or not. Blocking.
+/// All contents of an image that were kept in a conflict, open or not, but those that their author
+/// has gone on from. Blocking.
 pub fn all(store: &Store, image: &ImageName) -> Result<Vec<Conflict>> {
     Ok(store.kept(image)?.into_iter().filter_map(conflict_of).collect())
 }
@@ -58,19 +59,31 @@ pub fn rivals(store: &Store, current: &Generation) -> Result<Vec<Rival>> {
 }
 
 fn conflict_of(kept: Kept) -> Option<Conflict> {
-    let Kept { why: Why::Conflict, serial, path, generation: Some(generation), .. } = kept else {
+    // One that isn't pinned any more was superseded.
+    let Kept {
+        why: Why::Conflict, pinned: true, serial, path, generation: Some(generation), ..
+    } = kept
+    else {
         return None;
     };
     Some(Conflict { serial, path, generation })
 }
 
-/// Lets go of what the author of `new` has itself gone on from. Blocking.
+/// Leaves to the retention what the author of `new` has itself gone on from, as its own copy of that
+/// is left there, too. What has lost a conflict isn't meant: `new` descends from it because of the
+/// decision, and has none of its bytes. Blocking.
 pub(crate) fn drop_superseded(store: &Store, new: &Kept) -> Result<()> {
     let Some(newest) = &new.generation else { return Ok(()) };
-    for kept in all(store, &new.image)? {
+    let Some(current) = store.current(&new.image)? else { return Ok(()) };
+    for kept in open(store, &current)? {
         let old = &kept.generation;
-        if old.author == newest.author && descends(&newest.lineage, &old.lineage) {
+        if old.author != newest.author || !descends(&newest.lineage, &old.lineage) {
+            continue;
+        }
+        if old.root == newest.root {
             store.acknowledge(&new.image, kept.serial)?;
+        } else {
+            store.unpin(&new.image, kept.serial)?;
         }
     }
     Ok(())

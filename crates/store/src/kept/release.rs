@@ -48,6 +48,20 @@ impl Store {
         Ok(kept)
     }
 
+    /// Leaves a content to the retention, as if it had been kept just now; one that isn't there any
+    /// more is gone already.
+    pub fn unpin(&self, name: &ImageName, serial: u64) -> Result<()> {
+        let since_ms = self.service_ms()?;
+        let write = self.catalog.write()?;
+        let rows = write.kept(Some(name))?;
+        let Some((_, _, row)) = rows.into_iter().find(|(_, which, _)| *which == serial) else {
+            return Ok(());
+        };
+        let row = KeptRecord { pinned: false, since_ms, ..row };
+        write.put_kept(name, serial, Some(&row))?;
+        write.commit()
+    }
+
     /// Releases what is beyond the retention and writes down how long the store was in service.
     /// Returns what went.
     pub fn release_expired(&self) -> Result<Vec<Kept>> {

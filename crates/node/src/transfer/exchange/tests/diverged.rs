@@ -132,6 +132,63 @@ fn two_decisions_at_once_are_another_conflict_and_no_loss() {
     assert!(read(&a) == of_b && !is_open(&a) && kept(&a).contains(&of_a));
 }
 
+/// Two contents that were made of one, each known to both.
+fn parted() -> (Side, Side) {
+    let (a, b) = (side(1), side(2));
+    put(&a, 0, &noise(1, 300_000));
+    record(&a);
+    copy(&a, &b);
+    change(&a, 0, b"a");
+    change(&b, 0, b"b");
+    copy(&a, &b);
+    copy(&b, &a);
+    (a, b)
+}
+
+#[test]
+fn what_lost_stays_when_its_author_parts_again() {
+    let (a, b) = parted();
+    let lost = read(&b);
+    let us = a.identity.id();
+    conflict::resolve(&a.store, &image(), (&Choice::Local, &[]), us, 1).expect("resolved");
+    copy(&a, &b);
+    assert!(read(&b) == read(&a) && kept(&a) == [lost.clone()]);
+    change(&a, 1 << 16, b"a again");
+    change(&b, 1 << 17, b"b again");
+    let of_b = read(&b);
+    assert!(!kept_as_fork(&copy(&b, &a)));
+    // It descends from what lost, and has none of its bytes.
+    assert!(is_open(&a) && kept(&a) == [of_b, lost]);
+    let all = conflict::all(&a.store, &image()).expect("read");
+    assert_eq!(all.len(), 2, "both are listed until somebody lets go of what lost");
+}
+
+#[test]
+fn an_open_content_that_its_author_has_gone_on_from_is_left_to_the_retention() {
+    let (a, b) = parted();
+    let first = read(&b);
+    change(&b, 1 << 17, b"b again");
+    let of_b = read(&b);
+    assert!(!kept_as_fork(&copy(&b, &a)));
+    assert!(kept(&a) == [of_b], "only the latest is to be decided about");
+    let open = conflict::open(&a.store, &current(&a)).expect("read");
+    assert_eq!(open.len(), 1);
+    let all = a.store.kept(&image()).expect("read");
+    let older = all.iter().find(|kept| kept.why == Why::Conflict && !kept.pinned).expect("there");
+    let root = blake3::hash(&first);
+    assert_eq!(older.root().expect("a generation").as_bytes(), root.as_bytes());
+    // The same bytes once more, only touched: nothing is lost with the earlier row.
+    b.disk.set_clock_ns(b.disk.clock_ns() + 1_000_000_000);
+    let file = b.disk.open("a.img", Open::ReadWrite).expect("opened");
+    let mut meta = file.meta().expect("read");
+    meta.mtime_ns += 7_000_000_000;
+    file.set_meta(&meta).expect("set");
+    drop(file);
+    record(&b);
+    assert!(!kept_as_fork(&copy(&b, &a)));
+    assert_eq!(a.store.kept(&image()).expect("read").len(), all.len());
+}
+
 #[test]
 fn a_backup_that_was_restored_unchanged_is_brought_up_to_date() {
     let (a, b) = (side(1), side(2));
