@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use blockferry_delta::{ImageName, Lineage, NodeId, Order};
+use blockferry_delta::{ImageName, Lineage, NodeId, Order, Root};
 use blockferry_store::{Generation, Kept, Progress, Store, Why};
 use blockferry_wire::Rival;
 use blockferry_wire::limits::RIVALS_MAX;
@@ -141,4 +141,33 @@ pub fn resolve(
             Ok(store.take_kept(image, *serial, &others, us, now_unix_ms, progress)?)
         }
     }
+}
+
+/// What `us` decided about when it made `root` the content that goes on, descending from `lineage`, and
+/// that is kept still: what was open or current then. Nothing, if the decision was somebody else's.
+/// Blocking.
+pub(crate) fn decided(
+    store: &Store,
+    image: &ImageName,
+    us: NodeId,
+    (root, lineage): (&Root, &Lineage),
+) -> Result<Vec<Conflict>> {
+    let history = store.history(image)?;
+    let after = |generation: &Generation| descends(&generation.lineage, lineage);
+    let Some(at) = history.iter().position(|generation| !after(generation)) else {
+        return Ok(Vec::new());
+    };
+    let (before, made) = (&history[at], at.checked_sub(1).map(|at| &history[at]));
+    if made.is_none_or(|made| made.author != us || made.root != *root) {
+        return Ok(Vec::new());
+    }
+    let mut others = all(store, image)?;
+    others.retain(|kept| {
+        let other = &kept.generation;
+        let was_current = other.root == before.root && other.lineage == before.lineage;
+        other.root != *root
+            && relayed::was_known(lineage, [&other.lineage])
+            && (was_current || is_open(before, other))
+    });
+    Ok(others)
 }

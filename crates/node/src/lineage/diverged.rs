@@ -231,10 +231,14 @@ fn end(core: &Core, store: &OpenStore, image: &ImageName, text: &str) -> Result<
     let members = witness::members(core, store);
     let stated = resolutions::stated(core, store, &members, image);
     let elsewhere = resolutions::elsewhere(&current, &open, &stated);
-    if open.is_empty() && elsewhere.is_empty() {
-        return Err(Error::NotDiverged { image: name() });
-    }
     let both = text == "both";
+    if open.is_empty() && elsewhere.is_empty() {
+        let beside = if both { left_beside(core, store, image)? } else { Vec::new() };
+        return match beside.is_empty() {
+            true => Err(Error::NotDiverged { image: name() }),
+            false => Ok(Ended::Here(current, beside)),
+        };
+    }
     let meant = match text {
         "local" => Meant::Here(Choice::Local),
         // What isn't here can't be put beside it here.
@@ -419,6 +423,21 @@ pub(crate) fn put_beside(
         }
     }
     Err(Error::Control { what: format!("no name is free beside {image}") })
+}
+
+/// What has lost and is kept becomes images of their own, where `both` was interrupted after the
+/// decision or comes after it. A content that an image of the store has by now is left alone.
+/// Blocking.
+fn left_beside(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Vec<ImageName>> {
+    let mut there: Vec<Root> = store.store.heads()?.iter().map(|head| head.root).collect();
+    let mut beside = Vec::new();
+    for other in conflict::all(&store.store, image)? {
+        if !there.contains(&other.generation.root) {
+            beside.push(put_beside(core, store, image, &other)?);
+            there.push(other.generation.root);
+        }
+    }
+    Ok(beside)
 }
 
 /// `disk.vhdx` of node `b` is `disk.b.vhdx`, the next one `disk.b-2.vhdx`.

@@ -13,7 +13,7 @@ use crate::api::Role;
 use crate::core::{Core, lock};
 use crate::error::{Error, Result};
 use crate::events::Note;
-use crate::lineage::conflict::{self, Choice};
+use crate::lineage::conflict::{self, Choice, Conflict};
 use crate::lineage::diverged;
 use crate::lineage::relayed::{self, Elsewhere, Stated};
 use crate::local::stores::OpenStore;
@@ -40,7 +40,7 @@ pub(crate) fn stated(
 /// What is open elsewhere about our current generation, and isn't kept here.
 pub(crate) fn elsewhere(
     current: &Generation,
-    kept: &[conflict::Conflict],
+    kept: &[Conflict],
     stated: &[Stated],
 ) -> Vec<Elsewhere> {
     let mut open = relayed::elsewhere(&version_of(current), stated);
@@ -76,51 +76,84 @@ pub(crate) fn ask(
     Ok(node)
 }
 
-/// Ends a conflict that is open here, if a member has asked us to. Blocking.
+/// Ends a conflict that is open here, if a member has asked us to. A resolution stays what its member
+/// said last about the image, long after it was carried out: all of them are looked at. Blocking.
 pub(crate) fn carry_out(core: &Core, store: &OpenStore, image: &ImageName) -> Result<()> {
     if store.config.role == Role::Mirror {
         return Ok(());
     }
-    let (id, us) = (store.store.identity().id, core.config.identity.id());
-    let members = witness::members(core, store);
-    let asked = members.iter().filter(|(_, known)| known.writer).find_map(|(node, _)| {
-        let resolution = lock(&core.witness.book).resolution(&id, node, image)?;
-        (resolution.node == us).then_some(resolution)
-    });
-    let Some((asked, current)) = asked.zip(store.store.current(image)?) else { return Ok(()) };
+    let asked = asked_of_us(core, store, image);
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let Some(current) = store.store.current(image)? else { return Ok(()) };
+    let (over, due): (Vec<_>, Vec<_>) =
+        asked.into_iter().partition(|asked| conflict::descends(&current.lineage, &asked.lineage));
+    // One that was interrupted after it was decided.
+    for asked in over.iter().filter(|asked| asked.beside) {
+        put_beside(core, store, asked)?;
+    }
     let open = conflict::open(&store.store, &current)?;
     if open.is_empty() {
         return Ok(());
     }
+    let fits = due.iter().find_map(|asked| Some((asked, fitting(asked, &current, &open)?)));
+    if let Some((asked, choice)) = fits {
+        let also = [asked.lineage.clone()];
+        diverged::decide(core, store, image, (&choice, &also), asked.by.as_str())?;
+        return if asked.beside { put_beside(core, store, asked) } else { Ok(()) };
+    }
+    let outdated = due.iter().find(|asked| !was_known(asked, &current, &open));
+    if let Some(asked) = outdated.filter(|_| store.trouble(image, "RESOLVE_OUTDATED")) {
+        let text = format!(
+            "{}: {} decided a conflict, but not about all that is here by now: decide again",
+            store.full_name(image),
+            asked.by.as_str()
+        );
+        let note = Note::warning("RESOLVE_OUTDATED", text).store(&store.config.name);
+        core.events.note(note.image(image));
+    }
+    Ok(())
+}
+
+/// What the members that may write have said last about an image, if it is we who are to do it.
+fn asked_of_us(core: &Core, store: &OpenStore, image: &ImageName) -> Vec<Resolution> {
+    let (id, us) = (store.store.identity().id, core.config.identity.id());
+    let members = witness::members(core, store);
+    let book = lock(&core.witness.book);
+    let said = members.iter().filter(|(_, known)| known.writer);
+    let said = said.filter_map(|(node, _)| book.resolution(&id, node, image));
+    said.filter(|resolution| resolution.node == us).collect()
+}
+
+fn was_known(asked: &Resolution, current: &Generation, open: &[Conflict]) -> bool {
     let kept = open.iter().map(|kept| &kept.generation.lineage);
-    if !relayed::was_known(&asked.lineage, kept.chain([&current.lineage])) {
-        if store.trouble(image, "RESOLVE_OUTDATED") {
-            let text = format!(
-                "{}: {} decided a conflict, but not about all that is here by now: decide again",
-                store.full_name(image),
-                asked.by.as_str()
-            );
-            let note = Note::warning("RESOLVE_OUTDATED", text).store(&store.config.name);
-            core.events.note(note.image(image));
-        }
-        return Ok(());
+    relayed::was_known(&asked.lineage, kept.chain([&current.lineage]))
+}
+
+/// What was decided about a conflict that is open here, if all of it was known and what is to go on
+/// is here.
+fn fitting(asked: &Resolution, current: &Generation, open: &[Conflict]) -> Option<Choice> {
+    if !was_known(asked, current, open) {
+        return None;
+    }
+    if current.root == asked.root {
+        return Some(Choice::Local);
     }
     let wanted = open.iter().find(|kept| kept.generation.root == asked.root);
-    let choice = match wanted {
-        _ if current.root == asked.root => Choice::Local,
-        Some(kept) => Choice::Kept(kept.serial),
-        None => return Ok(()),
-    };
-    let also = [asked.lineage.clone()];
-    diverged::decide(core, store, image, (&choice, &also), asked.by.as_str())?;
-    if asked.beside {
-        let others = open.iter().map(|kept| kept.generation.root).chain([current.root]);
-        let others: Vec<Root> = others.filter(|root| *root != asked.root).collect();
-        for other in conflict::all(&store.store, image)? {
-            if others.contains(&other.generation.root) {
-                diverged::put_beside(core, store, image, &other)?;
-            }
-        }
+    wanted.map(|kept| Choice::Kept(kept.serial))
+}
+
+/// Makes the contents that a decision of ours was about images of their own, those that aren't yet.
+/// Blocking.
+fn put_beside(core: &Core, store: &OpenStore, asked: &Resolution) -> Result<()> {
+    let us = core.config.identity.id();
+    let image = &asked.image;
+    let others = conflict::decided(&store.store, image, us, (&asked.root, &asked.lineage))?;
+    for other in &others {
+        diverged::put_beside(core, store, image, other)?;
+    }
+    if !others.is_empty() {
         // They are found there like any other.
         store.wake.notify_one();
     }

@@ -122,6 +122,25 @@ fn both_makes_an_image_of_the_other_content() {
 }
 
 #[test]
+fn both_that_was_interrupted_after_the_decision_is_asked_for_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, a_images, b, b_images) = part_and_meet(dir.path());
+    let of_b = std::fs::read(b_images.join("disk.img")).expect("read");
+    // A crash right after the decision leaves what `local` leaves: a content that lost.
+    assert_eq!(resolve(&a, "local").beside, [""; 0]);
+    assert_eq!(resolve(&a, "both").beside, ["vdisks/disk.b.img"]);
+    assert!(a.wait("disk.img").ready && a.wait("disk.b.img").ready);
+    assert!(std::fs::read(a_images.join("disk.b.img")).expect("read") == of_b);
+    assert!(equal(&a_images, &b_images, "disk.b.img"));
+    // B keeps it as what lost, too, but it is an image by now.
+    for node in [&a, &b] {
+        let request =
+            Request::Resolve { image: IMAGE.into(), keep: Some("both".into()), acknowledge: false };
+        assert_eq!(node.refused(&request), "NOT_DIVERGED");
+    }
+}
+
+#[test]
 fn a_policy_decides_by_itself_and_keeps_what_lost() {
     let dir = tempfile::tempdir().expect("a directory");
     let images = dir.path().join("disks");

@@ -2,12 +2,16 @@
 //! other. It sees them, doesn't call the image ready, and decides for all.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use blockferry_delta::{ImageName, NodeId};
 use blockferry_node::api::{
     ConflictRow, ConflictState, ConflictsReport, ImageState, ImagesReport, PromoteReport, Request,
     ResolveReport, Role, WaitReason,
 };
+use blockferry_store::disk::RealDisk;
+use blockferry_store::{Options, Store};
 
 use crate::gone::free_port;
 use crate::promote::{promote, ready};
@@ -63,14 +67,19 @@ fn torn(
     let last = nodes.pop().expect("one");
     let away = names.len() - 1;
     last.stop();
-    edit(&images[author].join("disk.img"), 0, b"changed here");
-    nodes[author].publish("disk.img");
-    until("the others have it", || all_equal(&images[..away]));
-    edit(&images[away].join("disk.img"), 1 << 19, b"changed there");
+    part(&nodes, (&images[..away], author), &images[away]);
     let last = begin(away);
     last.publish("disk.img");
     nodes.push(last);
     (nodes, images, ports)
+}
+
+/// One of the nodes changes the image, all of them have it, and it is changed on one that is away.
+fn part(nodes: &[Running], (images, author): (&[PathBuf], usize), away: &Path) {
+    edit(&images[author].join("disk.img"), 0, b"changed here");
+    nodes[author].publish("disk.img");
+    until("the others have it", || all_equal(images));
+    edit(&away.join("disk.img"), 1 << 19, b"changed there");
 }
 
 /// Everybody sees it, and nobody says that it is ready.
@@ -168,4 +177,62 @@ fn a_decision_waits_for_the_member_that_is_to_carry_it_out() {
     assert!(open_row(&nodes[0]).is_some(), "nobody has ended it yet");
     nodes.insert(1, by_hand(dir.path(), "b", ports[1]));
     over(&nodes, &images, &wanted);
+}
+
+#[test]
+fn a_second_decision_is_carried_out_whoever_made_the_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let names = ["hub", "north", "east", "west"];
+    let (mut nodes, images, ports) = torn(dir.path(), &names, |_| 0, 2);
+    // The resolution of who comes first by its id is found first, also when it is over.
+    let mut deciders = [1, 2];
+    deciders.sort_by_key(|at| nodes[*at].status().node.id.parse::<NodeId>().expect("a node id"));
+    for (round, decider) in deciders.into_iter().enumerate() {
+        if round > 0 {
+            nodes.pop().expect("one").stop();
+            edit(&images[2].join("disk.img"), 4096, b"once more");
+            part(&nodes, (&images[..3], 2), &images[3]);
+            edit(&images[3].join("disk.img"), 8192, b"once more");
+            let west = by_hand(dir.path(), "west", ports[3]);
+            west.publish("disk.img");
+            nodes.push(west);
+        }
+        all_see(&nodes);
+        let wanted = read(&images[3]);
+        assert_eq!(resolve(&nodes[decider], "west").told.as_deref(), Some("hub"));
+        over(&nodes, &images, &wanted);
+    }
+    let hub = nodes[0].events();
+    assert!(hub.iter().all(|event| event.code != "RESOLVE_OUTDATED"), "what is over isn't told");
+}
+
+#[test]
+fn both_that_was_interrupted_after_the_decision_is_brought_to_its_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut nodes, images, ports) = torn(dir.path(), &["a", "b", "c"], |joiner| joiner - 1, 0);
+    all_see(&nodes);
+    let (wanted, other) = (read(&images[1]), read(&images[2]));
+    let b = nodes.remove(1);
+    let us = b.status().node.id;
+    b.stop();
+    until("it is away", || nodes[0].status().peers.iter().all(|peer| !peer.connected));
+    assert_eq!(resolve(&nodes[0], "both").told.as_deref(), Some("b"));
+    decided_and_cut(&images[1], &us);
+    nodes.insert(1, by_hand(dir.path(), "b", ports[1]));
+    over(&nodes, &images, &wanted);
+    let beside = || images[1].join("disk.c.img");
+    until("the other is an image of its own", || beside().exists());
+    assert!(std::fs::read(beside()).expect("read") == other);
+}
+
+/// Makes the generation that ends the conflict, and no more, as a crash leaves it.
+fn decided_and_cut(images: &Path, us: &str) {
+    let disk = RealDisk::open(images).expect("there");
+    let (store, _) = Store::open(Arc::new(disk), &Options::default()).expect("opened");
+    let image = ImageName::new("disk.img").expect("a name");
+    let kept = store.kept(&image).expect("read").into_iter().filter(|kept| kept.pinned);
+    let others: Vec<_> = kept.filter_map(|kept| Some(kept.generation?.lineage)).collect();
+    assert_eq!(others.len(), 1);
+    let us: NodeId = us.parse().expect("a node id");
+    store.descend(&image, &others, us, Some(us), 1).expect("decided");
 }
