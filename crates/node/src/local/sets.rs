@@ -5,8 +5,9 @@
 //! what follows from them: an image whose chain is broken waits, with a code and an event; one that
 //! wasn't closed well follows `in_use`; a path of a parent that leads elsewhere is told.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blockferry_delta::{Fault, Grouping, ImageName, SetFile, Sets};
 use blockferry_store::{Discover, Generation, Store};
@@ -29,6 +30,24 @@ pub(crate) struct SetRules {
     by: By,
     path: String,
     now: Mutex<Arc<Sets>>,
+    made: Mutex<Made>,
+}
+
+/// The latest generations that were recorded since the start, by number, and when: by a clock that
+/// nobody sets.
+#[derive(Default)]
+struct Made(BTreeMap<ImageName, (u64, Instant)>);
+
+impl Made {
+    /// Whether others of its set are waited for still. `age_ms` is what the dates say: it counts for
+    /// what was recorded before the start, or elsewhere.
+    fn is_fresh(&self, (image, number): (&ImageName, u64), age_ms: i64, now: Instant) -> bool {
+        let age = match self.0.get(image) {
+            Some((made, at)) if *made == number => Some(now.saturating_duration_since(*at)),
+            _ => u64::try_from(age_ms).ok().map(Duration::from_millis),
+        };
+        age.is_some_and(|age| age < budget::SET_SETTLES_MAX)
+    }
 }
 
 /// As the configuration says it, made ready.
@@ -45,7 +64,12 @@ impl SetRules {
             SetsBy::Globs(patterns) if patterns.is_empty() => By::Nothing,
             SetsBy::Globs(patterns) => By::Globs(globs(patterns)?),
         };
-        Ok(Self { by, path: config.path.display().to_string(), now: Mutex::default() })
+        Ok(Self {
+            by,
+            path: config.path.display().to_string(),
+            now: Mutex::default(),
+            made: Mutex::default(),
+        })
     }
 
     /// The sets at the last look.
@@ -207,10 +231,10 @@ pub(crate) fn offered(core: &Core, store: &OpenStore, image: &ImageName) -> Resu
     let sets = store.sets.now();
     let set = sets.set_of(image).filter(|set| set.members.len() <= SET_MEMBERS_MAX);
     let Some(set) = set else { return Ok(Vec::new()) };
-    let recorded = store.store.current(image)?.map_or(0, |g| g.recorded_unix_ms);
+    let current = store.store.current(image)?;
+    let (number, recorded) = current.map_or((0, 0), |g| (g.number, g.recorded_unix_ms));
     let age_ms = now_unix_ms().saturating_sub(recorded);
-    let fresh =
-        u64::try_from(age_ms).is_ok_and(|ms| Duration::from_millis(ms) < budget::SET_SETTLES_MAX);
+    let fresh = lock(&store.sets.made).is_fresh((image, number), age_ms, Instant::now());
     let settles = |member: &&ImageName| *member != image && store.settles(member);
     if let Some(member) = set.members.iter().find(settles).filter(|_| fresh) {
         let what = format!("{member} of its set is about to be recorded");
@@ -227,6 +251,8 @@ pub(crate) fn recorded(core: &Core, store: &OpenStore, generation: &Generation) 
     let image = &generation.image;
     let sets = store.sets.now();
     if let Some(set) = sets.set_of(image) {
+        let made = (generation.number, Instant::now());
+        lock(&store.sets.made).0.insert(image.clone(), made);
         lock(&core.backlog).handle_set_moved(&store.config.name, &set.members);
         core.wake();
     }
@@ -247,4 +273,24 @@ pub(crate) fn recorded(core: &Core, store: &OpenStore, generation: &Generation) 
     );
     let note = Note::warning("PARENT_CHANGED", text);
     core.events.note(note.store(&store.config.name).image(image));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_does_not_end_the_wait_for_the_others_of_a_set() {
+        let (image, at) = (ImageName::new("child.vhdx").expect("a name"), Instant::now());
+        let made = Made(BTreeMap::from([(image.clone(), (5, at))]));
+        let most_ms = i64::try_from(budget::SET_SETTLES_MAX.as_millis()).expect("small");
+        for age_ms in [-most_ms, 0, most_ms] {
+            assert!(made.is_fresh((&image, 5), age_ms, at), "{age_ms}");
+            let then = at + budget::SET_SETTLES_MAX;
+            assert!(!made.is_fresh((&image, 5), age_ms, then), "{age_ms}");
+        }
+        // Of one that was recorded before the start only the dates are known.
+        assert!(made.is_fresh((&image, 4), 0, at) && !made.is_fresh((&image, 4), most_ms, at));
+        assert!(!made.is_fresh((&image, 4), -1, at));
+    }
 }
