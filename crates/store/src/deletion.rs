@@ -5,11 +5,11 @@
 use blockferry_delta::{ImageName, NodeId, Root};
 
 use crate::catalog::{CatalogWrite, Discover, Generation, ImageRecord};
-use crate::disk::{Open, Stat};
+use crate::disk::{Kind, Open, RenameHow, Stat};
 use crate::error::{Error, IoContext, Result};
 use crate::freeze::regular;
 use crate::kept::{Keep, Why};
-use crate::layout::{base_path, spare_path};
+use crate::layout::{KEPT, base_path, spare_path};
 use crate::spool::{Entries, Spool};
 use crate::store::Store;
 
@@ -105,6 +105,41 @@ impl Store {
         };
         let going = stat.map(|stat| (name.to_string(), stat));
         self.delete(image, current, generation, going)
+    }
+
+    /// Puts aside what is in the place of an image's file and can't be its content: an empty file
+    /// becomes a kept content; what isn't a file, a directory with all that is in it, is moved beside
+    /// them, without a row, so that nothing ever releases it. Returns its path in the store's
+    /// directory; `None`: nothing is there.
+    ///
+    /// # Errors
+    /// [`Error::LocalChange`] when it is a file with content, [`Error::InUse`] when somebody writes to
+    /// it.
+    pub fn clear_place(&self, name: &ImageName, now_unix_ms: i64) -> Result<Option<String>> {
+        let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
+        let Some(stat) = stat else { return Ok(None) };
+        if stat.kind == Kind::File {
+            if stat.size_bytes > 0 {
+                return Err(Error::LocalChange(name.clone()));
+            }
+            if self.is_written(name)? {
+                return Err(Error::InUse(name.clone()));
+            }
+            return self.keep_moved(name, Why::Edit, true, now_unix_ms).map(|kept| Some(kept.path));
+        }
+        let _in_place = self.in_place()?;
+        self.check_marker()?;
+        self.check_health()?;
+        let _claim = self.claim(name)?;
+        let path = format!("{KEPT}/{name}.found-{now_unix_ms}");
+        // A file that is there by now is none of ours to move: the next look says what it is.
+        if regular(self.disk.as_ref(), name).is_ok() {
+            return Err(Error::LocalChange(name.clone()));
+        }
+        self.disk.rename(name.as_str(), &path, RenameHow::NoReplace).during("rename", &path)?;
+        self.synced(self.disk.sync_dir(KEPT), KEPT)?;
+        self.synced(self.disk.sync_dir(""), "store directory")?;
+        Ok(Some(path))
     }
 
     /// One transaction with the deletion and the row of what is kept; then that goes to its place.

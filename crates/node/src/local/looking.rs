@@ -20,7 +20,7 @@ use crate::core::{Core, blocking, head_of, key, lock};
 use crate::error::Result;
 use crate::events::{Note, now_unix_ms};
 use crate::lineage::diverged;
-use crate::lineage::{deletions, retention, rewound};
+use crate::lineage::{deletions, mirror, retention, rewound};
 use crate::local::settle::Seen;
 use crate::local::stores::OpenStore;
 use crate::local::{recording, sets, upkeep};
@@ -95,12 +95,16 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     let (to, looking) = (core.clone(), store.clone());
     let look = move || {
         let found = looking.store.look()?;
-        Ok((found, looking.store.images()?.len(), sets::look(&to, &looking)?))
+        let lost = mirror::lost(&looking, &found)?;
+        // What isn't taken is never gone.
+        let images = looking.store.images()?;
+        let images = images.iter().filter(|image| looking.takes(image.image.as_str())).count();
+        Ok((found, images, lost, sets::look(&to, &looking)?))
     };
-    let (looks, images, sets) = blocking("a look", look).await?;
+    let (looks, images, lost, sets) = blocking("a look", look).await?;
     drop(turn);
     debug!(store = %store.config.name, files = looks.len(), took = ?at.elapsed(), "looked");
-    take_looks(core, store, &looks, images);
+    take_looks(core, store, &looks, images, lost);
     store.unblock(&mut |name| sets::may_go_on(store, &sets, name));
     loop {
         if core.is_stopping() {
@@ -119,10 +123,16 @@ async fn round(core: &Arc<Core>, store: &Arc<OpenStore>) -> Result<Duration> {
     Ok(wake.min(core.live().rescan))
 }
 
-fn take_looks(core: &Core, store: &OpenStore, looks: &[Look], images: usize) {
+/// `changed` has what a mirror lost.
+fn take_looks(
+    core: &Core,
+    store: &OpenStore,
+    looks: &[Look],
+    images: usize,
+    mut changed: Vec<Seen>,
+) {
     let mut seen = BTreeMap::new();
     let mut gone = Vec::new();
-    let mut changed = Vec::new();
     let writer = store.config.role == Role::Writer;
     let moved =
         |look: &Look| writer && look.moved_to.as_deref().is_some_and(|name| store.takes(name));
@@ -180,7 +190,10 @@ async fn settle_one(core: &Arc<Core>, store: &Arc<OpenStore>, name: &str) {
         lock(&store.settle).handle_recorded(name);
         return;
     };
-    let result = recording::record(core, store, &image, None, Arc::new(())).await;
+    let result = match recording::record(core, store, &image, None, Arc::new(())).await {
+        Ok(_) => Ok(()),
+        Err(error) => mirror::undo_loss(core, store, &image, error).await,
+    };
     let now = Instant::now();
     let mut settle = lock(&store.settle);
     let Err(error) = result else {

@@ -9,6 +9,7 @@ mod disks;
 mod diverged;
 mod gone;
 mod limits;
+mod lost;
 mod many;
 mod members;
 mod promote;
