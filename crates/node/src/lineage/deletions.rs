@@ -17,17 +17,22 @@ use crate::core::{Core, blocking, head_of, lock};
 use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::link::peer::Active;
-use crate::local::adoption;
 use crate::local::stores::{Activity, OpenStore};
+use crate::local::adoption;
 
 /// So many images may be gone at one look, whatever their share.
 const GONE_AT_ONCE_MAX: usize = 3;
+
+/// A deletion that was recorded counts as gone for so long: an emptying that takes its time is one, too.
+const RECORDED_COUNTS: Duration = Duration::from_secs(3600);
 
 /// Images whose files are gone.
 #[derive(Debug)]
 pub struct Deletions {
     quiet: Duration,
     since: BTreeMap<String, Instant>,
+    /// What was recorded by itself, and when.
+    recorded: BTreeMap<String, Instant>,
     /// Too many are gone: nothing is recorded by itself.
     held: bool,
 }
@@ -35,20 +40,30 @@ pub struct Deletions {
 impl Deletions {
     /// A file that was gone for `quiet` was deleted.
     pub fn new(quiet: Duration) -> Self {
-        Self { quiet, since: BTreeMap::new(), held: false }
+        Self { quiet, since: BTreeMap::new(), recorded: BTreeMap::new(), held: false }
     }
 
     /// Takes all images whose files are gone and not only renamed, of `images` that the store has, these
-    /// among them. Says whether it is news that too many are gone: all of them, or more than three and more than half.
+    /// among them. Says whether it is news that too many are gone: all of them, or more than three and
+    /// more than half. What was recorded within the last hour is counted as if it were gone still.
     pub fn handle_look(&mut self, gone: &[String], images: usize, now: Instant) -> bool {
         self.since.retain(|name, _| gone.contains(name));
         for name in gone {
             self.since.entry(name.clone()).or_insert(now);
         }
+        let counts = |at: &Instant| now.saturating_duration_since(*at) < RECORDED_COUNTS;
+        self.recorded.retain(|name, at| counts(at) && !gone.contains(name));
+        let (all_gone, images) = self.counted(images);
         let before = self.held;
-        self.held = !gone.is_empty()
-            && (gone.len() >= images || gone.len() > GONE_AT_ONCE_MAX.max(images / 2));
+        self.held =
+            !gone.is_empty() && (all_gone >= images || all_gone > GONE_AT_ONCE_MAX.max(images / 2));
         self.held && !before
+    }
+
+    /// How many are gone of how many, with what was recorded lately; `images`: that the store has.
+    fn counted(&self, images: usize) -> (usize, usize) {
+        let recorded = self.recorded.len();
+        (self.since.len() + recorded, images + recorded)
     }
 
     /// The next image that was deleted. Until it was recorded or failed it is told again.
@@ -65,8 +80,14 @@ impl Deletions {
         self.since.values().filter(|_| !self.held).map(left).min()
     }
 
-    /// It was recorded.
-    pub fn handle_recorded(&mut self, name: &str) {
+    /// It was recorded because it stayed away.
+    pub fn handle_recorded(&mut self, name: &str, now: Instant) {
+        self.since.remove(name);
+        self.recorded.insert(name.to_owned(), now);
+    }
+
+    /// Somebody said that it was deleted, or it was only renamed: no accident.
+    pub fn handle_meant(&mut self, name: &str) {
         self.since.remove(name);
     }
 
@@ -87,11 +108,12 @@ pub(crate) fn take(core: &Core, store: &OpenStore, gone: &[String], images: usiz
         return;
     }
     let name = &store.config.name;
+    let (all_gone, images) = lock(&store.deletions).counted(images);
     let text = format!(
-        "{} of {images} images of {name} are gone at once ({}{}): nothing is recorded. If they are \
+        "{all_gone} of {images} images of {name} are gone at once or were deleted within the last \
+         hour ({}{}): nothing more is recorded. If they are \
          where they should be again, nothing happened. If they were deleted, say so for each: \
          blockferry publish {name}/NAME",
-        gone.len(),
         gone.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", "),
         if gone.len() > 5 { ", ..." } else { "" },
     );
@@ -104,10 +126,14 @@ pub(crate) async fn record_due(core: &Arc<Core>, store: &Arc<OpenStore>) {
         let due = lock(&store.deletions).poll_due(Instant::now()).map(str::to_owned);
         let Some(name) = due else { return };
         let Ok(image) = ImageName::new(&name) else {
-            lock(&store.deletions).handle_recorded(&name);
+            lock(&store.deletions).handle_meant(&name);
             continue;
         };
-        if let Err(error) = record(core, store, &image).await {
+        let recorded = record(core, store, &image).await;
+        if recorded.is_ok() {
+            lock(&store.deletions).handle_recorded(&name, Instant::now());
+        }
+        if let Err(error) = recorded {
             lock(&store.deletions).handle_failed(&name, Instant::now());
             if store.trouble(&image, error.code()) {
                 let note = Note::warning(error.code(), error.to_string());
@@ -141,7 +167,6 @@ fn commit(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Generatio
     store.made_here(image);
     let generation = store.store.record_deletion(image, author, now_unix_ms())?;
     store.no_longer_seen(image);
-    lock(&store.deletions).handle_recorded(image.as_str());
     core.note_head(store, &generation, head_of(store, &generation)?);
     Ok(generation)
 }
@@ -160,6 +185,7 @@ pub(crate) fn note_renames(core: &Core, store: &OpenStore, new: &Generation) -> 
         }
         match commit(core, store, &gone) {
             Ok(_) => {
+                lock(&store.deletions).handle_meant(gone.as_str());
                 let (from, to) = (store.full_name(&gone), store.full_name(&new.image));
                 let text = format!("{from} is called {to} now");
                 let note = Note::info("RENAMED", text);
@@ -188,6 +214,7 @@ pub(crate) async fn publish(
         }
         other => other?,
     };
+    lock(&store.deletions).handle_meant(image.as_str());
     store.wake.notify_one();
     done(&PublishReport {
         schema: Schema,
@@ -247,7 +274,7 @@ mod tests {
         deletions.handle_failed("000.img", t0 + QUIET * 2);
         assert_eq!(deletions.poll_due(t0 + QUIET * 2), None);
         assert_eq!(deletions.poll_due(t0 + QUIET * 3), Some("000.img"));
-        deletions.handle_recorded("000.img");
+        deletions.handle_recorded("000.img", t0 + QUIET * 3);
         assert_eq!(deletions.poll_due(t0 + QUIET * 4), None);
         assert_eq!(deletions.next_wake(t0), None);
     }
@@ -272,6 +299,62 @@ mod tests {
             assert_eq!(deletions.next_wake(t0).is_none(), held);
             assert!(!deletions.handle_look(&names(gone), images, t0), "told once");
         }
+    }
+
+    /// One of 100 images goes every `step`; says how many deletions were recorded before it was held.
+    fn emptied(step: Duration, meant: bool) -> (usize, bool) {
+        let (mut deletions, t0) = (Deletions::new(QUIET), Instant::now());
+        let all = names(100);
+        let mut recorded = 0;
+        for second in 0..7200_u32 {
+            let at = Duration::from_secs(second.into());
+            let removed = (at.as_secs() / step.as_secs()) as usize;
+            if removed > 100 {
+                break;
+            }
+            let now = t0 + at;
+            if deletions.handle_look(&all[recorded..removed], 100 - recorded, now) {
+                return (recorded, true);
+            }
+            while let Some(name) = deletions.poll_due(now).map(str::to_owned) {
+                match meant {
+                    true => deletions.handle_meant(&name),
+                    false => deletions.handle_recorded(&name, now),
+                }
+                recorded += 1;
+            }
+        }
+        (recorded, false)
+    }
+
+    #[test]
+    fn an_emptying_that_takes_its_time_is_one_too() {
+        assert_eq!(emptied(Duration::from_secs(1), false), (20, true));
+        assert_eq!(emptied(Duration::from_secs(10), false), (47, true));
+        assert_eq!(emptied(Duration::from_secs(30), false), (49, true));
+        // Slower than half of them in an hour, as long as there are many.
+        let (recorded, held) = emptied(Duration::from_secs(72), false);
+        assert!(recorded >= 50 && (held || recorded > 90), "{recorded} {held}");
+        // What somebody said, or renamed, is none: only the last one is.
+        let (recorded, held) = emptied(Duration::from_secs(60), true);
+        assert!(held && recorded == 99, "{recorded}");
+    }
+
+    #[test]
+    fn what_was_recorded_is_counted_for_an_hour_and_once() {
+        let (mut deletions, t0) = (Deletions::new(QUIET), Instant::now());
+        let all = names(10);
+        deletions.handle_look(&all[..5], 10, t0);
+        for name in &all[..5] {
+            deletions.handle_recorded(name, t0);
+        }
+        let again = t0 + QUIET;
+        // Made again and gone again it is one image.
+        assert!(!deletions.handle_look(&all[..1], 6, again));
+        assert!(deletions.handle_look(&all[4..7], 6, again), "six of nine");
+        let later = t0 + RECORDED_COUNTS;
+        assert!(!deletions.handle_look(&all[5..7], 5, later), "two of five");
+        assert_eq!(deletions.poll_due(later + QUIET), Some("005.img"));
     }
 
     #[test]
