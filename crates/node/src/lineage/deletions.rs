@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::events::{Note, now_unix_ms};
 use crate::link::peer::Active;
 use crate::local::stores::{Activity, OpenStore};
-use crate::local::adoption;
+use crate::local::{adoption, sets};
 
 /// So many images may be gone at one look, whatever their share.
 const GONE_AT_ONCE_MAX: usize = 3;
@@ -168,6 +168,7 @@ fn commit(core: &Core, store: &OpenStore, image: &ImageName) -> Result<Generatio
     let generation = store.store.record_deletion(image, author, now_unix_ms())?;
     store.no_longer_seen(image);
     core.note_head(store, &generation, head_of(store, &generation)?);
+    sets::replaced(core, store, &generation)?;
     Ok(generation)
 }
 

@@ -258,15 +258,49 @@ pub(crate) fn recorded(core: &Core, store: &OpenStore, generation: &Generation) 
     }
     let children: Vec<&ImageName> = sets.children(image).collect();
     store.unblock(&mut |name| children.iter().any(|child| child.as_str() == name));
-    let changed = generation.number > 1 && generation.discover != Discover::Metadata;
-    if children.is_empty() || !changed {
+    if generation.number > 1 && generation.discover != Discover::Metadata {
+        tell_parent_changed(core, store, generation, &children);
+    }
+}
+
+/// A generation came from a peer, or says that the image was deleted: those who build upon it may be
+/// broken by it. Blocking.
+pub(crate) fn replaced(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
+    // An edit of a mirror that is undone is no change of what its peers have.
+    let history = store.store.history(&generation.image)?;
+    let before = history.iter().skip(1).find(|before| !before.is_adopted());
+    if before.is_none_or(|before| before.is_deleted() || before.root == generation.root) {
+        return Ok(());
+    }
+    let sets = store.sets.now();
+    let mut children: Vec<&ImageName> = sets.children(&generation.image).collect();
+    // When it is gone, the last look may have seen that already.
+    let images = store.store.images()?;
+    let orphans = images.iter().map(|image| &image.image).filter(|child| {
+        let fault = sets.fault(child);
+        matches!(fault, Some(Fault::ParentAbsent { name }) if name == generation.image.as_str())
+    });
+    children.extend(orphans);
+    tell_parent_changed(core, store, generation, &children);
+    Ok(())
+}
+
+fn tell_parent_changed(
+    core: &Core,
+    store: &OpenStore,
+    generation: &Generation,
+    children: &[&ImageName],
+) {
+    if children.is_empty() {
         return;
     }
+    let image = &generation.image;
     let named: Vec<&str> =
         children.iter().take(CHILDREN_NAMED_MAX).map(|child| child.as_str()).collect();
     let more = if children.len() > named.len() { " and more" } else { "" };
+    let what = if generation.is_deleted() { "it is gone" } else { "its content changed" };
     let text = format!(
-        "{}@{}: its content changed under the images that build upon it: {}{more}",
+        "{}@{}: {what} under the images that build upon it: {}{more}",
         store.full_name(image),
         generation.number,
         named.join(", ")

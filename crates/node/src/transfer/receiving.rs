@@ -24,9 +24,8 @@ use crate::lineage::mirror;
 use crate::link::peer::Peer;
 use crate::link::stream::{Frame, Input, pump_in, pump_out};
 use crate::link::transport::{Link, deadline};
-use crate::local::adoption;
 use crate::local::stores::{Activity, Doing, OpenStore};
-use crate::local::upkeep;
+use crate::local::{adoption, sets, upkeep};
 use crate::monitoring::counts::Counts;
 use crate::promotion::mending;
 use crate::transfer::exchange::{RecvOutcome, RecvSide, Step, to_come};
@@ -214,6 +213,7 @@ fn conclude(core: &Core, store: &OpenStore, peer: &str, outcome: RecvOutcome) ->
             store.no_trouble(&generation.image);
             conflict::drop_settled(&store.store, &generation)?;
             adoption::note_current(store, &generation);
+            sets::replaced(core, store, &generation)?;
             ended = Ended::Committed;
             if generation.is_deleted() {
                 note_deleted(core, store, peer, &generation);

@@ -149,6 +149,45 @@ fn disks_that_were_not_closed_well_wait_and_strays_are_told() {
     until("it is told", || has_event(&a, "PARENT_CHANGED", "base.raw"));
 }
 
+#[test]
+fn a_parent_that_arrives_anew_is_renamed_or_deleted_is_told_where_children_are() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (a, b) = (node(dir.path(), "a"), node(dir.path(), "b"));
+    let a_images = a.add_store();
+    let b_images = b.join(&a.invite(Role::Writer));
+    let write = |name: &str, bytes: &[u8]| std::fs::write(a_images.join(name), bytes);
+    for name in ["one.raw", "two.raw"] {
+        write(name, &[1; 8192]).expect("written");
+        a.publish(name);
+        let backing = Some((name.to_owned(), "raw".to_owned()));
+        let child = Qcow2 { version_3: true, size_bytes: 1 << 20, backing, ..Qcow2::default() };
+        let child_name = name.replace(".raw", ".qcow2");
+        write(&child_name, &child.bytes()).expect("written");
+        a.publish(&child_name);
+    }
+    let told = |node: &Running, what: &str| {
+        let is = |e: &&blockferry_node::api::Event| {
+            e.code == "PARENT_CHANGED" && e.message.contains(what)
+        };
+        node.events().iter().filter(is).count()
+    };
+    let known = |name: &str| row(&b, name).is_some_and(|row| row.set.is_some());
+    until("the sets are known", || known("one.raw") && known("two.raw"));
+    assert_eq!((told(&a, ""), told(&b, "")), (0, 0), "they came, and nothing changed");
+
+    write("one.raw", &[2; 8192]).expect("written");
+    a.publish("one.raw");
+    until("it is told where it came to", || told(&b, "one.raw@2: its content changed") == 1);
+    std::fs::remove_file(a_images.join("one.raw")).expect("removed");
+    std::fs::rename(a_images.join("two.raw"), a_images.join("zwei.raw")).expect("renamed");
+    for gone in ["one.raw@3: it is gone", "two.raw@2: it is gone"] {
+        until("it is told where it went", || told(&a, gone) == 1);
+        until("and everywhere else", || told(&b, gone) == 1);
+    }
+    assert!(!b_images.join("one.raw").exists() && !b_images.join("two.raw").exists());
+    assert_eq!((told(&a, ""), told(&b, "")), (3, 3), "each once");
+}
+
 /// The members of that chain, in the order of need.
 const MEMBERS: [&str; 5] = ["win.pvp", "win.vhdx", "win.1.pvp", "win.1.avhdx", "win.xml"];
 
