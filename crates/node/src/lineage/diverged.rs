@@ -345,7 +345,7 @@ fn choice(
     text: &str,
     (current, open): (&Generation, &[Conflict]),
 ) -> Result<Choice> {
-    let id = id_of(core, text, (current, open));
+    let id = id_of(core, store, text, (current, open));
     let id = id.ok_or_else(|| Error::PeerUnknown { id: text.to_owned() })?;
     if let Some(made) = conflict::made_by(current, open, &id) {
         return Ok(made);
@@ -361,14 +361,24 @@ fn choice(
     held.ok_or_else(|| Error::NotDiverged { image: store.full_name(&current.image) })
 }
 
-/// Who is meant: this node, a peer, or whoever made one of the contents.
-fn id_of(core: &Core, text: &str, (current, open): (&Generation, &[Conflict])) -> Option<NodeId> {
+/// Who is meant: this node, a peer, a member that we may never meet, or whoever made one of the
+/// contents.
+fn id_of(
+    core: &Core,
+    store: &OpenStore,
+    text: &str,
+    (current, open): (&Generation, &[Conflict]),
+) -> Option<NodeId> {
     let us = core.config.identity.id();
     if text == core.config.name {
         return Some(us);
     }
     if let Ok(peer) = core.find_peer(text) {
         return Some(peer.id);
+    }
+    let members = witness::members(core, store);
+    if let Some((id, _)) = members.iter().find(|(_, known)| known.name == text) {
+        return Some(*id);
     }
     let upper = text.to_ascii_uppercase();
     let authors = open.iter().map(|kept| kept.generation.author).chain([current.author, us]);
@@ -486,7 +496,7 @@ pub(crate) fn prefer(core: &Core, store: &OpenStore, image: &ImageName) -> Resul
     }
     let Some(current) = store.store.current(image)? else { return Ok(()) };
     let open = conflict::open(&store.store, &current)?;
-    let id = id_of(core, prefer, (&current, &open));
+    let id = id_of(core, store, prefer, (&current, &open));
     let choice = id.and_then(|id| conflict::made_by(&current, &open, &id));
     let Some(choice) = choice.filter(|_| !open.is_empty()) else { return Ok(()) };
     if !store.preferences.may(image, Instant::now()) {

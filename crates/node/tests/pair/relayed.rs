@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockferry_delta::{ImageName, NodeId};
+use blockferry_delta::{ImageName, NodeId, StoreName};
 use blockferry_node::api::{
     ConflictRow, ConflictState, ConflictsReport, ImageState, ImagesReport, PromoteReport, Request,
     ResolveReport, Role, WaitReason,
 };
+use blockferry_node::config::StoreConfig;
 use blockferry_store::disk::RealDisk;
 use blockferry_store::{Options, Store};
 
@@ -141,6 +142,40 @@ fn a_decision_for_a_content_that_is_elsewhere_is_carried_out_there() {
     let again =
         Request::Resolve { image: IMAGE.into(), keep: Some("c".into()), acknowledge: false };
     assert_eq!(nodes[0].refused(&again), "NOT_DIVERGED");
+}
+
+#[test]
+fn a_policy_knows_a_member_behind_a_hub() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (images, port) = (dir.path().join("disks"), free_port());
+    std::fs::create_dir(&images).expect("a directory");
+    let preferring = || {
+        let mut config = config(&dir.path().join("a"), "a", port);
+        let name = StoreName::new("vdisks").expect("a name");
+        let mut store = StoreConfig::new(name, images.clone(), Role::Writer);
+        (store.settle, store.prefer) = (Duration::from_secs(3600), Some("c".into()));
+        config.stores.push(store);
+        start(config)
+    };
+    let (a, b) = (preferring(), by_hand(dir.path(), "b", 0));
+    let c = by_hand(dir.path(), "c", 0);
+    let at_b = b.join(&a.invite(Role::Writer));
+    let at_c = c.join(&b.invite(Role::Writer));
+    let all = [images.clone(), at_b.clone(), at_c.clone()];
+    std::fs::write(images.join("disk.img"), noise(1, 300_000)).expect("written");
+    a.publish("disk.img");
+    until("all have it", || all_equal(&all));
+    assert!(a.wait("disk.img").ready);
+    a.stop();
+    edit(&images.join("disk.img"), 0, b"changed by a");
+    edit(&at_c.join("disk.img"), 100_000, b"changed by c");
+    c.publish("disk.img");
+    until("the hub has what c made", || equal(&at_b, &at_c, "disk.img"));
+    let wanted = read(&at_c);
+    let a = preferring();
+    a.publish("disk.img");
+    until("the policy has decided", || a.events().iter().any(|event| event.code == "RESOLVED"));
+    until("all hold what c made", || all.iter().all(|dir| read(dir) == wanted));
 }
 
 #[test]
