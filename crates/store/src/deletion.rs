@@ -108,13 +108,13 @@ impl Store {
     }
 
     /// Puts aside what is in the place of an image's file and can't be its content: an empty file
-    /// becomes a kept content; what isn't a file, a directory with all that is in it, is moved beside
-    /// them, without a row, so that nothing ever releases it. Returns its path in the store's
+    /// becomes a kept content; what isn't a file, a directory with all that is in it, is moved
+    /// beside them, without a row, so that nothing releases it. Returns its path in the store's
     /// directory; `None`: nothing is there.
     ///
     /// # Errors
-    /// [`Error::LocalChange`] when it is a file with content, [`Error::InUse`] when somebody writes to
-    /// it.
+    /// [`Error::LocalChange`] when it is a file with content, [`Error::InUse`] when somebody writes
+    /// to it.
     pub fn clear_place(&self, name: &ImageName, now_unix_ms: i64) -> Result<Option<String>> {
         let stat = self.disk.stat(name.as_str()).during("look at", name.as_str())?;
         let Some(stat) = stat else { return Ok(None) };

@@ -23,7 +23,8 @@ use crate::local::{adoption, sets};
 /// So many images may be gone at one look, whatever their share.
 const GONE_AT_ONCE_MAX: usize = 3;
 
-/// A deletion that was recorded counts as gone for so long: an emptying that takes its time is one, too.
+/// A deletion that was recorded counts as gone for so long: an emptying that takes its time is one,
+/// too.
 const RECORDED_COUNTS: Duration = Duration::from_secs(3600);
 
 /// Images whose files are gone.
@@ -44,8 +45,8 @@ impl Deletions {
     }
 
     /// Takes all images whose files are gone and not only renamed, of `images` that the store has, these
-    /// among them. Says whether it is news that too many are gone: all of them, or more than three and
-    /// more than half. What was recorded within the last hour is counted as if it were gone still.
+    /// among them. Says whether it is news that too many are gone: all of them, or more than three
+    /// and more than half. What was recorded within the last hour is counted as gone.
     pub fn handle_look(&mut self, gone: &[String], images: usize, now: Instant) -> bool {
         self.since.retain(|name, _| gone.contains(name));
         for name in gone {
@@ -302,7 +303,7 @@ mod tests {
         }
     }
 
-    /// One of 100 images goes every `step`; says how many deletions were recorded before it was held.
+    /// One of 100 images goes every `step`; says how many deletions were recorded until then.
     fn emptied(step: Duration, meant: bool) -> (usize, bool) {
         let (mut deletions, t0) = (Deletions::new(QUIET), Instant::now());
         let all = names(100);

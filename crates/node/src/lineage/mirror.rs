@@ -6,8 +6,8 @@
 //! replaced aside (`judge.rs`): blocks that are equal don't travel, and the edit is kept until
 //! somebody says that it may go. The edit itself is never offered to anybody.
 //!
-//! A file that was taken away, cut to nothing or replaced by something else is such an edit without a
-//! content: what is in its place is put aside, and a deletion without a lineage is recorded. That
+//! A file that was taken away, cut to nothing or replaced by something else is such an edit without
+//! a content: what is in its place is put aside, and a deletion without a lineage is recorded. That
 //! nobody made either, so the image comes back; from the held base, where there is one.
 
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub(crate) fn settle(config: &StoreConfig) -> Settle {
     Settle::new(quiet).at_the_latest_after(MIRROR_WAIT_MAX)
 }
 
-/// What a look saw of a mirror's images that have no file any more, as changes that settle. Blocking.
+/// What a look saw of a mirror's images that have no file any more, as changes that settle.
+/// Blocking.
 pub(crate) fn lost(store: &OpenStore, looks: &[Look]) -> Result<Vec<Seen>> {
     let mut lost = Vec::new();
     if store.config.role != Role::Mirror || !adoption::judges_files(store) {
@@ -110,8 +111,8 @@ fn tell_lost(core: &Core, store: &OpenStore, image: &ImageName, aside: Option<&s
         format!("; what was in its place is kept as {}", path.display())
     });
     let text = format!(
-        "{name}: its content was taken away here, in a mirror: that doesn't travel; it comes back as \
-         soon as a peer offers the image{}",
+        "{name}: its content was taken away here, in a mirror: that doesn't travel; it comes back \
+         as soon as a peer offers the image{}",
         kept.unwrap_or_default()
     );
     let note = Note::warning("LOCAL_CHANGE", text);

@@ -263,8 +263,8 @@ pub(crate) fn recorded(core: &Core, store: &OpenStore, generation: &Generation) 
     }
 }
 
-/// A generation came from a peer, or says that the image was deleted: those who build upon it may be
-/// broken by it. Blocking.
+/// A generation came from a peer, or says that the image was deleted: those who build upon it may
+/// be broken by it. Blocking.
 pub(crate) fn replaced(core: &Core, store: &OpenStore, generation: &Generation) -> Result<()> {
     // An edit of a mirror that is undone is no change of what its peers have.
     let history = store.store.history(&generation.image)?;
