@@ -156,7 +156,7 @@ fn into_a_hole(seed: u64) -> (ImageName, Vec<Feed>) {
     for at in 0..6 {
         let bytes = vec![at as u8 + 1; 3 * 4096];
         file.write_at(&bytes, (5 * at + 2) << 16).expect("writes");
-        file.write_at(&bytes, (1 << 20) + (5 * at << 15)).expect("writes");
+        file.write_at(&bytes, (1 << 20) + ((5 * at) << 15)).expect("writes");
     }
     drop(file);
     let second = Feed::of(&a, &name).expect("records");

@@ -150,7 +150,7 @@ fn what_lost_stays_when_its_author_parts_again() {
     let (a, b) = parted();
     let lost = read(&b);
     let us = a.identity.id();
-    conflict::resolve(&a.store, &image(), (&Choice::Local, &[]), us, 1).expect("resolved");
+    conflict::resolve(&a.store, &image(), (&Choice::Local, &[]), us, 1, &()).expect("resolved");
     copy(&a, &b);
     assert!(read(&b) == read(&a) && kept(&a) == [lost.clone()]);
     change(&a, 1 << 16, b"a again");
