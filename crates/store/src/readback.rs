@@ -15,7 +15,6 @@ use blockferry_delta::{
 };
 
 use crate::catalog::{CatalogRead, Checkpoint, Discover, Generation};
-use crate::discover::placements;
 use crate::disk::{AlignedBuf, DiskFile, step_back};
 use crate::error::{Error, IoContext, Result};
 use crate::extents::{differing, overlaps};
@@ -182,8 +181,8 @@ impl Store {
             if proved.stat().during("look at", &kept.path)?.inode != before.inode {
                 continue;
             }
-            let (old, new) = placements(proved.as_ref(), file, 1);
-            let (old, new) = (old.during("map", &kept.path)?, new.during("map", name.as_str())?);
+            let old = proved.placement().during("map", &kept.path)?;
+            let new = file.placement().during("map", name.as_str())?;
             return Ok(old.zip(new).map(|(old, new)| differing(&old, &new, size_bytes)));
         }
         Ok(None)

@@ -8,7 +8,7 @@
 use blockferry_delta::Root;
 
 use crate::catalog::{Discover, Generation, ImageRecord};
-use crate::discover::{EXTENTS_MISSED, EXTENTS_SAMPLED_BLOCKS, Partial, placements, sample_seed};
+use crate::discover::{EXTENTS_MISSED, EXTENTS_SAMPLED_BLOCKS, Partial, sample_seed};
 use crate::disk::DiskFile;
 use crate::error::{IoContext, Result};
 use crate::extents::{data_of, differing};
@@ -79,12 +79,10 @@ impl Store {
             return Ok(None);
         }
         let live = open_live(self.disk.as_ref(), name)?;
-        let (old, new) = placements(live.as_ref(), file, self.options.scan_threads);
+        let old = live.placement().during("map", name.as_str())?;
+        let new = file.placement().during("map", path)?;
         drop(live);
-        let (Some(old), Some(new)) = (old.during("map", name.as_str())?, new.during("map", path)?)
-        else {
-            return Ok(None);
-        };
+        let Some((old, new)) = old.zip(new) else { return Ok(None) };
         // Whoever wrote to it before it was mapped has moved its time.
         if !self.at_checkpoint(name, image.checkpoint.as_ref())? {
             return Ok(None);
