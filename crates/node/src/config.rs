@@ -21,6 +21,7 @@ use crate::budget;
 use crate::error::{Error, Result};
 use crate::http::HttpConfig;
 use crate::membership::identity::Identity;
+use crate::membership::twins::TWINS_TIME;
 pub use crate::monitoring::watermarks::{Marks, Watermarks};
 use crate::rate::calendar::{Calendar, Clock, Rate};
 pub use crate::rate::rates::Allowance;
@@ -241,6 +242,8 @@ pub struct Config {
     pub file_tag: Option<String>,
     /// Seed of what is random without being secret (jitter).
     pub seed: u64,
+    /// Two places that show one key count as two for so long after both were last heard of.
+    pub twins: Duration,
     /// Which versions and features it speaks.
     pub dialect: Dialect,
 }
@@ -275,6 +278,7 @@ impl Config {
             file: None,
             file_tag: None,
             seed: u64::from(std::process::id()),
+            twins: TWINS_TIME,
             dialect: Dialect::default(),
         }
     }

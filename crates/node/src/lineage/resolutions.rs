@@ -119,7 +119,9 @@ pub(crate) fn carry_out(core: &Core, store: &OpenStore, image: &ImageName) -> Re
 /// What the members that may write have said last about an image, if it is we who are to do it.
 fn asked_of_us(core: &Core, store: &OpenStore, image: &ImageName) -> Vec<Resolution> {
     let (id, us) = (store.store.identity().id, core.config.identity.id());
-    let members = witness::members(core, store);
+    let mut members = witness::members(core, store);
+    // Which of two places asks is not known.
+    members.retain(|node, _| !core.witness.doubts(node));
     let book = lock(&core.witness.book);
     let said = members.iter().filter(|(_, known)| known.writer);
     let said = said.filter_map(|(node, _)| book.resolution(&id, node, image));

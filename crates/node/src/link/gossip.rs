@@ -38,7 +38,7 @@ impl Gossip {
     pub(crate) fn resume(&mut self, core: &Core, peer: &Peer, resume: Resume) {
         let us = core.config.identity.id();
         if self.feeds.resume(&lock(&core.witness.book), &resume, &us) {
-            core.witness.note_log(&peer.id, &resume.store, resume.own_log);
+            lock(&core.witness.heard).note_log(&peer.id, &resume.store, resume.own_log);
         }
     }
 
@@ -72,7 +72,7 @@ impl Gossip {
         let id = store.store.identity().id;
         self.asked.insert(id);
         let own_log = lock(&core.witness.book).log();
-        let (known_log, known_place) = core.witness.heard(&peer.id, &id);
+        let (known_log, known_place) = lock(&core.witness.heard).at(&peer.id, &id);
         Resume { store: id, own_log, known_log, known_place }
     }
 }

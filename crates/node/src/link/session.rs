@@ -233,8 +233,10 @@ impl Dialogue<'_> {
 
     /// Notices when a key is shown by two places.
     fn note_instance(&self, instance: Option<u64>) {
-        let news = |instance| lock(&self.peer.twins).handle_hello(instance, Instant::now());
+        let lasts = self.core.config.twins;
+        let news = |instance| lock(&self.peer.twins).handle_hello(instance, Instant::now(), lasts);
         if instance.is_some_and(news) {
+            witness::doubt(self.core, self.peer.id);
             let name = self.peer.name();
             let text = format!(
                 "{name}: two places show its key: a machine was cloned, or a backup runs beside \

@@ -22,8 +22,9 @@ pub struct Twins {
 }
 
 impl Twins {
-    /// A service with this number is connected. Says whether it is news that there are two.
-    pub fn handle_hello(&mut self, instance: u64, now: Instant) -> bool {
+    /// A service with this number is connected. Says whether it is news that there are two: they
+    /// count as two for as long as this `lasts` after both were last heard of.
+    pub fn handle_hello(&mut self, instance: u64, now: Instant, lasts: Duration) -> bool {
         if self.seen.back() == Some(&instance) {
             return false;
         }
@@ -37,13 +38,18 @@ impl Twins {
             return false;
         }
         let news = !self.are_two(now);
-        self.until = Some(now + TWINS_TIME);
+        self.until = Some(now + lasts);
         news
     }
 
     /// Whether two places show the key.
     pub fn are_two(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        self.left(now).is_some()
+    }
+
+    /// For how long they count as two if no more is heard of them; `None`: there is one place.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.until?.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 }
 
@@ -55,7 +61,7 @@ mod tests {
     fn restarts_and_lost_connections_are_one_place() {
         let (mut twins, now) = (Twins::default(), Instant::now());
         for instance in [1, 1, 2, 3, 3, 4].into_iter().chain(5..100) {
-            assert!(!twins.handle_hello(instance, now));
+            assert!(!twins.handle_hello(instance, now, TWINS_TIME));
             assert!(!twins.are_two(now));
         }
         assert!(twins.seen.len() <= REMEMBERED);
@@ -64,12 +70,12 @@ mod tests {
     #[test]
     fn a_number_that_comes_back_is_a_second_place_until_it_stays_away() {
         let (mut twins, now) = (Twins::default(), Instant::now());
-        assert!(!twins.handle_hello(1, now) && !twins.handle_hello(2, now));
-        assert!(twins.handle_hello(1, now), "news");
-        assert!(!twins.handle_hello(2, now + Duration::from_secs(5)), "no news");
+        assert!(!twins.handle_hello(1, now, TWINS_TIME) && !twins.handle_hello(2, now, TWINS_TIME));
+        assert!(twins.handle_hello(1, now, TWINS_TIME), "news");
+        assert!(!twins.handle_hello(2, now + Duration::from_secs(5), TWINS_TIME), "no news");
         assert!(twins.are_two(now + TWINS_TIME));
         // One of them got a key of its own.
         let later = now + TWINS_TIME + Duration::from_secs(6);
-        assert!(!twins.handle_hello(2, later) && !twins.are_two(later));
+        assert!(!twins.handle_hello(2, later, TWINS_TIME) && !twins.are_two(later));
     }
 }

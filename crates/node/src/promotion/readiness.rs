@@ -5,7 +5,7 @@
 //! anywhere, or about the named one. Nothing is changed here; what reads a catalog blocks.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub(crate) struct Survey {
     pub(crate) members: BTreeMap<NodeId, Known>,
     /// What members state they hold; what we hold ourselves is among it.
     pub(crate) held: BTreeMap<NodeId, Holding>,
+    /// Members whose key two places show.
+    doubted: BTreeSet<NodeId>,
 }
 
 /// A member that is asked about, with what it is.
@@ -73,7 +75,8 @@ pub(crate) fn survey(core: &Core, spec: &Spec) -> Result<Survey> {
         // What is kept here is known before it is stated.
         held.rivals = conflict::rivals(&store.store, own)?;
     }
-    Ok(Survey { name: store.full_name(image), own, history, members, held })
+    let doubted = members.keys().filter(|node| core.witness.doubts(node)).copied().collect();
+    Ok(Survey { name: store.full_name(image), own, history, members, held, doubted })
 }
 
 impl Survey {
@@ -99,7 +102,8 @@ impl Survey {
 
     /// How a member, or we ourselves, stand to a generation.
     pub(crate) fn standing(&self, node: &NodeId, wanted: &Version) -> Standing {
-        standing(wanted, self.held.get(node))
+        let standing = standing(wanted, self.held.get(node));
+        if self.doubted.contains(node) { standing.doubted() } else { standing }
     }
 
     /// Do we hold the generation, or one that came of it?
@@ -178,11 +182,12 @@ impl Survey {
             Standing::Behind | Standing::Unknown => Some(waits(core, spec, asked)),
         };
         let behind = matches!(standing, Standing::Behind | Standing::Unknown);
+        let held = self.held.get(&asked.node).filter(|_| standing != Standing::Unknown);
         PeerReady {
             peer: asked.name.clone(),
             ready: standing.is_ready(),
             reason,
-            generation: self.held.get(&asked.node).map(|held| held.number),
+            generation: held.map(|held| held.number),
             of: None,
             eta: if behind && asked.direct { eta(core, spec, asked, ahead) } else { None },
         }

@@ -36,6 +36,17 @@ impl Standing {
     pub fn is_ready(self) -> bool {
         matches!(self, Self::Verified | Self::Ahead(true))
     }
+
+    /// What is left of it while two places show the member's key: no proof, but whatever speaks
+    /// against using the generation.
+    #[must_use]
+    pub fn doubted(self) -> Self {
+        match self {
+            Self::Verified | Self::Committed => Self::Unknown,
+            Self::Ahead(_) => Self::Ahead(false),
+            Self::Changed | Self::Damaged | Self::Behind | Self::Diverged | Self::Unknown => self,
+        }
+    }
 }
 
 /// How whoever holds `held` stands to `wanted`.
@@ -147,6 +158,24 @@ mod tests {
         assert_eq!(standing(&wanted, None), Standing::Unknown);
         assert!(Standing::Verified.is_ready() && Standing::Ahead(true).is_ready());
         assert!(!Standing::Ahead(false).is_ready() && !Standing::Committed.is_ready());
+    }
+
+    #[test]
+    fn what_a_doubted_key_states_proves_nothing_and_still_forbids() {
+        use Standing::*;
+        let rows = [
+            (Verified, Unknown),
+            (Committed, Unknown),
+            (Ahead(true), Ahead(false)),
+            (Ahead(false), Ahead(false)),
+        ];
+        for (said, left) in rows {
+            assert_eq!(said.doubted(), left);
+        }
+        for against in [Changed, Damaged, Behind, Diverged, Unknown] {
+            assert_eq!(against.doubted(), against);
+        }
+        assert!(rows.iter().all(|(said, _)| !said.doubted().is_ready()));
     }
 
     #[test]

@@ -207,6 +207,20 @@ impl Book {
         true
     }
 
+    /// Forgets what a node says it holds and what it has decided, of all stores: it is to say it
+    /// again. With whom it shares stays, for that only adds who must be asked; so does what it
+    /// promoted.
+    pub fn forget_said_by(&mut self, node: &NodeId) -> Vec<Slot> {
+        let is_meant = |slot: &&Slot| {
+            slot.node == *node && matches!(slot.topic, Topic::Holding(_) | Topic::Resolution(_))
+        };
+        let slots: Vec<Slot> = self.entries.keys().filter(is_meant).cloned().collect();
+        for slot in &slots {
+            self.forget(slot);
+        }
+        slots
+    }
+
     /// Takes the slots of what has given way to others.
     pub fn take_gone(&mut self) -> Vec<Slot> {
         std::mem::take(&mut self.gone)

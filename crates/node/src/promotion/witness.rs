@@ -4,11 +4,12 @@
 //! what has changed, and keeps in the ledger what was said and heard. A receipt says "durable" as
 //! soon as a generation is current here, "read back" when `proving` is through with it, and "changed"
 //! while its file isn't what was recorded. What was heard counts only with a good signature and of a
-//! member of the store.
+//! member of the store, and not while two places show his key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use blockferry_delta::{ImageName, NodeId, StoreId, StoreName};
@@ -28,8 +29,10 @@ use crate::ledger::Ledger;
 use crate::lineage::conflict;
 use crate::lineage::resolutions;
 use crate::link::peer::Peer;
+use crate::link::transport::close;
 use crate::local::stores::OpenStore;
 use crate::membership::roster::{self, Known};
+use crate::promotion::heard::Heard;
 use crate::promotion::proving;
 use crate::promotion::statements::{Book, Signed, Slot, Taken, Topic};
 
@@ -46,8 +49,8 @@ pub(crate) struct Witness {
     wake: Notify,
     /// What was read back: good, or bad with the content that it should have been.
     pub(crate) proven: Mutex<BTreeMap<Which, Found>>,
-    /// Where each peer is to go on: its list, and the last place of it that came.
-    heard: Mutex<BTreeMap<(NodeId, StoreId), (u64, u64)>>,
+    /// Where each peer is to go on, and whose statements are doubted.
+    pub(crate) heard: Mutex<Heard>,
     /// A statement wasn't taken since the start: what is known may lack receipts.
     full: AtomicBool,
     /// Statements have given way since the start.
@@ -109,19 +112,56 @@ impl Witness {
         }
     }
 
-    /// Where `peer` is to go on with what it knows of a store: its list and a place.
-    pub(crate) fn heard(&self, peer: &NodeId, store: &StoreId) -> (u64, u64) {
-        lock(&self.heard).get(&(*peer, *store)).copied().unwrap_or_default()
+    /// Whether two places show the key of `node`: what it stated is no proof.
+    pub(crate) fn doubts(&self, node: &NodeId) -> bool {
+        lock(&self.heard).is_doubted(node)
     }
+}
 
-    /// A peer's list of places; those of another list mean nothing any more.
-    pub(crate) fn note_log(&self, peer: &NodeId, store: &StoreId, log: u64) {
-        let mut heard = lock(&self.heard);
-        let at = heard.entry((*peer, *store)).or_default();
-        if at.0 != log {
-            *at = (log, 0);
-        }
+/// Two places show the key of a peer: until there is one again nothing that is said under it is
+/// taken, and what was taken proves nothing. Then it is to be said once more.
+pub(crate) fn doubt(core: &Arc<Core>, node: NodeId) {
+    if !lock(&core.witness.heard).doubt(node) {
+        return;
     }
+    core.wake();
+    let core = core.clone();
+    tokio::spawn(async move {
+        let anew = loop {
+            match twins_left(&core, &node) {
+                Some(left) => tokio::select! {
+                    () = core.stopped() => return,
+                    () = tokio::time::sleep(left) => {}
+                },
+                None => {
+                    if let Some(anew) = believe(&core, &node) {
+                        break anew;
+                    }
+                }
+            }
+        };
+        for peer in anew.iter().filter_map(|id| core.peer(id)) {
+            // A list is asked for at the beginning of a connection only.
+            peer.reconnect(close::MEMBERSHIP, "ONE_KEY_AGAIN");
+        }
+        core.wake();
+    });
+}
+
+/// For how long two places are still taken to show the key of a peer.
+fn twins_left(core: &Core, node: &NodeId) -> Option<Duration> {
+    core.peer(node).and_then(|peer| lock(&peer.twins).left(Instant::now()))
+}
+
+/// Ends the doubt about a key. Says which peers have something to say again; `None`: the other
+/// place showed it once more.
+fn believe(core: &Core, node: &NodeId) -> Option<BTreeSet<NodeId>> {
+    // Which of the two said it nobody knows. It goes while it isn't believed yet.
+    let forgotten = lock(&core.witness.book).forget_said_by(node);
+    lock(&core.witness.unsaved).extend(forgotten);
+    core.witness.wake.notify_one();
+    let mut heard = lock(&core.witness.heard);
+    twins_left(core, node).is_none().then(|| heard.believe(node))
 }
 
 /// Keeps statements up to date until the node stops.
@@ -314,9 +354,7 @@ pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()>
     let id = signed.said.store;
     let shared = |s: &Arc<OpenStore>| peer.shares(&s.config.name);
     let Some(store) = core.store_by_id(&id).filter(shared) else { return Ok(()) };
-    if let Some(at) = lock(&core.witness.heard).get_mut(&(peer.id, id)) {
-        at.1 = at.1.max(place);
-    }
+    lock(&core.witness.heard).note_place(&peer.id, &id, place);
     let Some(slot) = signed.slot() else { return Ok(()) };
     let known = lock(&core.witness.book).get(&slot);
     if known.is_some_and(|known| known.said.sequence >= signed.said.sequence) {
@@ -328,6 +366,10 @@ pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()>
     let us = slot.node == core.config.identity.id();
     if !us && !members(core, &store).contains_key(&slot.node) {
         debug!(peer = %peer.name(), node = %slot.node.short(), "a statement of no member");
+        return Ok(());
+    }
+    if lock(&core.witness.heard).pass_over(&slot.node, &peer.id, &id) {
+        debug!(peer = %peer.name(), node = %slot.node.short(), "two places show its key");
         return Ok(());
     }
     let what = signed.said.what.clone();

@@ -170,7 +170,7 @@ fn a_policy_decides_by_itself_and_keeps_what_lost() {
     assert!(std::fs::read(&kept.path).expect("read") == lost, "even then it is kept");
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("listed") {
         let entry = entry.expect("listed");

@@ -20,5 +20,6 @@ mod running;
 mod sets;
 mod topologies;
 mod travel;
+mod twins;
 mod watermarks;
 mod windows;
