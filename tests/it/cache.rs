@@ -1,5 +1,6 @@
 //! The page cache is as it was after publishing, receiving, freshening a spare and verifying: what
-//! wasn't cached isn't, what was stays. A store that is told to warm does the opposite.
+//! wasn't cached isn't, what was stays. So it is where commits make copies and where they go by
+//! journal. A store that is told to warm does the opposite.
 //!
 //! On a directory of this machine, because it is the kernel that is asked. Needs `cachestat` (Linux
 //! 6.5) and a file system with a page cache.
@@ -28,6 +29,15 @@ impl End {
         let disk = RealDisk::open(dir.path()).expect("opens");
         let store = Store::create(Arc::new(disk.clone()), store_identity(), options);
         End { dir, disk, store: Arc::new(store.expect("a store")) }
+    }
+
+    fn committing(commit: CommitMode) -> End {
+        let commit = Some(commit);
+        End::new(&Options { scan_threads: 2, commit, ..Options::default() })
+    }
+
+    fn inode(&self, name: &ImageName) -> u64 {
+        self.disk.stat(name.as_str()).expect("looks").expect("it is there").inode
     }
 
     fn cached(&self, path: &str) -> Option<u64> {
@@ -106,10 +116,16 @@ fn edit(bytes: &mut [u8], rng: &mut Rng) {
 
 #[test]
 fn cache_is_left_as_it_was() {
-    // A commit by journal leaves the pages that changed in the cache: it has no time to lose.
-    let commit = Some(CommitMode::Copy);
-    let options = Options { scan_threads: 2, commit, ..Options::default() };
-    let (a, b, mut rng) = (End::new(&options), End::new(&options), Rng::new(7));
+    left_as_it_was(CommitMode::Copy);
+}
+
+#[test]
+fn cache_is_left_as_it_was_by_journals() {
+    left_as_it_was(CommitMode::Journal);
+}
+
+fn left_as_it_was(commit: CommitMode) {
+    let (a, b, mut rng) = (End::committing(commit), End::committing(commit), Rng::new(7));
     let name = image_name("vm.raw");
     let mut bytes = image(&mut rng);
     a.write_cold(&name, &bytes);
@@ -127,7 +143,9 @@ fn cache_is_left_as_it_was() {
         a.write_cold(&name, &bytes);
         record(&a, &name);
         a.assert_cold(&[], "published again");
+        let inode = b.inode(&name);
         let carried = carry(&a, &b, &name);
+        assert_eq!(b.inode(&name) == inode, commit == CommitMode::Journal, "in place");
         assert!(carried.base.is_some() && carried.sent_bytes < IMAGE_BYTES as u64 / 4);
         a.assert_cold(&[], "sent again");
         b.assert_cold(&[], "received again");
@@ -161,6 +179,57 @@ fn cache_is_left_as_it_was() {
     assert!(b.is_hot(&name), "verified, and chunks were found in it");
     b.assert_cold(&[&name], "chunks were found in a hot image");
     a.assert_cold(&[&name], "sent beside a hot image");
+}
+
+#[test]
+fn cache_keeps_what_was_read_of_an_image_that_a_journal_changes() {
+    let commit = CommitMode::Journal;
+    let (a, b, mut rng) = (End::committing(commit), End::committing(commit), Rng::new(9));
+    let name = image_name("vm.raw");
+    let mut bytes = image(&mut rng);
+    a.write_cold(&name, &bytes);
+    if a.cached(name.as_str()) != Some(0) {
+        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
+        return;
+    }
+    record(&a, &name);
+    carry(&a, &b, &name);
+    b.heat(&name);
+    let inode = b.inode(&name);
+    for _ in 0..3 {
+        edit(&mut bytes, &mut rng);
+        a.write_cold(&name, &bytes);
+        record(&a, &name);
+        carry(&a, &b, &name);
+    }
+    assert_eq!(b.inode(&name), inode, "in place");
+    assert!(b.is_hot(&name), "received into a hot image");
+}
+
+#[test]
+fn cache_keeps_what_a_journal_writes_where_it_is_to_be_warm() {
+    let commit = Some(CommitMode::Journal);
+    let (a, mut rng) = (End::new(&Options::default()), Rng::new(10));
+    let b = End::new(&Options { warm: true, commit, ..Options::default() });
+    let name = image_name("vm.raw");
+    let mut bytes = image(&mut rng);
+    a.write_cold(&name, &bytes);
+    if a.cached(name.as_str()) != Some(0) {
+        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
+        return;
+    }
+    record(&a, &name);
+    carry(&a, &b, &name);
+    b.disk.open(name.as_str(), Open::Read).and_then(|f| f.forget()).expect("forgets");
+    let inode = b.inode(&name);
+    edit(&mut bytes, &mut rng);
+    a.write_cold(&name, &bytes);
+    record(&a, &name);
+    let before = b.cached(name.as_str()).expect("it can be told");
+    let carried = carry(&a, &b, &name);
+    assert_eq!(b.inode(&name), inode, "in place");
+    let more = b.cached(name.as_str()).expect("it can be told").saturating_sub(before);
+    assert!(more >= carried.sent_bytes && more > 0, "{more} bytes, {} sent", carried.sent_bytes);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use blockferry_delta::{Keys, PAGE_BYTES};
 
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{AlignedBuf, Disk, DiskFile, Open};
 use crate::error::{Error, IoContext, Result};
 use records::{Change, DATA_BYTES_MAX, HEAD_BYTES, Record, Records};
 
@@ -192,8 +192,16 @@ impl Journal {
     fn read_base(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let there = self.base_bytes.min(self.head.image_bytes).saturating_sub(offset);
         let len = there.min(buf.len() as u64) as usize;
+        // What wasn't cached of the image stays out of the cache.
+        let mut read = AlignedBuf::with_capacity(len);
+        let got = self.base.read_bulk_at(&mut read, offset, len).during("read", &self.path)?;
+        if got < len {
+            let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(Error::Io { op: "read", path: self.path.clone(), source });
+        }
+        buf[..len].copy_from_slice(&read);
         buf[len..].fill(0);
-        self.base.read_exact_at(&mut buf[..len], offset).during("read", &self.path)
+        Ok(())
     }
 
     /// Reads the new content; less than `buf` only at the image's end. Returns how much.

@@ -137,7 +137,7 @@ pub(crate) struct StoreSection {
     pub(crate) hold_base: Option<HoldBaseChoice>,
     /// Read a received image into the page cache when it is current, as far as half of the memory
     /// reaches that is to be had: for stores that machines boot from at once. Otherwise transfers
-    /// leave the page cache as it was, but for what a commit by journal writes. Default: false.
+    /// leave the page cache as it was. Default: false.
     pub(crate) warm: Option<bool>,
     /// How many earlier contents of each image are kept to go back to, whatever peers send. Where the
     /// file system has reflinks they share storage; elsewhere each is a whole file, and updates are

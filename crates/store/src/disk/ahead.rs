@@ -1,5 +1,5 @@
-//! Spans that were asked to be read soon: they were brought into the page cache for one read, and
-//! leave it again once they were read.
+//! Spans that weren't cached before they were asked to be read soon, or were written in passing: they
+//! leave the page cache again once they were read, or are on disk.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,12 @@ impl Ahead {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a span.
+    /// Remembers a span, unless it is empty.
     pub(super) fn note(&self, start: u64, end: u64) {
-        self.take(start, end);
-        self.spans().insert(start, end);
+        if start < end {
+            self.take(start, end);
+            self.spans().insert(start, end);
+        }
     }
 
     /// The parts of remembered spans that lie between `start` and `end`; they are forgotten.

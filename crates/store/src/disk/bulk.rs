@@ -4,8 +4,9 @@
 //! A read asks `cachestat` first. What is mostly cached is read from the cache; else a second
 //! descriptor with O_DIRECT reads it, else `RWF_DONTCACHE`, else a plain read whose pages are
 //! dropped afterwards, where none was cached before. A write uses `RWF_DONTCACHE`, else it is
-//! written back in a window one request long and dropped. What is read ahead is dropped when it was
-//! read. What the filesystem refuses once is not tried again on that file.
+//! written back in a window one request long and dropped. Scattered writes that have no time for
+//! this go through the cache and are dropped after the sync. What is read ahead is dropped when it
+//! was read. What the filesystem refuses once is not tried again on that file.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
@@ -130,7 +131,35 @@ impl Bulk {
         }
     }
 
-    /// Drops what was read ahead between two offsets.
+    /// Remembers what of a range isn't cached, before it is written through the cache.
+    pub(super) fn note_passing(&self, file: &RealFile, offset: u64, bytes: u64) {
+        let ((start, end), page_bytes) = (pages(offset, bytes), sys::page_bytes());
+        let piece_bytes = PIECE_BYTES.max(page_bytes);
+        // In one piece as far as possible: the kernel drops only what it allocated as a whole.
+        let mut cold = start..start;
+        let mut add = |at: u64, stop: u64| {
+            let found = self.is_cold(file, at, stop);
+            if found == Some(true) {
+                if cold.end != at {
+                    self.ahead.note(cold.start, cold.end);
+                    cold.start = at;
+                }
+                cold.end = stop;
+            }
+            found.is_some()
+        };
+        for at in (start..end).step_by(piece_bytes as usize) {
+            let stop = end.min(at + piece_bytes);
+            if !add(at, stop) {
+                for page in (at..stop).step_by(page_bytes as usize) {
+                    add(page, page + page_bytes);
+                }
+            }
+        }
+        self.ahead.note(cold.start, cold.end);
+    }
+
+    /// Drops what was read ahead, or written in passing, between two offsets.
     pub(super) fn drop_ahead(&self, file: &RealFile, start: u64, end: u64) {
         let (start, end) = pages(start, end - start);
         for (start, end) in self.ahead.take(start, end) {

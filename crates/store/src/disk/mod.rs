@@ -263,7 +263,8 @@ pub trait DiskFile: Send + Sync + Debug {
     }
 
     /// Says that a range will be read soon by [`DiskFile::read_bulk_at`], so that reading may begin
-    /// now. What that brings into the page cache leaves it when it was read, or with this handle.
+    /// now. What that brings into the page cache leaves it when it was read, after a sync, or with
+    /// this handle.
     /// Only advice.
     fn prefetch(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
@@ -290,6 +291,13 @@ pub trait DiskFile: Send + Sync + Debug {
 
     /// Writes all of `buf` without keeping it in the page cache.
     fn write_bulk_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `buf` through the page cache, so that scattered writes reach the disk in order.
+    /// What of the range wasn't cached before leaves the cache after the next sync, or with this
+    /// handle.
+    fn write_passing_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(buf, offset)
+    }
 
     /// Sets the length; what is new is a hole.
     fn set_len(&self, bytes: u64) -> io::Result<()>;

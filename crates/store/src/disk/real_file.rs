@@ -312,6 +312,11 @@ impl DiskFile for RealFile {
         self.bulk.write(self, buf, offset)
     }
 
+    fn write_passing_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.bulk.note_passing(self, offset, buf.len() as u64);
+        self.write_at(buf, offset)
+    }
+
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         Ok(rustix::fs::ftruncate(&self.fd, bytes)?)
     }
@@ -350,7 +355,10 @@ impl DiskFile for RealFile {
         if self.failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier write-back of this file failed"));
         }
-        rustix::fs::fsync(&self.fd).map_err(|error| self.fail(error.into()))
+        rustix::fs::fsync(&self.fd).map_err(|error| self.fail(error.into()))?;
+        // Only what is on disk can be dropped.
+        self.bulk.drop_ahead(self, 0, u64::MAX);
+        Ok(())
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {

@@ -133,7 +133,7 @@ impl Store {
         generation: &Generation,
     ) -> Result<Checkpoint> {
         let name = generation.image.as_str();
-        apply(redo, path, file, name)?;
+        apply(redo, path, file, name, self.options.warm)?;
         allocate_zeros(file, name, generation)?;
         file.set_meta(&generation.meta).during("set attributes of", name)?;
         let point = Checkpoint::of(&file.stat().during("look at", name)?);
@@ -225,6 +225,7 @@ impl Store {
             }
             Err(error) => {
                 self.disk.remove_file(&path).during("remove", &path)?;
+                redo.file.forget().during("forget", &redo.path)?;
                 if !self.is_degraded() {
                     let stat = redo.file.stat().during("look at", &redo.path)?;
                     let staged = Staged {
@@ -252,7 +253,7 @@ impl Store {
     ) -> Result<Box<dyn DiskFile>> {
         self.make_own_copy(image, base, path)?;
         let file = self.disk.open(path, Open::ReadWrite).during("open", path)?;
-        apply(redo.file.as_ref(), &redo.path, file.as_ref(), path)?;
+        apply(redo.file.as_ref(), &redo.path, file.as_ref(), path, self.options.warm)?;
         allocate_zeros(file.as_ref(), path, generation)?;
         file.set_meta(&generation.meta).during("set attributes of", path)?;
         self.synced(file.sync(), path)?;
@@ -280,8 +281,15 @@ fn is_refusal(error: &std::io::Error) -> bool {
     matches!(error.kind(), ExecutableFileBusy | PermissionDenied | WouldBlock)
 }
 
-/// Puts what a journal holds into a file that holds its base, or a part of all this already.
-fn apply(redo: &dyn DiskFile, path: &str, file: &dyn DiskFile, target: &str) -> Result<()> {
+/// Puts what a journal holds into a file that holds its base, or a part of all this already. `warm`:
+/// it stays in the page cache; else what wasn't cached leaves it when the file was synced.
+fn apply(
+    redo: &dyn DiskFile,
+    path: &str,
+    file: &dyn DiskFile,
+    target: &str,
+    warm: bool,
+) -> Result<()> {
     let mut records = Records::open(redo, path)?.ok_or_else(|| damaged("no head"))?;
     let bytes = records.head().image_bytes;
     if file.stat().during("look at", target)?.size_bytes != bytes {
@@ -289,9 +297,11 @@ fn apply(redo: &dyn DiskFile, path: &str, file: &dyn DiskFile, target: &str) -> 
     }
     while let Some(record) = records.next()? {
         match record.change {
-            Change::Data { bytes, .. } => {
-                file.write_at(&bytes, record.offset).during("write", target)?;
+            Change::Data { bytes, .. } => match warm {
+                true => file.write_at(&bytes, record.offset),
+                false => file.write_passing_at(&bytes, record.offset),
             }
+            .during("write", target)?,
             Change::Hole(bytes) => file.punch(record.offset, bytes).during("punch", target)?,
         }
     }

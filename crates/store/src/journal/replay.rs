@@ -357,11 +357,14 @@ impl OldPages<'_> {
     }
 }
 
-/// Reads a range; zeros stand for what the file doesn't reach.
+/// Reads a range; zeros stand for what the file doesn't reach. Not in bulk: a second descriptor would
+/// end the lease by which others are shut out. Reading ahead drops what wasn't cached, too.
 fn read_padded(file: &dyn DiskFile, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let there = file.stat().during("look at", name)?.size_bytes.saturating_sub(offset);
     let there = there.min(len as u64) as usize;
+    // Only advice.
+    let _ahead = file.prefetch(offset, there as u64);
     file.read_exact_at(&mut bytes[..there], offset).during("read", name)?;
     Ok(bytes)
 }

@@ -229,6 +229,39 @@ fn bulk_writes_pass_the_page_cache() {
     assert!(stat.cached <= pages / 4, "{} of {pages} pages cached", stat.cached);
 }
 
+#[test]
+fn what_is_written_in_passing_leaves_the_page_cache_where_it_was_cold() {
+    const PAGE: u64 = 4096;
+    let (_dir, disk) = disk();
+    put_cold(&disk, "f", 1);
+    let file = disk.file("f", Open::ReadWrite).unwrap();
+    let cached = |first: u64, pages: u64| {
+        let bytes = file.cached_bytes(first * PAGE, pages * PAGE).unwrap();
+        bytes.map(|bytes| bytes / PAGE)
+    };
+    if sys::page_bytes() != PAGE || cached(0, 256) != Some(0) {
+        return;
+    }
+    // Two pages that somebody reads, and no more: written, they are cached without reading ahead.
+    file.write_at(&[2; 2 * PAGE as usize], 18 * PAGE).unwrap();
+    file.sync().unwrap();
+    assert_eq!(cached(0, 256), Some(2));
+    // One alone, one at the end of a range, and a range around those that are read.
+    for (first, pages) in [(3, 1), (255, 1), (12, 16), (100, 40)] {
+        let bytes = vec![3; (pages * PAGE) as usize];
+        file.write_passing_at(&bytes, first * PAGE).unwrap();
+    }
+    assert_eq!(cached(0, 256), Some(1 + 1 + 16 + 40), "they go through the cache");
+    file.sync().unwrap();
+    assert_eq!(cached(18, 2), Some(2), "what was there stays");
+    assert_eq!(cached(0, 256), Some(2), "what wasn't leaves");
+    let mut page = [0; PAGE as usize];
+    for (at, byte) in [(2, 1), (3, 3), (19, 3), (255, 3)] {
+        file.read_exact_at(&mut page, at * PAGE).unwrap();
+        assert_eq!(page, [byte; PAGE as usize], "page {at}");
+    }
+}
+
 /// Writes a megabyte that is on disk and no longer in the page cache.
 fn put_cold(disk: &RealDisk, path: &str, byte: u8) {
     let file = disk.file(path, Open::CreateNew).unwrap();
