@@ -1,5 +1,6 @@
-//! The chunk index with 20 million chunks: bytes on disk, memory, look-ups of chunks that nobody
-//! has, and how long a store takes to open after its process was killed in the middle of an insert.
+//! The chunk index with 20 million chunks: bytes on disk, memory at rest and at most in a commit,
+//! look-ups of chunks that nobody has, and how long a store takes to open after its process was
+//! killed in the middle of an insert.
 //!
 //! What is measured runs in processes of its own (`blockferry-benches index-end`), so that memory
 //! and read calls are those of the index and so that there is something to kill.
@@ -33,6 +34,12 @@ const PARTS: u32 = 50;
 const INSERT_CHUNKS: u32 = 65_536;
 const KILLS: usize = 7;
 const KILLED_WITHIN_MS: u64 = 800;
+/// Insertions in a row while memory is measured: all that wait go into their rows several times.
+const INSERTIONS: u32 = 6;
+/// Chunks of the large insertion, those of a new image.
+const IMAGE_CHUNKS: u32 = 1_000_000;
+/// Another number of chunks than [`CHUNKS`], to try this out. Bounds are those of the full number.
+const INDEX_CHUNKS: &str = "BLOCKFERRY_BENCH_INDEX_CHUNKS";
 /// Where an index that was made before is kept.
 const INDEX_DIR: &str = "BLOCKFERRY_BENCH_INDEX_DIR";
 
@@ -40,19 +47,20 @@ const INDEX_DIR: &str = "BLOCKFERRY_BENCH_INDEX_DIR";
 pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     let kept = std::env::var_os(INDEX_DIR).map(PathBuf::from);
     let directory = kept.unwrap_or_else(|| setup.work.join("index"));
-    say(&format!("an index of {CHUNKS} chunks below {}", directory.display()));
+    let chunks = chunks()?;
+    say(&format!("an index of {chunks} chunks below {}", directory.display()));
     let began = Instant::now();
     end("make", &directory)?.wait_with_output()?;
     say(&format!("made in {:.0} s", began.elapsed().as_secs_f64()));
-    let home = home(&directory);
+    let home = home(&directory)?;
     let catalog = std::fs::metadata(home.join(".blockferry/catalog.redb"))?;
     drop_caches()?;
     let said: Value = serde_json::from_slice(&end("look", &directory)?.wait_with_output()?.stdout)?;
     let number = |name: &str| said[name].as_f64().with_context(|| format!("no {name} in {said}"));
-    ensure!(number("chunks")? > f64::from(CHUNKS) * 0.99, "too few chunks: {said}");
+    ensure!(number("chunks")? > f64::from(chunks) * 0.99, "too few chunks: {said}");
 
     let words = format!("file of {}", Amount::bytes(catalog.len()));
-    let figure = format!("{CHUNKS} chunks: catalog on disk, chunk lists and index");
+    let figure = format!("{chunks} chunks: catalog on disk, chunk lists and index");
     let on_disk = Amount::bytes(catalog.blocks() * 512);
     table.add(Row::at_most(&figure, Amount::bytes(DISK_BYTES), on_disk).noting(&words));
     let figure = "the same: memory beside the catalog's cache";
@@ -60,6 +68,7 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     let words = format!("{} by its own account", Amount::Bytes(number("told_bytes")?));
     let row = Row::at_most(figure, limit, Amount::Bytes(number("memory_bytes")?));
     table.add(row.bound_is("all of the process but the cache").noting(&words));
+    grown(&directory, table)?;
     let figure = "the same: look-ups of unknown chunks that read";
     let (calls, misses) = (number("miss_reads")?, number("misses")?);
     let share = Amount::Share(calls / misses);
@@ -87,6 +96,31 @@ pub(crate) fn run(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Inserts in a process of its own, and judges the most memory that this took.
+fn grown(directory: &Path, table: &mut Table) -> anyhow::Result<()> {
+    let output = end("grow", directory)?.wait_with_output()?;
+    ensure!(output.status.success(), "inserting: {}", output.status);
+    let said: Value = serde_json::from_slice(&output.stdout)?;
+    for (name, what) in [
+        ("small", format!("{INSERT_CHUNKS} chunks, {INSERTIONS} times")),
+        ("large", format!("{IMAGE_CHUNKS} chunks at once")),
+    ] {
+        let number = |of: &str| said[name][of].as_f64().with_context(|| format!("no {name} {of}"));
+        let figure = format!("the same: peak memory beside the cache, commit of {what}");
+        let (before, planning, commit) =
+            (number("before")?, number("planning")?, number("commit")?);
+        let words = format!(
+            "{} before; {} while its recipe was planned, which the staging holds",
+            Amount::Bytes(before),
+            Amount::Bytes(planning)
+        );
+        let peak = Amount::Bytes(commit);
+        let row = Row::at_most(&figure, Amount::bytes(MEMORY_BYTES), peak);
+        table.add(row.bound_is("all of the process but the cache").noting(&words));
+    }
+    Ok(())
+}
+
 /// Kills a process that inserts, again and again: the seconds that opening took after it, and those
 /// of a whole insertion.
 fn opened_after_kills(directory: &Path) -> anyhow::Result<(Vec<f64>, f64)> {
@@ -105,7 +139,7 @@ fn opened_after_kills(directory: &Path) -> anyhow::Result<(Vec<f64>, f64)> {
         child.wait()?;
         drop_caches()?;
         let began = Instant::now();
-        let opened = store(&real_disk(&home(directory))?, &options(false))?;
+        let opened = store(&real_disk(&home(directory)?)?, &options(false))?;
         let seconds = began.elapsed().as_secs_f64();
         say(&format!("opened in {seconds:.3} s"));
         opens.push(seconds);
@@ -114,8 +148,13 @@ fn opened_after_kills(directory: &Path) -> anyhow::Result<(Vec<f64>, f64)> {
     Ok((opens, insert))
 }
 
-fn home(directory: &Path) -> PathBuf {
-    directory.join(format!("index-{CHUNKS}"))
+fn chunks() -> anyhow::Result<u32> {
+    let told = std::env::var(INDEX_CHUNKS).ok();
+    told.map_or(Ok(CHUNKS), |told| told.parse().context(INDEX_CHUNKS))
+}
+
+fn home(directory: &Path) -> anyhow::Result<PathBuf> {
+    Ok(directory.join(format!("index-{}", chunks()?)))
 }
 
 /// This program as a process that does one thing to the index.
@@ -130,9 +169,10 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
     let [what, directory] = args else { bail!("index-end WHAT DIR") };
     let directory = Path::new(directory);
     match what.as_str() {
-        "make" => drop(Index::kept(directory, CHUNKS)?),
-        "look" => writeln!(std::io::stdout(), "{}", look(&home(directory))?)?,
-        "insert" => insert(&home(directory))?,
+        "make" => drop(Index::kept(directory, chunks()?)?),
+        "look" => writeln!(std::io::stdout(), "{}", look(&home(directory)?)?)?,
+        "insert" => insert(&home(directory)?)?,
+        "grow" => writeln!(std::io::stdout(), "{}", grow(&home(directory)?)?)?,
         _ => bail!("no {what}"),
     }
     Ok(())
@@ -140,7 +180,7 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
 
 /// Inserts until it is killed; what the first whole insertion took is a line.
 fn insert(home: &Path) -> anyhow::Result<()> {
-    let mut index = Index::of(store(&real_disk(home)?, &options(false))?, CHUNKS)?;
+    let mut index = Index::of(store(&real_disk(home)?, &options(false))?, chunks()?)?;
     let mut out = std::io::stdout();
     // Taking out what was inserted the time before is work of the same kind.
     loop {
@@ -153,12 +193,79 @@ fn insert(home: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// The most memory of this process that no file is behind, since it was begun.
+struct Peak {
+    /// Bytes of pages that a file is behind, the program above all. They only become more, and what
+    /// is added counts as if it were memory.
+    of_files: u64,
+}
+
+impl Peak {
+    fn begin() -> anyhow::Result<Self> {
+        give_back();
+        // The kernel's mark goes down to what is resident now.
+        std::fs::write("/proc/self/clear_refs", "5").context("reset VmHWM")?;
+        let of_files = resident_bytes("VmRSS")?.saturating_sub(resident_bytes("RssAnon")?);
+        Ok(Self { of_files })
+    }
+
+    fn bytes(&self) -> anyhow::Result<u64> {
+        Ok(resident_bytes("VmHWM")?.saturating_sub(self.of_files))
+    }
+}
+
+/// Gives the kernel back what was freed: it would hide what is allocated next, or count as used.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+fn give_back() {
+    // SAFETY: only a number is passed; nothing that is in use is touched.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn give_back() {}
+
+fn resident_bytes(what: &str) -> anyhow::Result<u64> {
+    Ok(number_in(std::process::id(), "status", what)? * 1024)
+}
+
+/// Inserts, as a receiver does with its filter ready, and says what memory that took.
+fn grow(home: &Path) -> anyhow::Result<Value> {
+    let empty = resident_bytes("RssAnon")?;
+    let options = blockferry_store::Options { cache_bytes: CACHE_BYTES, ..options(false) };
+    let mut index = Index::of(store(&real_disk(home)?, &options)?, chunks()?)?;
+    ensure!(index.prepare()?.filtered, "the filter isn't ready");
+    let small = inserted(&mut index, INSERT_CHUNKS, INSERTIONS, empty)?;
+    let large = inserted(&mut index, IMAGE_CHUNKS, 1, empty)?;
+    index.forget_insertion()?;
+    Ok(json!({ "small": small, "large": large }))
+}
+
+/// Bytes of memory without the `empty` process and the catalog's cache: before insertions, at most
+/// until they are sealed, and at most in their commits, which is where the index grows.
+fn inserted(index: &mut Index, chunks: u32, times: u32, empty: u64) -> anyhow::Result<Value> {
+    give_back();
+    let before = resident_bytes("RssAnon")?;
+    let (mut planning, mut commit) = (0, 0);
+    for _ in 0..times {
+        let peak = Peak::begin()?;
+        let insertion = index.insertion(chunks)?;
+        planning = planning.max(peak.bytes()?);
+        let peak = Peak::begin()?;
+        insertion.run()?;
+        commit = commit.max(peak.bytes()?);
+    }
+    let less = empty + CACHE_BYTES as u64;
+    let [before, planning, commit] = [before, planning, commit].map(|b| b.saturating_sub(less));
+    Ok(json!({ "before": before, "planning": planning, "commit": commit }))
+}
+
 /// Looks chunks up and says what that cost.
 fn look(home: &Path) -> anyhow::Result<Value> {
     let resident = || number_in(std::process::id(), "status", "RssAnon");
     let empty = resident()?;
     let options = blockferry_store::Options { cache_bytes: CACHE_BYTES, ..options(false) };
-    let mut index = Index::of(store(&real_disk(home)?, &options)?, CHUNKS)?;
+    let mut index = Index::of(store(&real_disk(home)?, &options)?, chunks()?)?;
     let (bare_reads, bare_seconds) = looked_up(&mut index, Index::unknown)?;
     let began = Instant::now();
     let report = index.prepare()?;
