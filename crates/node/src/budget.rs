@@ -360,6 +360,8 @@ pub const READ_BACK_RETRY: Duration = Duration::from_secs(2);
 pub const READ_BACK_AFTER_SENDING_MAX: Duration = Duration::from_secs(120);
 /// A hook that runs longer is ended.
 pub const HOOK_DEADLINE: Duration = Duration::from_secs(900);
+/// A promotion that was asked of a mirror longer ago runs no hook any more, in milliseconds.
+pub const HOOK_LATE_MAX_MS: i64 = 24 * 3600 * 1000;
 /// What a hook printed last and is told, in bytes.
 pub const HOOK_OUTPUT_BYTES: usize = 2048;
 /// Tickets kept, used and expired ones included.

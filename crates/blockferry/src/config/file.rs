@@ -270,9 +270,11 @@ pub(crate) struct PromoteSection {
     /// Who must hold it, verified, unless promote --require says it: all members of the store, a
     /// number of them, or those named. Default: all.
     pub(crate) require: Option<Requirement>,
-    /// A program that is run on this node after a promotion that was asked for here, without a
-    /// shell: HOOK STORE/NAME@GENERATION PATH, with BLOCKFERRY_* variables; 15 minutes at most. Its
-    /// failure is the event HOOK_FAILED and exit status 1; the promotion stays. Default: none.
+    /// A program that is run on this node after a promotion that was asked for here, or of a mirror
+    /// if this is the writer that made the generation, without a shell: HOOK
+    /// STORE/NAME@GENERATION PATH, with BLOCKFERRY_* variables; 15 minutes at most. Its failure is
+    /// the event HOOK_FAILED and exit status 1; the promotion stays. A mirror's own is not run.
+    /// Default: none.
     pub(crate) hook_after: Option<PathBuf>,
 }
 

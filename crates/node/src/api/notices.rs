@@ -85,6 +85,7 @@ pub(super) const ROWS: &[CodeRow] = &[
         Exit::Failed,
         "correct promote.hook_after; the promotion stays. Try the hook by hand",
     ),
+    row("HOOK_RAN", Exit::Done, NOTHING),
     row("HTTP_OPEN", Exit::Done, "make tokens: blockferry token new NAME --scope read"),
     row(
         "IDENTITY_CHANGED",

@@ -31,18 +31,23 @@ pub(crate) async fn rollback(core: &Arc<Core>, what: &Spec) -> Result<Answer> {
         return Err(Error::MirrorOf { image: name, writers: writers(core, &store) });
     }
     let permit = core.jobs.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
-    let (to, at, of) = (store.clone(), core.clone(), image.clone());
-    let going = blocking("a rollback", move || match sets::going_back(&to, &of, number) {
-        Err(Error::Store(StoreError::NotKept { .. })) => Err(not_kept(&at, &to, &of, number)?),
-        other => other,
-    });
-    let going = going.await?;
+    // Nothing of its set is recorded or received meanwhile: what is decided is still so when it is done.
+    let mut claimed = sets::companions(&store, &image);
+    claimed.push(image.clone());
     let doing: Result<Vec<Doing>> =
-        going.iter().map(|(image, _)| store.begin(image, Activity::Recording)).collect();
-    let (to, at, doing) = (store.clone(), core.clone(), doing?);
-    let of = image.clone();
+        claimed.iter().map(|image| store.begin(image, Activity::Recording)).collect();
+    let (to, at, of, doing) = (store.clone(), core.clone(), image.clone(), doing?);
     let went = blocking("a rollback", move || {
         let _held = (permit, doing);
+        let going = match sets::going_back(&to, &of, number) {
+            Err(Error::Store(StoreError::NotKept { .. })) => {
+                return Err(not_kept(&at, &to, &of, number)?);
+            }
+            other => other?,
+        };
+        if let Some((other, _)) = going.iter().find(|(image, _)| !claimed.contains(image)) {
+            return Err(Error::Busy { image: to.full_name(other) });
+        }
         go_back(&at, &to, going, (&of, number))
     });
     let mut rows = went.await?;

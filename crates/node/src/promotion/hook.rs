@@ -4,6 +4,7 @@
 //! an empty stdin, and has `HOOK_DEADLINE` to end; then it and what it started are killed. What it
 //! printed last is kept for people. It fails without consequences for the promotion. Blocking.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use blockferry_delta::NodeId;
 
 use crate::api::HookReport;
 use crate::budget;
@@ -36,6 +39,12 @@ pub(crate) struct Occasion {
     pub(crate) node: String,
     /// Who asked.
     pub(crate) by: String,
+}
+
+/// Who of the writers runs a hook for a mirror: whoever made the generation, if that is one of them;
+/// else the first by its key. All of them say the same.
+pub(crate) fn runner(writers: &BTreeSet<NodeId>, author: Option<NodeId>) -> Option<NodeId> {
+    author.filter(|author| writers.contains(author)).or_else(|| writers.first().copied())
 }
 
 /// Runs a hook to its end, at most for `limit`.
@@ -189,6 +198,17 @@ mod tests {
             assert!(said.contains(part), "{said}");
         }
         assert!(!said.contains("HOME="), "{said}");
+    }
+
+    #[test]
+    fn one_writer_runs_a_hook_for_a_mirror() {
+        let [a, b, c] = [1, 2, 3].map(|byte| NodeId::from_bytes([byte; 32]));
+        let writers = BTreeSet::from([b, c]);
+        assert_eq!(runner(&writers, Some(c)), Some(c), "who made it");
+        for author in [Some(a), None] {
+            assert_eq!(runner(&writers, author), Some(b), "{author:?} is no writer");
+        }
+        assert_eq!(runner(&BTreeSet::new(), Some(a)), None);
     }
 
     #[test]

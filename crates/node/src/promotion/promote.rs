@@ -14,13 +14,13 @@ use blockferry_wire::{Promotion, Text, What};
 use crate::admin::requests::{Spec, done};
 use crate::admin::socket::Client;
 use crate::api::{
-    Answer, HookReport, PeerReady, PromoteReport, PromotedRow, ReadyReport, Require, Schema,
+    Answer, HookReport, PeerReady, PromoteReport, PromotedRow, ReadyReport, Require, Role, Schema,
     remedy_for,
 };
 use crate::budget;
 use crate::core::{Core, lock};
 use crate::error::{Error, Result};
-use crate::events::Note;
+use crate::events::{Note, now_unix_ms};
 use crate::ledger::rfc3339;
 use crate::local::sets;
 use crate::local::stores::{Activity, OpenStore};
@@ -40,13 +40,14 @@ pub(crate) async fn promote(
 ) -> Result<Answer> {
     let require = require.unwrap_or_else(|| core.live().promote.require.clone());
     let by = client.who();
+    // What a hook changes on a mirror would be set aside: a writer's runs, once it hears of this.
+    let hooks = spec.store.config.role != Role::Mirror;
     let (to, asker) = (core.clone(), by.clone());
     // Detached from the client: once it is begun it goes on whoever goes away.
     let job = tokio::task::spawn_blocking(move || promote_here(&to, &spec, &require, &asker));
     let (report, occasion) = job.await.unwrap_or(Err(Error::Broken { what: "a promotion" }))?;
-    let (Some(occasion), Some(program)) = (occasion, core.live().promote.hook_after.clone()) else {
-        return done(&report);
-    };
+    let program = core.live().promote.hook_after.clone().filter(|_| hooks);
+    let (Some(occasion), Some(program)) = (occasion, program) else { return done(&report) };
     let to = core.clone();
     let job = tokio::task::spawn_blocking(move || after(&to, &program, &occasion));
     let hook = job.await.map_err(|_| Error::Broken { what: "a hook" })?;
@@ -104,17 +105,9 @@ fn promote_here(
         core.events.note(note.image(&spec.image));
         return Ok((report, None));
     }
-    report.receipts = record(core, spec, &survey, &wanted, by)?;
-    let occasion = Occasion {
-        store: store.config.name.to_string(),
-        image: spec.image.to_string(),
-        generation,
-        root: wanted.root.to_string(),
-        file: store.config.path.join(spec.image.as_str()),
-        node: core.config.name.clone(),
-        by: by.to_owned(),
-    };
-    Ok((report, Some(occasion)))
+    let (receipts, promotion) = record(core, spec, &survey, &wanted, by)?;
+    report.receipts = receipts;
+    Ok((report, Some(occasion(core, store, &promotion))))
 }
 
 /// Why a generation may not be promoted here and now: a code and words.
@@ -232,7 +225,7 @@ fn record(
     survey: &Survey,
     wanted: &Version,
     by: &str,
-) -> Result<Vec<String>> {
+) -> Result<(Vec<String>, Promotion)> {
     let holds = |node: &&NodeId| survey.standing(node, wanted).is_ready();
     let receipts: Vec<NodeId> = survey.members.keys().filter(holds).copied().collect();
     let mut names: Vec<String> =
@@ -246,7 +239,7 @@ fn record(
         by: Text::new(by),
         receipts,
     };
-    let signed = witness::say(core, &spec.store, What::Promotion(promotion))?;
+    let signed = witness::say(core, &spec.store, What::Promotion(promotion.clone()))?;
     let slot = signed.slot().expect("a promotion is a kind that is known");
     if lock(&core.witness.book).get(&slot).is_none() {
         let what = "no room for one more promotion".to_owned();
@@ -261,19 +254,79 @@ fn record(
     );
     let note = Note::info("PROMOTED", text).store(&spec.store.config.name);
     core.events.note(note.image(&spec.image));
-    Ok(names)
+    Ok((names, promotion))
+}
+
+/// A promotion was heard of that `asker` made, by its clock at `unix_ms`. If it is a mirror, the hook
+/// of one writer runs: of whoever made the generation, if that is one. Blocking.
+pub(crate) fn hook_for_mirror(
+    core: &Core,
+    store: &OpenStore,
+    (asker, unix_ms): (NodeId, i64),
+    promotion: &Promotion,
+) -> Result<()> {
+    let program = core.live().promote.hook_after.clone();
+    let members = witness::members(core, store);
+    let asked = members.get(&asker).filter(|known| !known.writer);
+    let (Some(program), Some(asked)) = (program, asked) else { return Ok(()) };
+    let us = (store.config.role != Role::Mirror).then_some(core.config.identity.id());
+    let writers = members.iter().filter(|(_, known)| known.writer).map(|(id, _)| *id);
+    let history = store.store.history(&promotion.image)?;
+    let author = history.iter().find(|g| g.root == promotion.root).map(|g| g.author);
+    if us.is_none() || hook::runner(&writers.chain(us).collect(), author) != us {
+        return Ok(());
+    }
+    let occasion = occasion(core, store, promotion);
+    let late_ms = now_unix_ms().saturating_sub(unix_ms);
+    let is_current = history.first().is_some_and(|current| current.root == promotion.root);
+    if !is_current || late_ms > budget::HOOK_LATE_MAX_MS {
+        let why = "it is not current here by now, or was promoted more than a day ago";
+        not_run(core, &program, &occasion, why);
+        return Ok(());
+    }
+    let report = after(core, &program, &occasion);
+    if report.ok {
+        let text = format!(
+            "{}@{} was promoted on {}, which is a mirror: {} ran here: {}",
+            store.full_name(&promotion.image),
+            promotion.number,
+            asked.name,
+            report.program,
+            report.said
+        );
+        let note = Note::info("HOOK_RAN", text).store(&store.config.name);
+        core.events.note(note.image(&promotion.image));
+    }
+    Ok(())
+}
+
+/// What a hook is told of a promotion.
+fn occasion(core: &Core, store: &OpenStore, promotion: &Promotion) -> Occasion {
+    Occasion {
+        store: store.config.name.to_string(),
+        image: promotion.image.to_string(),
+        generation: promotion.number,
+        root: promotion.root.to_string(),
+        file: store.config.path.join(promotion.image.as_str()),
+        node: core.config.name.clone(),
+        by: promotion.by.as_str().to_owned(),
+    }
+}
+
+fn not_run(core: &Core, program: &std::path::Path, occasion: &Occasion, why: &str) {
+    let Occasion { store, image, generation, .. } = occasion;
+    let text = format!(
+        "{store}/{image}@{generation} is promoted, but {} failed: {why}",
+        program.display()
+    );
+    core.events.note(Note::error("HOOK_FAILED", text).store(store).image(image));
 }
 
 /// The hook; its failure is an event. Blocking.
 fn after(core: &Core, program: &std::path::Path, occasion: &Occasion) -> HookReport {
     let report = hook::run(program, occasion, budget::HOOK_DEADLINE);
     if !report.ok {
-        let Occasion { store, image, generation, .. } = occasion;
-        let text = format!(
-            "{store}/{image}@{generation} is promoted, but {} failed: {}",
-            report.program, report.said
-        );
-        core.events.note(Note::error("HOOK_FAILED", text).store(store).image(image));
+        not_run(core, program, occasion, &report.said);
     }
     report
 }

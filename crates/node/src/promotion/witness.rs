@@ -33,8 +33,8 @@ use crate::link::transport::close;
 use crate::local::stores::OpenStore;
 use crate::membership::roster::{self, Known};
 use crate::promotion::heard::Heard;
-use crate::promotion::proving;
 use crate::promotion::statements::{Book, Signed, Slot, Taken, Topic};
+use crate::promotion::{promote, proving};
 
 /// An image of a store.
 pub(crate) type Which = (StoreName, ImageName);
@@ -348,7 +348,7 @@ fn topic_of(what: &What) -> Topic {
 ///
 /// # Errors
 /// `BAD_SIGNATURE`: it must not have passed that on.
-pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()> {
+pub(crate) fn hear(core: &Arc<Core>, peer: &Peer, statement: Statement) -> Result<()> {
     let place = statement.place;
     let signed = Signed::from_wire(statement)?;
     let id = signed.said.store;
@@ -372,12 +372,14 @@ pub(crate) fn hear(core: &Core, peer: &Peer, statement: Statement) -> Result<()>
         debug!(peer = %peer.name(), node = %slot.node.short(), "two places show its key");
         return Ok(());
     }
-    let what = signed.said.what.clone();
+    let (what, unix_ms) = (signed.said.what.clone(), signed.said.unix_ms);
     let taken = lock(&core.witness.book).take(signed, Some(peer.id));
     let node = slot.node;
     taken_up(core, &store, slot, taken, Some(peer.id));
     match what {
-        What::Promotion(promotion) if taken == Taken::New => told(core, &store, node, &promotion),
+        What::Promotion(promotion) if taken == Taken::New => {
+            told(core, &store, (node, unix_ms), promotion);
+        }
         // Somebody with our key says something else: what is true here is said again.
         What::Holding(Holding { image, .. }) if us => {
             core.witness.touch(&store.config.name, &image);
@@ -438,7 +440,12 @@ fn taken_up(core: &Core, store: &OpenStore, slot: Slot, taken: Taken, from: Opti
 }
 
 /// A promotion that was made elsewhere becomes an event here.
-fn told(core: &Core, store: &OpenStore, node: NodeId, promotion: &Promotion) {
+fn told(
+    core: &Arc<Core>,
+    store: &Arc<OpenStore>,
+    (node, unix_ms): (NodeId, i64),
+    promotion: Promotion,
+) {
     let known = members(core, store);
     let there = known.get(&node).map_or_else(|| node.short(), |known| known.name.clone());
     let text = format!(
@@ -450,4 +457,11 @@ fn told(core: &Core, store: &OpenStore, node: NodeId, promotion: &Promotion) {
     );
     let note = Note::info("PROMOTED", text).store(&store.config.name);
     core.events.note(note.image(&promotion.image).peer(&there));
+    let (core, store) = (core.clone(), store.clone());
+    tokio::task::spawn_blocking(move || {
+        let ran = promote::hook_for_mirror(&core, &store, (node, unix_ms), &promotion);
+        if let Err(error) = ran {
+            warn!(%error, "whether a hook is to run can't be told");
+        }
+    });
 }

@@ -234,14 +234,45 @@ fn the_hook_runs_once_and_what_it_changes_is_a_new_generation() {
     assert_eq!((newest.generation, newest.author.as_str()), (2, "a"));
     assert!(newest.promoted.is_empty() && history.generations[1].promoted.len() == 1);
 
-    // A mirror may be asked, too: it has no hook. On a it fails this time, and says so.
-    everywhere(&b, "x.img", 2);
+    // It fails this time, and says so.
     everywhere(&a, "x.img", 2);
-    assert!(promote(&b, "x.img", None).promoted);
     let report = promote(&a, "x.img@2", None);
     let ran = report.hook.expect("it ran");
     assert!(report.promoted && !ran.ok && ran.said.contains("once is enough"), "{ran:?}");
     until("an event", || a.events().iter().any(|e| e.code == "HOOK_FAILED"));
     let history: HistoryReport = a.ask(&Request::ImageHistory { image: "vdisks/x.img".into() });
-    assert_eq!(history.generations[0].promoted.len(), 2, "recorded all the same");
+    assert_eq!(history.generations[0].promoted.len(), 1, "recorded all the same");
+}
+
+#[test]
+fn asked_of_a_mirror_the_hook_of_the_writer_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hook, ran) = (dir.path().join("hook"), dir.path().join("ran"));
+    let script = format!(
+        "#!/bin/sh\necho \"$BLOCKFERRY_NODE $1\" >> {}\n\
+         printf activated | dd of=\"$2\" conv=notrunc bs=1 seek=3 2>/dev/null\n",
+        ran.display()
+    );
+    std::fs::write(&hook, script).expect("written");
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let [a, b] = ["a", "b"].map(|name| {
+        let mut with_hook = config(&dir.path().join(name), name, 0);
+        with_hook.promote.hook_after = Some(hook.clone());
+        start(with_hook)
+    });
+    let images = a.add_store();
+    let copies = b.join(&a.invite(Role::Mirror));
+    std::fs::write(images.join("x.img"), noise(1, 100_000)).expect("written");
+    a.publish("x.img");
+    everywhere(&b, "x.img", 1);
+    let report = promote(&b, "x.img", None);
+    assert!(report.promoted && report.hook.is_none(), "{report:?}");
+    until("the writer's ran", || a.events().iter().any(|e| e.code == "HOOK_RAN"));
+    until("what it wrote arrives", || {
+        let copy = std::fs::read(copies.join("x.img")).expect("read");
+        copy[3..].starts_with(b"activated")
+    });
+    assert_eq!(std::fs::read_to_string(&ran).expect("it ran"), "a vdisks/x.img@1\n", "once");
+    assert!(!b.events().iter().any(|e| e.code == "MIRROR_RESTORED"), "nothing was changed there");
 }
