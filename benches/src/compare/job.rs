@@ -35,6 +35,8 @@ pub(super) struct Job<'a> {
     pub(super) receiver: Side,
     pub(super) workload: &'a Workload,
     pub(super) blockferry: &'a Path,
+    /// The link has a rate.
+    pub(super) is_shaped: bool,
     /// When what is being done now must be over.
     pub(super) deadline: Instant,
 }
@@ -152,6 +154,7 @@ fn in_directory(
         receiver: Side::start("receiver", place.directory, ends[1])?,
         workload,
         blockferry: place.blockferry,
+        is_shaped: place.link.is_some_and(Link::is_shaped),
         deadline: Instant::now() + SET_UP_LIMIT,
     };
     let began = Instant::now();

@@ -60,10 +60,24 @@ pub(super) fn report(results: &Results, plots: &[Plot]) -> String {
         {
             text.push_str(&format!("\n![{}]({})\n", plot.title, plot.file));
         }
-        for info in &results.workloads {
-            if results.cells.iter().any(|c| c.link == link.name && c.workload == info.name) {
-                text.push_str(&table(results, &link.name, info));
-            }
+        let is_here = |info: &&WorkloadInfo| {
+            results.cells.iter().any(|c| c.link == link.name && c.workload == info.name)
+        };
+        for info in results.workloads.iter().filter(is_here) {
+            text.push_str(&table(results, &link.name, info));
+        }
+        let others: Vec<&str> = results
+            .workloads
+            .iter()
+            .filter(|info| !is_here(info))
+            .map(|info| info.name.as_str())
+            .collect();
+        if let Some(first) = others.first() {
+            text.push_str(&format!(
+                "\nNot in this selection over {0}: {1}. `--only {0},{first}` measures the first.\n",
+                link.name,
+                others.join(", ")
+            ));
         }
     }
     if let Some(night) = &results.night {
@@ -261,6 +275,7 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::results::LinkInfo;
     use super::super::summary::tests::run;
     use super::*;
 
@@ -291,5 +306,31 @@ mod tests {
         assert!(text.contains("| full-copy | 2.00 (2.00-2.00) | 1.00 |"), "{text}");
         assert!(text.contains("| **blockferry** | 1.00 (1.00-1.00) | 0.50 | - |"), "{text}");
         assert!(text.contains("- bita: not installed"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_selected_over_a_link_is_named() {
+        let mut results = Results::new("default", 1, 1 << 20, 1);
+        for name in ["random-1", "touched"] {
+            results.workloads.push(WorkloadInfo {
+                name: name.to_owned(),
+                words: "words".to_owned(),
+                stands_in: None,
+                image_bytes: 1 << 20,
+                allocated_bytes: 1 << 20,
+                changed_page_bytes: None,
+            });
+        }
+        results.links.push(LinkInfo {
+            name: "slow".to_owned(),
+            words: "words".to_owned(),
+            bits_per_second: None,
+            counted: "by nobody".to_owned(),
+        });
+        results.cell_mut("slow", "random-1", OURS).runs.push(run(1.0, None));
+        let text = report(&results, &[]);
+        assert!(text.contains("Not in this selection over slow: touched. `--only slow,touched`"));
+        results.cell_mut("slow", "touched", OURS).reason = Some("why".to_owned());
+        assert!(!report(&results, &[]).contains("Not in this selection"), "each has a cell");
     }
 }

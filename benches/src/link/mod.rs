@@ -119,6 +119,11 @@ impl Link {
         Ok(Link { carrier, namespaces })
     }
 
+    /// Has it a rate, and isn't as fast as the machine?
+    pub(crate) fn is_shaped(&self) -> bool {
+        self.carrier.is_some()
+    }
+
     /// The namespaces, as `ip netns exec` takes them.
     pub(crate) fn namespaces(&self) -> [&str; 2] {
         self.namespaces.names()
