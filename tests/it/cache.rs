@@ -103,6 +103,19 @@ fn image(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of a new image of `end` that was not in the page cache when it was published; `None`: the
+/// page cache can't be looked at here, so that nothing can be shown.
+fn published(end: &End, name: &ImageName, rng: &mut Rng) -> Option<Vec<u8>> {
+    let bytes = image(rng);
+    end.write_cold(name, &bytes);
+    if end.cached(name.as_str()) != Some(0) {
+        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
+        return None;
+    }
+    record(end, name);
+    Some(bytes)
+}
+
 /// Writes to scattered pages: some alone, some many in a row.
 fn edit(bytes: &mut [u8], rng: &mut Rng) {
     for _ in 0..60 {
@@ -127,13 +140,7 @@ fn cache_is_left_as_it_was_by_journals() {
 fn left_as_it_was(commit: CommitMode) {
     let (a, b, mut rng) = (End::committing(commit), End::committing(commit), Rng::new(7));
     let name = image_name("vm.raw");
-    let mut bytes = image(&mut rng);
-    a.write_cold(&name, &bytes);
-    if a.cached(name.as_str()) != Some(0) {
-        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
-        return;
-    }
-    record(&a, &name);
+    let Some(mut bytes) = published(&a, &name, &mut rng) else { return };
     a.assert_cold(&[], "published");
     carry(&a, &b, &name);
     a.assert_cold(&[], "sent");
@@ -186,13 +193,7 @@ fn cache_keeps_what_was_read_of_an_image_that_a_journal_changes() {
     let commit = CommitMode::Journal;
     let (a, b, mut rng) = (End::committing(commit), End::committing(commit), Rng::new(9));
     let name = image_name("vm.raw");
-    let mut bytes = image(&mut rng);
-    a.write_cold(&name, &bytes);
-    if a.cached(name.as_str()) != Some(0) {
-        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
-        return;
-    }
-    record(&a, &name);
+    let Some(mut bytes) = published(&a, &name, &mut rng) else { return };
     carry(&a, &b, &name);
     b.heat(&name);
     let inode = b.inode(&name);
@@ -212,13 +213,7 @@ fn cache_keeps_what_a_journal_writes_where_it_is_to_be_warm() {
     let (a, mut rng) = (End::new(&Options::default()), Rng::new(10));
     let b = End::new(&Options { warm: true, commit, ..Options::default() });
     let name = image_name("vm.raw");
-    let mut bytes = image(&mut rng);
-    a.write_cold(&name, &bytes);
-    if a.cached(name.as_str()) != Some(0) {
-        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
-        return;
-    }
-    record(&a, &name);
+    let Some(mut bytes) = published(&a, &name, &mut rng) else { return };
     carry(&a, &b, &name);
     b.disk.open(name.as_str(), Open::Read).and_then(|f| f.forget()).expect("forgets");
     let inode = b.inode(&name);
@@ -237,13 +232,9 @@ fn cache_is_filled_where_it_is_to_be() {
     let (a, mut rng) = (End::new(&Options::default()), Rng::new(8));
     let b = End::new(&Options { warm: true, ..Options::default() });
     let name = image_name("vm.raw");
-    let bytes = image(&mut rng);
-    a.write_cold(&name, &bytes);
-    if a.cached(name.as_str()) != Some(0) {
-        eprintln!("skipped: the page cache can't be looked at, or files can't leave it");
+    if published(&a, &name, &mut rng).is_none() {
         return;
     }
-    record(&a, &name);
     carry(&a, &b, &name);
     b.disk.open(name.as_str(), Open::Read).and_then(|f| f.forget()).expect("forgets");
     assert!(!b.is_hot(&name));

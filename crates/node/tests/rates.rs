@@ -269,8 +269,7 @@ fn a_calendar_pauses_and_resumes_by_itself() {
     assert!(scene.relay.total() > 0 && !scene.arrived(), "it is under way");
     assert_eq!(reason(&scene.a), Some(WaitReason::Schedule));
     std::thread::sleep((to + HALF).saturating_duration_since(Instant::now()));
-    // What a busy machine still had to carry is gone by then; the edge itself is measured by a bench.
-    let during = scene.relay.between(from + 2 * HALF, to);
+    let during = scene.relay.between(from + HALF, to);
     assert!(during < CHATTER_BYTES, "{during} bytes while the calendar says pause");
     let after = scene.relay.between(to, to + HALF);
     assert!(after > 300_000, "{after} bytes in the half second after the pause");

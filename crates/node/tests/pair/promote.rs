@@ -275,4 +275,7 @@ fn asked_of_a_mirror_the_hook_of_the_writer_runs() {
     });
     assert_eq!(std::fs::read_to_string(&ran).expect("it ran"), "a vdisks/x.img@1\n", "once");
     assert!(!b.events().iter().any(|e| e.code == "MIRROR_RESTORED"), "nothing was changed there");
+    let history: HistoryReport = a.ask(&Request::ImageHistory { image: "vdisks/x.img".into() });
+    let first = history.generations.iter().find(|g| g.generation == 1).expect("it was there");
+    assert_eq!(first.promoted.len(), 1, "the writer has heard of it");
 }
