@@ -4,9 +4,10 @@
 //! takes the longest of what reading it, a worker's time on it and its share of the link take.
 //! While the link holds us back its rate is known, and the level with the least time by that model
 //! is taken. While it doesn't, only its being faster than us is known: then, when the workers are
-//! what all wait for, one level less is tried, and undone unless more gets through. Small gains are
-//! left alone, a higher level must be wanted twice in a row, and what failed is tried again after
-//! ever longer waits: so the level settles.
+//! what all wait for, less is tried: the level that costs least at first, which shows at once whether
+//! the link outruns us, else one level less. It is undone unless more gets through.
+//! Small gains are left alone, a higher level must be wanted twice in a row, and what failed is
+//! tried again after ever longer waits: so the level settles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use blockferry_wire::Compression;
 
-use profile::{LADDER, Profile, START};
+use profile::{LADDER, LEAP, Profile, START};
 
 mod profile;
 
@@ -43,6 +44,9 @@ const GAIN_HIGHER: f64 = 1.03;
 const CLOSE: f64 = 1.005;
 /// A tried level must let this much more through to be kept.
 const TRIAL_GAIN: f64 = 1.05;
+/// The same for the level that costs least: workers that all wait for are known to gain by it, so
+/// only what shows that something else holds them back counts.
+const LEAP_GAIN: f64 = 1.0;
 /// A level is kept this long before a higher one is taken.
 const DWELL: Duration = Duration::from_secs(1);
 /// A transfer's first packs (64 MiB) are compressed as hard as the level it begins with, at least:
@@ -136,6 +140,8 @@ pub struct Chooser {
     last: Option<(Instant, Carried)>,
     changed: Option<Instant>,
     packs: u32,
+    /// Raw bytes of the packs that were made since the last look.
+    raw_bytes: u64,
     /// The last look wanted a higher level.
     wants_more: bool,
     /// The link held us back at the last look: what waited then is in what goes through now.
@@ -143,6 +149,8 @@ pub struct Chooser {
     trial: Option<Trial>,
     trial_due: Option<Instant>,
     patience: Duration,
+    /// The level that costs least was tried for this link, and brought nothing.
+    leapt: bool,
 }
 
 /// A lower level that is tried because the workers are what we wait for.
@@ -166,11 +174,13 @@ impl Chooser {
             last: None,
             changed: None,
             packs: 0,
+            raw_bytes: 0,
             wants_more: false,
             was_held: true,
             trial: None,
             trial_due: None,
             patience: PATIENCE_FIRST,
+            leapt: false,
         }
     }
 
@@ -195,6 +205,7 @@ impl Chooser {
     /// before a change) are counted for what they are.
     pub fn handle_pack(&mut self, cost: &PackCost) {
         let told = self.profile.note(cost);
+        self.raw_bytes = self.raw_bytes.saturating_add(cost.raw_bytes as u64);
         if told && cost.compression == self.compression() {
             self.packs = self.packs.saturating_add(1);
         }
@@ -213,6 +224,7 @@ impl Chooser {
             return;
         }
         self.last = Some((now, carried));
+        let made = bytes_f64(std::mem::take(&mut self.raw_bytes));
         if new {
             return;
         }
@@ -220,7 +232,7 @@ impl Chooser {
         match seen.held_rate {
             Some(rate) => self.held(rate, now),
             None if elapsed > LOOK_LONGEST => {}
-            None => self.free(seen.rate, now),
+            None => self.free(seen.rate, made / elapsed.as_secs_f64(), now),
         }
         self.was_held = seen.held_rate.is_some();
     }
@@ -256,23 +268,29 @@ impl Chooser {
         }
     }
 
-    /// The link took `rate` bytes per second and would have taken more.
-    fn free(&mut self, rate: f64, now: Instant) {
+    /// The link took `rate` bytes per second and would have taken more; of so many raw ones packs were
+    /// made.
+    fn free(&mut self, rate: f64, raw_rate: f64, now: Instant) {
         self.wants_more = false;
         if self.rate.is_some_and(|known| rate > known * RATE_JUMP) {
             self.rate = None;
             self.trial_due = None;
             self.patience = PATIENCE_FIRST;
+            self.leapt = false;
         }
-        let raw_rate = rate / self.profile.kept(self.rung);
         match self.trial.take() {
             Some(trial) if !trial.seen || self.packs < PACKS_JUDGED_MIN => {
                 self.trial = Some(Trial { seen: true, ..trial });
                 return;
             }
-            Some(trial) if raw_rate < trial.before * TRIAL_GAIN => {
-                self.trial_due = Some(now + self.patience);
-                self.patience = (self.patience * 2).min(PATIENCE_LONGEST);
+            Some(trial) if raw_rate < trial.before * self.gain_of(&trial) => {
+                if trial.from - self.rung > 1 {
+                    // One level less may still bring something, and is tried right away.
+                    self.leapt = true;
+                } else {
+                    self.trial_due = Some(now + self.patience);
+                    self.patience = (self.patience * 2).min(PATIENCE_LONGEST);
+                }
                 self.change(trial.from, now);
                 return;
             }
@@ -284,9 +302,20 @@ impl Chooser {
         let settled = !self.was_held && self.packs >= PACKS_JUDGED_MIN;
         if self.rung > 0 && busy >= BUSY_SHARE && due && settled {
             let trial = Trial { from: self.rung, before: raw_rate, seen: false };
-            self.change(self.rung - 1, now);
+            self.change(self.less(), now);
             self.trial = Some(trial);
         }
+    }
+
+    /// What is tried when the link takes all that is made: the least compression at first.
+    fn less(&self) -> usize {
+        let step = self.rung - 1;
+        if self.leapt { step } else { step.min(LEAP) }
+    }
+
+    /// How much more a tried level must let through.
+    fn gain_of(&self, trial: &Trial) -> f64 {
+        if trial.from - self.rung > 1 { LEAP_GAIN } else { TRIAL_GAIN }
     }
 
     /// Seconds for a raw byte at a level, if the link takes `rate` bytes per second.

@@ -33,6 +33,8 @@ pub(super) const LADDER: [Rung; 6] = [
     rung(Compression::Zstd(6), 11.0, 0.332),
     rung(Compression::Zstd(8), 15.0, 0.329),
 ];
+/// The level that costs least of those that compress.
+pub(super) const LEAP: usize = 1;
 /// Where it begins.
 pub(super) const START: usize = 3;
 const _: () = assert!(matches!(LADDER[START].compression, Compression::Zstd(3)));

@@ -27,6 +27,8 @@ struct Sim {
     slower: f64,
     harder: f64,
     raw: u64,
+    /// Seconds of the CPU for a byte that is sent: what QUIC takes.
+    carrying: f64,
     levels: Vec<(f64, Compression)>,
 }
 
@@ -58,6 +60,7 @@ impl Sim {
             slower: 1.0,
             harder: 1.0,
             raw: 0,
+            carrying: 0.0,
             levels: vec![(0.0, Compression::zstd(3))],
         }
     }
@@ -83,7 +86,8 @@ impl Sim {
         }
         let (press, kept) = truth(self, compression);
         let (press, bytes) = (press * PACK as f64, kept * PACK as f64);
-        self.pass((press / self.workers).max(PACK as f64 / self.receiver));
+        let carrying = self.carrying * bytes;
+        self.pass((press / self.workers).max(PACK as f64 / self.receiver).max(carrying));
         let room = (self.backlog + bytes - BUFFER).max(0.0);
         self.pass(room / self.rate);
         self.backlog += bytes;
@@ -109,7 +113,8 @@ impl Sim {
     /// Seconds of a raw byte at a level.
     fn time(&self, compression: Compression) -> f64 {
         let (press, kept) = truth(self, compression);
-        (press / self.workers).max(kept / self.rate).max(1.0 / self.receiver)
+        let carrying = self.carrying * kept;
+        (press / self.workers).max(kept / self.rate).max(1.0 / self.receiver).max(carrying)
     }
 
     fn best(&self) -> f64 {
@@ -144,6 +149,21 @@ fn each_link_gets_its_level_and_keeps_it() {
         assert!(sim.changes_since(settling) <= 12, "{rate}: {:?}", sim.levels);
         assert!(levels.contains(&sim.chooser.compression()), "{rate}: {:?}", sim.levels);
     }
+}
+
+#[test]
+fn a_link_that_outruns_the_machine_is_found_at_once() {
+    let mut sim = Sim::new(mbit(10_000.0));
+    sim.run(2.0);
+    let levels: Vec<_> = sim.levels.iter().map(|(_, level)| *level).collect();
+    let straight = [Compression::zstd(3), Compression::zstd(-5), Compression::Stored];
+    assert_eq!(levels, straight, "{:?}", sim.levels);
+    // Where sending costs more than pressing, the step in the middle is the one to be found.
+    let mut sim = Sim::new(mbit(10_000.0));
+    sim.carrying = 10e-9;
+    sim.run(4.0);
+    assert_eq!(sim.chooser.compression(), Compression::zstd(1), "{:?}", sim.levels);
+    assert!(sim.time(Compression::zstd(1)) <= sim.best() * 1.05);
 }
 
 #[test]
