@@ -80,7 +80,7 @@ fn pack(mut packer: Packer, (extents, pages): Unpacked) -> Pack {
 
 #[library_benchmark]
 #[bench::of_512_pages_level_3(packed())]
-fn unpack_pages(pack: Pack) -> Vec<u8> {
+fn unpack_pages(pack: Pack) -> bytes::Bytes {
     let due = u64::from(pack.raw_bytes);
     unpack(black_box(&pack), due).expect("unpacks")
 }

@@ -167,7 +167,9 @@ fn dictionaries_that_lie_are_wanted_again_without() {
             && !pack.dictionary.is_empty()
         {
             let middle = pack.bytes.len() / 2;
-            pack.bytes[middle] ^= 0x55;
+            let mut bytes = pack.bytes.to_vec();
+            bytes[middle] ^= 0x55;
+            pack.bytes = bytes.into();
         }
     });
     arrives(pair, &bytes);

@@ -141,7 +141,7 @@ fn a_pack_that_nobody_asked_for_closes_the_connection() {
         let (_send, _receive) = greet(&link).await;
         let (mut send, _receive) = link.connection.open_bi().await.expect("opened");
         let extents = vec![blockferry_delta::PageExtent { first: 0, count: 1 }];
-        let bytes = vec![0; 4096];
+        let bytes = vec![0; 4096].into();
         let raw_bytes = 4096;
         let (encoding, dictionary) = (Encoding::Stored, Vec::new());
         say(&mut send, Pack { part: 0, extents, encoding, dictionary, raw_bytes, bytes }).await;

@@ -8,6 +8,8 @@ use blockferry_delta::{
     PART_ZERO_SEGMENTS_MAX, PageExtent, RecipePart,
 };
 
+use bytes::Bytes;
+
 use crate::error::{Error, Invalid, Result, manifest};
 use crate::frame::Kind;
 use crate::limits as max;
@@ -265,10 +267,10 @@ pub(crate) fn check_pack(pack: &Pack) -> std::result::Result<(), &'static str> {
     }
 }
 
-/// Appends a pack's payload to `out`.
-pub(crate) fn encode_pack(pack: &Pack, out: &mut Vec<u8>) -> Result<()> {
+/// Appends a pack's payload to `out`, but for the pages: they come last.
+pub(crate) fn encode_pack_head(pack: &Pack, out: &mut Vec<u8>) -> Result<()> {
     check_pack(pack).map_err(Error::ApiMisuse)?;
-    out.reserve(max::PACK_HEADER_BYTES + 4 * pack.extents.len() + pack.bytes.len());
+    out.reserve(max::PACK_HEADER_BYTES + 4 * pack.extents.len());
     out.extend_from_slice(&pack.part.to_le_bytes());
     let encoding = match pack.encoding {
         Encoding::Stored => STORED,
@@ -283,7 +285,6 @@ pub(crate) fn encode_pack(pack: &Pack, out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(&(pack.dictionary.len() as u16).to_le_bytes());
         put_extents(&pack.dictionary, out)?;
     }
-    out.extend_from_slice(&pack.bytes);
     Ok(())
 }
 
@@ -313,8 +314,8 @@ fn read_extents(records: &mut Records<'_>, count: usize, max: usize) -> Result<V
 }
 
 /// A pack from its payload; the bytes stay encoded.
-pub(crate) fn decode_pack(mut payload: Vec<u8>) -> Result<Pack> {
-    let mut records = Records::new(Kind::Pack, &payload);
+pub(crate) fn decode_pack(payload: &Bytes) -> Result<Pack> {
+    let mut records = Records::new(Kind::Pack, payload);
     let part = records.u32()?;
     let [number, reserved] = records.array()?;
     let encoding = match number {
@@ -338,8 +339,8 @@ pub(crate) fn decode_pack(mut payload: Vec<u8>) -> Result<Pack> {
     }
     let begin = records.at;
     let error = |rule| Invalid::BadFrame { kind: Kind::Pack.number(), rule, offset: begin as u64 };
-    payload.drain(..begin);
-    let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes: payload };
+    let bytes = payload.slice(begin..);
+    let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes };
     check_pack(&pack).map_err(error)?;
     Ok(pack)
 }

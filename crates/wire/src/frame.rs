@@ -4,6 +4,8 @@
 //! its type. Memory grows only with bytes that arrived, and never beyond one frame and what was
 //! pushed. After an error the stream has no meaning any more: the decoder repeats the error.
 
+use bytes::{Buf, Bytes, BytesMut};
+
 use crate::error::{Error, Invalid, Result};
 use crate::limits as max;
 
@@ -89,12 +91,13 @@ pub struct Frame {
     /// Its type.
     pub kind: Kind,
     /// What it carries, within the limit of its type.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
-/// Writes a frame's header over the first bytes of `frame`, whose payload follows them.
-pub(crate) fn seal_frame(kind: Kind, frame: &mut [u8]) -> Result<()> {
-    let payload = frame.len() - max::FRAME_HEADER_BYTES;
+/// Writes a frame's header over the first bytes of `frame`, whose payload follows them; `rest`: so many
+/// bytes of it are elsewhere.
+pub(crate) fn seal_frame(kind: Kind, frame: &mut [u8], rest: usize) -> Result<()> {
+    let payload = frame.len() - max::FRAME_HEADER_BYTES + rest;
     if payload > kind.payload_bytes_max() {
         return Err(Error::ApiMisuse("message larger than its frame may be"));
     }
@@ -114,12 +117,11 @@ enum Header {
 /// Cuts a stream of bytes into frames.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
-    buffer: Vec<u8>,
-    /// Where in `buffer` the next frame begins.
-    start: usize,
+    /// Begins with the next frame. What is cut off it isn't copied.
+    buffer: BytesMut,
     /// Bytes of an optional frame of unknown type still to be dropped.
     skip: usize,
-    /// Offset in the stream of `buffer[start]`.
+    /// Offset in the stream of the first byte of `buffer`.
     offset: u64,
     broken: Option<Error>,
 }
@@ -139,10 +141,6 @@ impl FrameDecoder {
         let dropped = self.skip.min(bytes.len());
         self.skip -= dropped;
         self.offset += dropped as u64;
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
         self.buffer.extend_from_slice(&bytes[dropped..]);
     }
 
@@ -154,41 +152,42 @@ impl FrameDecoder {
         let next = self.cut();
         if let Err(error) = &next {
             self.broken = Some(error.clone());
-            self.buffer = Vec::new();
-            self.start = 0;
+            self.buffer = BytesMut::new();
         }
         next
     }
 
     /// Whether the stream may end here: no frame has begun.
     pub fn is_empty(&self) -> bool {
-        self.broken.is_none() && self.skip == 0 && self.start == self.buffer.len()
+        self.broken.is_none() && self.skip == 0 && self.buffer.is_empty()
     }
 
     /// Bytes held that are not yet a frame.
     pub fn buffered_bytes(&self) -> usize {
-        self.buffer.len() - self.start
+        self.buffer.len()
     }
 
     fn cut(&mut self) -> Result<Option<Frame>> {
         loop {
-            let held = &self.buffer[self.start..];
-            let Some(header) = held.first_chunk::<{ max::FRAME_HEADER_BYTES }>() else {
+            let Some(header) = self.buffer.first_chunk::<{ max::FRAME_HEADER_BYTES }>() else {
                 return Ok(None);
             };
             match parse_header(header, self.offset)? {
                 Header::Known(kind, length) => {
-                    let end = max::FRAME_HEADER_BYTES + length;
-                    let Some(payload) = held.get(max::FRAME_HEADER_BYTES..end) else {
+                    let whole = max::FRAME_HEADER_BYTES + length;
+                    if self.buffer.len() < whole {
+                        // Room that isn't written to yet takes no memory.
+                        self.buffer.reserve(whole - self.buffer.len());
                         return Ok(None);
-                    };
-                    let payload = payload.to_vec();
-                    self.advance(end);
+                    }
+                    self.advance(max::FRAME_HEADER_BYTES);
+                    let payload = self.buffer.split_to(length).freeze();
+                    self.offset += length as u64;
                     return Ok(Some(Frame { kind, payload }));
                 }
                 Header::Skip(length) => {
                     let whole = max::FRAME_HEADER_BYTES + length;
-                    let here = whole.min(held.len());
+                    let here = whole.min(self.buffer.len());
                     self.skip = whole - here;
                     self.advance(here);
                 }
@@ -197,12 +196,8 @@ impl FrameDecoder {
     }
 
     fn advance(&mut self, bytes: usize) {
-        self.start += bytes;
+        self.buffer.advance(bytes);
         self.offset += bytes as u64;
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
-        }
     }
 }
 
@@ -256,7 +251,7 @@ mod tests {
                 assert!(decoder.buffered_bytes() < 16, "an optional frame is not stored");
             }
             assert!(decoder.is_empty());
-            assert_eq!(got, [(Kind::Ping, b"abc".to_vec()), (Kind::Pong, Vec::new())]);
+            assert_eq!(got, [(Kind::Ping, Bytes::from("abc")), (Kind::Pong, Bytes::new())]);
         }
     }
 

@@ -6,6 +6,7 @@
 //! they differ the block hashes tell.
 
 use blockferry_delta::{PAGE_BYTES, PageExtent};
+use bytes::Bytes;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{self, CCtx, CParameter};
 
@@ -73,8 +74,8 @@ impl Packer {
         }
         let raw_bytes = u32::try_from(pages.len()).expect("checked just above");
         let (encoding, bytes) = match self.compress(&pages, compression)? {
-            Some(bytes) => (Encoding::Zstd, bytes),
-            None => (Encoding::Stored, pages),
+            Some(bytes) => (Encoding::Zstd, bytes.into()),
+            None => (Encoding::Stored, pages.into()),
         };
         let dictionary = Vec::new();
         let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes };
@@ -105,7 +106,7 @@ impl Packer {
         let raw_bytes = u32::try_from(pages.len()).expect("checked just above");
         let encoding = Encoding::Zstd;
         let dictionary = dictionary.extents;
-        let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes };
+        let pack = Pack { part, extents, encoding, dictionary, raw_bytes, bytes: bytes.into() };
         check_pack(&pack).map_err(Error::ApiMisuse)?;
         Ok(pack)
     }
@@ -173,7 +174,7 @@ fn compress_with(pages: &[u8], dictionary: &[u8], level: i32) -> Option<Vec<u8>>
 /// # Errors
 /// `DECOMPRESS_LIMIT` before anything is allocated when the pack says otherwise, `DECOMPRESS_BAD`
 /// when it does not decompress.
-pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Vec<u8>> {
+pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Bytes> {
     unpack_with(pack, expected_bytes, &[])
 }
 
@@ -183,7 +184,7 @@ pub fn unpack(pack: &Pack, expected_bytes: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// Those of [`unpack`]; `DECOMPRESS_BAD` also when there is a dictionary and none is due, or none
 /// and one is due.
-pub fn unpack_with(pack: &Pack, expected_bytes: u64, dictionary: &[u8]) -> Result<Vec<u8>> {
+pub fn unpack_with(pack: &Pack, expected_bytes: u64, dictionary: &[u8]) -> Result<Bytes> {
     if pack.dictionary.is_empty() != dictionary.is_empty() {
         return Err(Invalid::DecompressBad { rule: "not the dictionary that is due" }.into());
     }
@@ -198,7 +199,7 @@ pub fn unpack_with(pack: &Pack, expected_bytes: u64, dictionary: &[u8]) -> Resul
             Err(limit(Some(pack.bytes.len() as u64)).into())
         }
         Encoding::Stored => Ok(pack.bytes.clone()),
-        Encoding::Zstd => decompress_exact(&pack.bytes, due, dictionary),
+        Encoding::Zstd => Ok(decompress_exact(&pack.bytes, due, dictionary)?.into()),
     }
 }
 

@@ -374,7 +374,7 @@ impl Dialogue<'_> {
 
     async fn say(&mut self, message: Message) -> Result<()> {
         let frame = message.encode()?;
-        write_frame(&self.peer.name(), &mut self.stream, &frame, None, None).await
+        write_frame(&self.peer.name(), &mut self.stream, &[&frame], None, None).await
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blockferry_wire::{FrameDecoder, Message, limits};
+use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -35,20 +36,21 @@ pub(crate) enum Input {
 
 /// A frame on its way out, with the room it takes until it is written.
 pub(crate) struct Frame {
-    bytes: Vec<u8>,
+    /// What had to be written for it, then the pages of a pack.
+    pieces: (Vec<u8>, Bytes),
     _held: Option<Arc<Held>>,
 }
 
 impl Frame {
     /// A pack's frame keeps its room.
-    pub(crate) fn holding(bytes: Vec<u8>, held: Option<Arc<Held>>) -> Self {
-        Self { bytes, _held: held }
+    pub(crate) fn holding(pieces: (Vec<u8>, Bytes), held: Option<Arc<Held>>) -> Self {
+        Self { pieces, _held: held }
     }
 }
 
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, _held: None }
+        Self { pieces: (bytes, Bytes::new()), _held: None }
     }
 }
 
@@ -135,7 +137,8 @@ pub(crate) async fn pump_out(
     sent_bytes: Arc<AtomicU64>,
 ) -> Result<()> {
     while let Some(frame) = next_frame(&mut outbox, flow.as_mut()).await? {
-        write_frame(&peer, &mut stream, &frame.bytes, flow.as_mut(), Some(&sent_bytes)).await?;
+        let pieces: [&[u8]; 2] = [&frame.pieces.0, &frame.pieces.1];
+        write_frame(&peer, &mut stream, &pieces, flow.as_mut(), Some(&sent_bytes)).await?;
     }
     // A stream that the peer has stopped already needs no end.
     let _stopped = stream.finish();
@@ -155,31 +158,33 @@ async fn next_frame(
     }
 }
 
-/// Writes one frame at the pace that the flow allows; what is written is counted at once.
+/// Writes one frame, piece by piece, at the pace that the flow allows; what is written is counted at once.
 pub(crate) async fn write_frame(
     peer: &str,
     stream: &mut SendStream,
-    frame: &[u8],
+    frame: &[&[u8]],
     mut flow: Option<&mut Flow>,
     sent_bytes: Option<&AtomicU64>,
 ) -> Result<()> {
-    let mut rest = frame;
-    while !rest.is_empty() {
-        let bytes = match &mut flow {
-            Some(flow) => flow.may_send(rest.len()).await?,
-            None => rest.len(),
-        };
-        let (slice, left) = rest.split_at(bytes.min(rest.len()));
-        if let Some(flow) = &flow {
-            // What overtakes is sent first, whatever lies in the send window.
-            let _closed = stream.set_priority(flow.priority());
+    for piece in frame {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            let bytes = match &mut flow {
+                Some(flow) => flow.may_send(rest.len()).await?,
+                None => rest.len(),
+            };
+            let (slice, left) = rest.split_at(bytes.min(rest.len()));
+            if let Some(flow) = &flow {
+                // What overtakes is sent first, whatever lies in the send window.
+                let _closed = stream.set_priority(flow.priority());
+            }
+            let room = flow.as_ref().map(|flow| flow.room());
+            write_slice(peer, stream, slice, room).await?;
+            if let Some(sent_bytes) = sent_bytes {
+                sent_bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
+            }
+            rest = left;
         }
-        let room = flow.as_ref().map(|flow| flow.room());
-        write_slice(peer, stream, slice, room).await?;
-        if let Some(sent_bytes) = sent_bytes {
-            sent_bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
-        }
-        rest = left;
     }
     if let Some(flow) = flow {
         flow.rest();

@@ -76,7 +76,7 @@ async fn answer(
         }
     };
     // The limit is for images; a handful of bytes need not queue behind them.
-    write_frame(&name, &mut stream_out, &reply.encode()?, None, None).await?;
+    write_frame(&name, &mut stream_out, &[&reply.encode()?], None, None).await?;
     let _closed = stream_out.finish();
     // The joiner closes when it has made a peer of us; then nothing can be lost.
     let read = tokio::time::timeout(Duration::from_secs(5), link.connection.closed()).await;
@@ -255,7 +255,7 @@ async fn show(core: &Arc<Core>, link: &Link, ticket: &Ticket) -> Result<JoinAcce
             addresses: node::advertised(core),
         };
         let frame = Message::from(join).encode()?;
-        write_frame(&name, &mut stream_out, &frame, None, None).await?;
+        write_frame(&name, &mut stream_out, &[&frame], None, None).await?;
         let mut reader = MessageReader::default();
         let reply = reader.next(&name, &mut stream_in, budget::PAIRING_DEADLINE).await?;
         match reply {

@@ -256,7 +256,7 @@ mod tests {
             dictionary: Vec::new(),
             encoding: Encoding::Zstd,
             raw_bytes: 4096,
-            bytes: vec![7; bytes],
+            bytes: vec![7; bytes].into(),
         }
     }
 

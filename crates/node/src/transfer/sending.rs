@@ -275,7 +275,7 @@ impl Drive {
                         Message::Pack(_) => self.held.pop_first().map(|(_, held)| held),
                         _ => None,
                     };
-                    let frame = message.encode()?;
+                    let frame = message.encode_apart()?;
                     drop(message);
                     self.transmit(Frame::holding(frame, held))?;
                 }

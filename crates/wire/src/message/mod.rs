@@ -32,6 +32,8 @@ pub use walk::{Values, WalkStart};
 
 use blockferry_delta::{Probe, RecipePart};
 
+use bytes::Bytes;
+
 use crate::bulk;
 use crate::cbor::{Reader, Writer};
 use crate::error::{Error, Result};
@@ -149,19 +151,33 @@ impl Message {
     /// # Errors
     /// `API_MISUSE` when a field is over its limit; what was decoded or made by this crate is not.
     pub fn encode(&self) -> Result<Vec<u8>> {
+        let (mut out, rest) = self.encode_apart()?;
+        out.extend_from_slice(&rest);
+        Ok(out)
+    }
+
+    /// The same in two pieces: what had to be written, and the pages of a pack, which aren't copied.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_apart(&self) -> Result<(Vec<u8>, Bytes)> {
         let mut out = vec![0; FRAME_HEADER_BYTES];
         self.encode_payload(&mut out).map_err(|error| match error {
             misuse @ Error::ApiMisuse(_) => misuse,
             _ => Error::ApiMisuse("message breaks its own rules"),
         })?;
-        seal_frame(self.kind(), &mut out)?;
-        Ok(out)
+        let rest = match self {
+            Message::Pack(pack) => pack.bytes.clone(),
+            _ => Bytes::new(),
+        };
+        seal_frame(self.kind(), &mut out, rest.len())?;
+        Ok((out, rest))
     }
 
     fn encode_payload(&self, out: &mut Vec<u8>) -> Result<()> {
         match self {
             Message::Part(part) => return bulk::encode_part(part, out),
-            Message::Pack(pack) => return bulk::encode_pack(pack, out),
+            Message::Pack(pack) => return bulk::encode_pack_head(pack, out),
             Message::Values(values) => return values.encode(out),
             _ => {}
         }
@@ -224,9 +240,9 @@ impl Message {
             Kind::Failed => Message::Failed(body(kind, &payload)?),
             Kind::Abort => Message::Abort(body(kind, &payload)?),
             Kind::Part => Message::Part(bulk::decode_part(&payload)?),
-            Kind::Pack => Message::Pack(bulk::decode_pack(payload)?),
+            Kind::Pack => Message::Pack(bulk::decode_pack(&payload)?),
             Kind::Probe => Message::Probe(body(kind, &payload)?),
-            Kind::Values => Message::Values(Values::decode(payload)?),
+            Kind::Values => Message::Values(Values::decode(&payload)?),
         })
     }
 }

@@ -2,6 +2,7 @@
 //! `bulk`; here is what it says.
 
 use blockferry_delta::PageExtent;
+use bytes::Bytes;
 
 /// How a pack's bytes are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +27,7 @@ pub struct Pack {
     /// Bytes of the pages.
     pub raw_bytes: u32,
     /// The encoded bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 impl std::fmt::Debug for Pack {

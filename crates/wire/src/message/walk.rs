@@ -127,7 +127,7 @@ impl Values {
         Ok(())
     }
 
-    pub(super) fn decode(mut payload: Vec<u8>) -> Result<Self> {
+    pub(super) fn decode(payload: &[u8]) -> Result<Self> {
         let bad = |rule, offset| {
             Error::from(Invalid::BadFrame { kind: Kind::Values.number(), rule, offset })
         };
@@ -140,8 +140,7 @@ impl Values {
         if *reserved != [0; 3] {
             return Err(bad("reserved bytes are not zero", 1));
         }
-        payload.drain(..max::VALUES_HEADER_BYTES);
-        let values = Self { level, bytes: payload };
+        let values = Self { level, bytes: payload[max::VALUES_HEADER_BYTES..].to_vec() };
         if values.fits() { Ok(values) } else { Err(bad("values of no whole piece", 4)) }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn pack(number: u32, at: u64, count: u32) -> Pack {
         encoding: Encoding::Stored,
         dictionary: vec![],
         raw_bytes: count * 4096,
-        bytes: vec![5; count as usize * 4096],
+        bytes: vec![5; count as usize * 4096].into(),
     }
 }
 
@@ -264,7 +264,7 @@ fn a_receiver_takes_only_what_it_wants_next() {
     assert_eq!(received(vec![pack(0, 1, 4)]), "UNREQUESTED", "other pages");
     assert_eq!(received(vec![pack(0, 0, 4), pack(0, 0, 4)]), "UNREQUESTED", "twice");
     assert_eq!(received(vec![pack(2, 0, 4)]), "UNREQUESTED", "no such part");
-    let short = Pack { raw_bytes: 16_383, bytes: vec![5; 16_383], ..pack(0, 0, 4) };
+    let short = Pack { raw_bytes: 16_383, bytes: vec![5; 16_383].into(), ..pack(0, 0, 4) };
     assert_eq!(received(vec![short]), "UNREQUESTED", "a short page inside the image");
     let all = vec![pack(0, 0, 4), pack(1, 0, 2), pack(1, 0, 2)];
     assert_eq!(received(all), "UNREQUESTED", "after the last");
@@ -282,7 +282,8 @@ fn the_short_last_page_counts_with_its_bytes() {
         receiver.handle_message(last.clone().into()).expect("the last block");
         receiver.handle_planned(0, extents.clone()).expect("its page");
         let bytes = vec![5; raw_bytes as usize];
-        let pack = Pack { extents: extents.clone(), raw_bytes, bytes, ..pack(0, 0, 1) };
+        let pack =
+            Pack { extents: extents.clone(), raw_bytes, bytes: bytes.into(), ..pack(0, 0, 1) };
         code(receiver.handle_message(pack.into()))
     };
     assert_eq!(with(512), "good");

@@ -28,7 +28,7 @@ fn trip(message: impl Into<Message>) -> &'static str {
 
 /// What a peer that doesn't keep the rules may send.
 fn raw(kind: Kind, payload: &[u8]) -> &'static str {
-    let frame = Frame { kind, payload: payload.to_vec() };
+    let frame = Frame { kind, payload: payload.to_vec().into() };
     Message::decode(frame).map_or_else(|error| error.code(), |_| "good")
 }
 

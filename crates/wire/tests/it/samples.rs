@@ -139,7 +139,7 @@ pub(crate) fn zstd_pack() -> Pack {
 fn stored_pack() -> Pack {
     let bytes = vec![0xab; 512];
     let (extents, encoding) = (vec![extent(7, 1)], Encoding::Stored);
-    Pack { part: 4, extents, encoding, dictionary: vec![], raw_bytes: 512, bytes }
+    Pack { part: 4, extents, encoding, dictionary: vec![], raw_bytes: 512, bytes: bytes.into() }
 }
 
 /// Pages of the base, numbered from 0: what dictionaries of samples are made of.

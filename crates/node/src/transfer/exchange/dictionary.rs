@@ -10,6 +10,7 @@ use blockferry_delta::PageExtent;
 use blockferry_store::{Dictionaries, Result as StoreResult, Staging};
 use blockferry_wire::limits::DICTIONARY_PAGES_MAX;
 use blockferry_wire::{Compression, Dictionary, Pack, Packer, extents_bytes, unpack, unpack_with};
+use bytes::Bytes;
 use tracing::debug;
 
 use crate::budget;
@@ -67,10 +68,10 @@ fn chosen(dictionaries: &Dictionaries, wanted: &[PageExtent]) -> StoreResult<Dic
 /// Pages of a pack, as they were sent or as they were guessed.
 pub(crate) enum Unpacked {
     /// The peer sent every byte.
-    Sent(Vec<u8>),
+    Sent(Bytes),
     /// Bytes of the base went into them. Where it can't be read, or isn't what the peer has, they
     /// are wrong, and zeros do as well as anything.
-    Guessed(Vec<u8>),
+    Guessed(Bytes),
 }
 
 /// Unpacks what came for a staging of `size_bytes`.
@@ -89,7 +90,7 @@ pub(crate) fn unpacked(pack: &Pack, size_bytes: u64, staging: &mut Staging) -> R
         .and_then(|dictionary| Ok(unpack_with(pack, due, &dictionary)?));
     let pages = pages.unwrap_or_else(|error: crate::error::Error| {
         debug!(code = error.code(), %error, "a pack's dictionary is of no use here");
-        vec![0; pack.raw_bytes as usize]
+        vec![0; pack.raw_bytes as usize].into()
     });
     Ok(Unpacked::Guessed(pages))
 }
