@@ -38,6 +38,14 @@ impl Past {
     }
 }
 
+/// What of a member is to be seen under its name, in the order in which a set may show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Shows {
+    New,
+    Neither,
+    Old,
+}
+
 /// A set on its way.
 struct Story {
     past: Past,
@@ -95,21 +103,34 @@ impl Story {
 
     /// Which members show the new content; each shows the old or the new one, whole.
     fn shown(&self, disk: &dyn Disk) -> Vec<bool> {
+        let shows = self.shows(disk);
+        assert!(!shows.contains(&Shows::Neither), "{}: torn: {shows:?}", self.title());
+        shows.iter().map(|shows| *shows == Shows::New).collect()
+    }
+
+    fn shows(&self, disk: &dyn Disk) -> Vec<Shows> {
         let member = |at: usize, name: &ImageName| {
             let there = disk.stat(name.as_str()).expect("looks").is_some();
             let bytes = there.then(|| whole(disk, name.as_str()).expect("reads"));
-            let is_new = bytes.as_ref() == Some(&*self.feeds[at].bytes);
-            assert!(is_new || bytes == self.old[at], "{}: {name} is torn", self.title());
-            is_new
+            match bytes {
+                Some(bytes) if bytes == *self.feeds[at].bytes => Shows::New,
+                bytes if bytes == self.old[at] => Shows::Old,
+                _ => Shows::Neither,
+            }
         };
         self.names.iter().enumerate().map(|(at, name)| member(at, name)).collect()
     }
 
-    /// What must hold at every instant: whoever finds a new member finds all that it needs.
-    fn check_order(&self, disk: &dyn Disk) {
-        let shown = self.shown(disk);
-        let ordered = shown.windows(2).all(|pair| pair[0] || !pair[1]);
-        assert!(ordered, "{}: a child before its parent: {shown:?}", self.title());
+    /// What must hold at every instant: whoever finds a new member finds all that it needs. Where
+    /// images are changed in their own files one may be half done, or hidden, until recovery has
+    /// run; what comes before it is new, and what comes after it isn't.
+    fn check_order(&self, disk: &dyn Disk) -> Vec<Shows> {
+        let shows = self.shows(disk);
+        let title = self.title();
+        assert!(shows.is_sorted(), "{title}: a child before its parent: {shows:?}");
+        let in_place = self.options.commit == Some(CommitMode::Journal);
+        assert!(in_place || !shows.contains(&Shows::Neither), "{title}: torn: {shows:?}");
+        shows
     }
 
     /// Which members' old contents are kept: each as what it was, and each kept file has its row.
@@ -240,11 +261,11 @@ fn crash_set_by_every_call_that_fails() {
                     let outcome = story.receiver.store.commit_set(sealed.expect("seals"));
                     let Err(error) = outcome else { break };
                     assert!(nth < 200, "{error}");
-                    story.check_order(&story.receiver.disk);
-                    let shown = story.shown(&story.receiver.disk);
+                    let shows = story.check_order(&story.receiver.disk);
                     // Without doubt about the disk it is undone at once; else by recovery.
                     let degraded = story.receiver.store.is_degraded();
-                    assert!(degraded || !shown.contains(&true), "{kind:?} {nth}: {shown:?}");
+                    let undone = shows.iter().all(|shows| *shows == Shows::Old);
+                    assert!(degraded || undone, "{kind:?} {nth}: {shows:?}");
                     if !degraded {
                         story.check_kept(&story.receiver, false);
                     }
@@ -293,4 +314,78 @@ fn crash_set_then_a_local_change() {
         }
         images
     });
+}
+
+/// The inode of each member's file.
+fn inodes(story: &Story) -> Vec<Option<u64>> {
+    let stat = |name: &ImageName| story.receiver.disk.stat(name.as_str()).expect("looks");
+    story.names.iter().map(|name| stat(name).map(|stat| stat.inode)).collect()
+}
+
+/// A seed whose mode is the journal.
+fn journal_seed() -> u64 {
+    MODES.iter().position(|mode| *mode == CommitMode::Journal).expect("a mode") as u64
+}
+
+#[test]
+fn a_set_is_put_into_its_own_files() {
+    let story = Story::new(journal_seed(), Past::All);
+    let before = inodes(&story);
+    story.deliver(&story.receiver).expect("commits");
+    assert!(story.shown(&story.receiver.disk).iter().all(|new| *new));
+    // Of the first one, 700 bytes, nothing is left to be kept.
+    assert_eq!(inodes(&story)[1..], before[1..], "a copy was made");
+    for name in &story.names {
+        assert!(story.receiver.store.verify(name, &()).expect("reads").is_good(), "{name}");
+    }
+}
+
+#[test]
+fn a_member_that_is_open_is_replaced_and_those_before_it_are() {
+    for open in 0..MEMBERS.len() {
+        let story = Story::new(journal_seed(), Past::All);
+        let before = inodes(&story);
+        let name = &story.names[open];
+        story.receiver.disk.hold_open(name.as_str(), false).expect("holds");
+        story.deliver(&story.receiver).expect("commits");
+        let kept: Vec<bool> = inodes(&story).iter().zip(&before).map(|(a, b)| a == b).collect();
+        let expected: Vec<bool> = (0..MEMBERS.len()).map(|at| at > open).collect();
+        assert_eq!(kept, expected, "{name} is open");
+        assert!(story.shown(&story.receiver.disk).iter().all(|new| *new));
+    }
+}
+
+/// Whoever has a member open when the store is opened again sees the old one whole, and the set is
+/// not mixed for his sake: where it goes forward, a copy takes the place of what he has open.
+#[test]
+fn crash_set_with_a_reader_at_recovery() {
+    let (mut copied, mut finished) = (0, 0);
+    let story = Story::new(journal_seed(), Past::All);
+    let (snapshots, _) = recorded(&story);
+    for (at, name) in story.names.iter().enumerate() {
+        for (number, snapshot) in snapshots.iter().enumerate() {
+            let plan = CrashPlan { seed: number as u64, keep: Keep::Everything, tear: false };
+            let disk = snapshot.disk.crash(plan);
+            let before = story.shows(&disk)[at];
+            if disk.hold_open(name.as_str(), false).is_err() {
+                continue;
+            }
+            let inode = |disk: &SimDisk| disk.stat(name.as_str()).expect("looks").map(|s| s.inode);
+            let was = inode(&disk);
+            let opened = Side::open(disk.clone(), 2, story.options.clone());
+            let (side, _) = opened.unwrap_or_else(|e| panic!("{name}, {number}: {e}"));
+            let shown = story.shown(&side.disk);
+            assert!(shown.iter().all(|new| *new == shown[0]), "{name}, {number}: {shown:?}");
+            if shown[0] && before == Shows::Old {
+                assert_ne!(inode(&side.disk), was, "{name}, {number}: changed under a reader");
+                copied += 1;
+            }
+            finished += usize::from(shown[0]);
+            for name in &story.names {
+                side.rescan_after_crash(name).expect("looks");
+                assert!(side.store.verify(name, &()).expect("reads").is_good(), "{name}, {number}");
+            }
+        }
+    }
+    assert!(copied > 3 && finished > copied, "{copied} copies, {finished} finished");
 }

@@ -5,14 +5,19 @@
 //! they can change places back, children first, and recovery does whichever of the two it can do
 //! for the whole set. What a reader sees who opens several files *between* two renames of a live
 //! commit is up to him: each file is whole, parents are new before their children.
+//!
+//! Where images are changed in their own files, by journals, that comes after the renames, since it
+//! can't be taken back: all of these are shut meanwhile, so that whoever opens one waits for all,
+//! and once one has begun recovery only goes forward.
 
 use blockferry_delta::ImageName;
 
 use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, SetPart};
 use crate::claim::Claim;
 use crate::commit::{Ready, Received, Whole};
-use crate::disk::RenameHow;
+use crate::disk::{DiskFile, RenameHow};
 use crate::error::{Error, IoContext, Result};
+use crate::journal::{JOURNAL_BYTES_MAX, Shut, ShutFile, Standing};
 use crate::layout::STAGING;
 use crate::recover::RecoveryReport;
 use crate::staging::{Built, Sealed};
@@ -20,6 +25,27 @@ use crate::store::Store;
 
 /// Members that are committed as one at most. Their stagings are there side by side.
 pub const SET_COMMIT_MAX: usize = 128;
+
+/// A member that is to become current: as a file, or by a journal into its own one.
+enum Part {
+    Whole(Whole),
+    Shut(Shut),
+}
+
+impl Part {
+    fn shut(&self) -> Option<&Shut> {
+        match self {
+            Part::Whole(_) => None,
+            Part::Shut(shut) => Some(shut),
+        }
+    }
+}
+
+/// The own file of a member, shut, if a journal goes into it.
+type OwnFile = Option<Box<dyn DiskFile>>;
+
+/// A member whose intent is written; its own file, if a journal goes into that.
+type Member = (Ready, Option<ShutFile>);
 
 /// An image and its prepared commit, as recovery finds them.
 pub(crate) type Prep<'a> = (&'a ImageRecord, Prepared);
@@ -54,66 +80,146 @@ impl Store {
         if members.len() > SET_COMMIT_MAX {
             return Err(Error::StoreUnsafe("a set of more images than are committed as one"));
         }
-        let mut claims = Vec::new();
-        let mut whole = Vec::new();
-        for sealed in members {
-            let (claim, member) = self.member(sealed)?;
-            claims.push(claim);
-            whole.push(member);
+        for sealed in &members {
+            self.check_target(&sealed.generation.image, sealed.image.as_ref())?;
         }
-        let ready = self.prepare_set(whole)?;
+        let (members, files) = self.shut_members(members)?;
+        let mut claims = Vec::new();
+        let mut parts = Vec::new();
+        for (sealed, file) in members.into_iter().zip(files) {
+            let (claim, part) = self.part(sealed, file)?;
+            claims.push(claim);
+            parts.push(part);
+        }
+        let shut: Vec<&Shut> = parts.iter().filter_map(Part::shut).collect();
+        if let Err(error) = shut.iter().try_for_each(|shut| self.check_shut(shut)) {
+            self.keep_times(&shut)?;
+            return Err(error);
+        }
+        let mut ready = self.prepare_set(parts)?;
         if let Err((placed, error)) = self.place_set(&ready) {
             // After a failed sync the names may have changed places: only recovery can tell.
             if !self.is_degraded() {
                 self.take_back(&ready[..placed]).inspect_err(|_| self.degrade())?;
-                self.give_up_set(ready.iter().map(|m| (&m.image, &m.prepared)))?;
+                let all = ready.iter().map(|(member, _)| (&member.image, &member.prepared));
+                self.give_up_set(all)?;
             }
             return Err(error);
         }
-        let made = ready.into_iter().map(|member| self.conclude(member)).collect();
+        // From here on there is no way back.
+        self.put_journals(&mut ready).inspect_err(|_| self.degrade())?;
+        let made = ready.into_iter().map(|(member, _)| self.conclude(member)).collect();
         drop(claims);
         made
     }
 
-    /// Makes a whole file of what was sealed: a change of the image's own file could not be taken
-    /// back with the others.
-    fn member(&self, sealed: Sealed) -> Result<(Claim, Whole)> {
-        let Sealed { claim, image, generation, path, built, spool, keep_replaced, .. } = sealed;
-        let name = &generation.image;
-        self.check_target(name, image.as_ref())?;
-        let (path, file) = match built {
-            Built::Whole(file) => (path, file),
-            Built::Journal(redo) => {
-                let image = image.as_ref().ok_or_else(|| Error::NotFound(name.clone()))?;
-                self.convert(image, redo, &generation)?
+    /// Shuts the images whose journals are to be put into their own files, all at once. Whole files are
+    /// made first where that can't be: what is replaced is kept, somebody has the image open, all
+    /// together take longer than openers are kept waiting, or a member that is renamed comes after
+    /// it. Members in their order, and the file of each that is shut.
+    fn shut_members(&self, mut members: Vec<Sealed>) -> Result<(Vec<Sealed>, Vec<OwnFile>)> {
+        loop {
+            let (mut files, mut room, mut refused) = (Vec::new(), JOURNAL_BYTES_MAX, None);
+            // Renames come first, and no child comes before its parent.
+            let renamed = members.iter().rposition(|m| matches!(m.built, Built::Whole(_)));
+            for (at, sealed) in members.iter().enumerate() {
+                let (Built::Journal(redo), Some(image)) = (&sealed.built, &sealed.image) else {
+                    files.push(None);
+                    continue;
+                };
+                let bytes = redo.size_bytes()?;
+                let is_last = renamed.is_none_or(|renamed| renamed < at);
+                let may = is_last && bytes <= room && !self.keeps_replaced(sealed)?;
+                let shut = if may { self.shut_image(image)? } else { None };
+                let Some(file) = shut else {
+                    refused = Some(at);
+                    break;
+                };
+                room -= bytes;
+                files.push(Some(file));
             }
+            let Some(at) = refused else { return Ok((members, files)) };
+            // Copying takes long: nobody waits for it.
+            drop(files);
+            let whole = self.made_whole(members.remove(at))?;
+            members.insert(at, whole);
+        }
+    }
+
+    fn keeps_replaced(&self, sealed: &Sealed) -> Result<bool> {
+        Ok(sealed.keep_replaced
+            || self.retention().generations > 0
+            || self.keeps_old(&sealed.generation.image)?)
+    }
+
+    fn made_whole(&self, sealed: Sealed) -> Result<Sealed> {
+        let Built::Journal(redo) = sealed.built else { return Ok(sealed) };
+        let name = &sealed.generation.image;
+        let image = sealed.image.as_ref().ok_or_else(|| Error::NotFound(name.clone()))?;
+        let (path, file) = self.convert(image, redo, &sealed.generation)?;
+        Ok(Sealed { path, built: Built::Whole(file), ..sealed })
+    }
+
+    fn part(&self, sealed: Sealed, shut: OwnFile) -> Result<(Claim, Part)> {
+        let keep_replaced = sealed.keep_replaced || self.keeps_old(&sealed.generation.image)?;
+        let Sealed { claim, image, generation, path, built, spool, .. } = sealed;
+        let part = match (built, shut, image) {
+            (Built::Whole(file), _, image) => {
+                Part::Whole(Whole { image, generation, path, file, spool, keep_replaced })
+            }
+            (Built::Journal(redo), Some(file), Some(image)) => {
+                Part::Shut(Shut { image, generation, file, redo, spool })
+            }
+            (Built::Journal(_), _, _) => return Err(Error::NotFound(generation.image)),
         };
-        let keep_replaced = keep_replaced || self.keeps_old(name)?;
-        Ok((claim, Whole { image, generation, path, file, spool, keep_replaced }))
+        Ok((claim, part))
     }
 
     /// The intent: one transaction that names every member.
-    fn prepare_set(&self, mut members: Vec<Whole>) -> Result<Vec<Ready>> {
+    fn prepare_set(&self, mut parts: Vec<Part>) -> Result<Vec<Member>> {
         let write = self.catalog.write()?;
-        let count = members.len() as u32;
+        let count = parts.len() as u32;
         // The number of the first image: no other set can be on its way with it.
-        let mut token = 0;
-        if let Some(first) = members.first_mut() {
-            let image = self.image_record(&write, &first.generation.image, first.image.take())?;
-            token = first.image.insert(image).id;
-        }
+        let token = match parts.first_mut() {
+            Some(Part::Whole(first)) => {
+                let image =
+                    self.image_record(&write, &first.generation.image, first.image.take())?;
+                first.image.insert(image).id
+            }
+            Some(Part::Shut(first)) => first.image.id,
+            None => 0,
+        };
         let mut ready = Vec::new();
-        for (place, member) in (0..count).zip(members) {
-            let part = (count > 1).then_some(SetPart { token, place, count });
-            ready.push(self.prepare(&write, member, part)?);
+        for (place, part) in (0..count).zip(parts) {
+            let set = (count > 1).then_some(SetPart { token, place, count });
+            ready.push(match part {
+                Part::Whole(whole) => (self.prepare(&write, whole, set)?, None),
+                Part::Shut(shut) => {
+                    let (ready, shut) = self.prepare_shut(&write, shut, set)?;
+                    (ready, Some(shut))
+                }
+            });
         }
         write.commit()?;
         Ok(ready)
     }
 
-    /// The renames; after a failure how many had been done.
-    fn place_set(&self, ready: &[Ready]) -> std::result::Result<(), (usize, Error)> {
-        for (at, member) in ready.iter().enumerate() {
+    /// Puts the journals in place: the last step, since it can't be taken back.
+    fn put_journals(&self, ready: &mut [Member]) -> Result<()> {
+        let shut: Vec<_> =
+            ready.iter().filter_map(|(r, shut)| Some((&r.generation, shut.as_ref()?))).collect();
+        let points = self.put_set_in_place(&shut)?;
+        let members = ready.iter_mut().filter(|(_, shut)| shut.is_some());
+        for ((member, shut), point) in members.zip(points) {
+            member.prepared.sealed = Some(point);
+            *shut = None;
+        }
+        Ok(())
+    }
+
+    /// The renames; after a failure how many members that concerns.
+    fn place_set(&self, ready: &[Member]) -> std::result::Result<(), (usize, Error)> {
+        for (at, (member, _)) in ready.iter().enumerate().filter(|(_, (_, shut))| shut.is_none()) {
             let done = self.take_place(&member.image.name, &member.prepared);
             done.map_err(|error| (at, error))?;
         }
@@ -121,11 +227,10 @@ impl Store {
     }
 
     /// Undoes renames, the last one first.
-    fn take_back(&self, placed: &[Ready]) -> Result<()> {
-        placed
-            .iter()
-            .rev()
-            .try_for_each(|member| self.leave_place(&member.image.name, &member.prepared))
+    fn take_back(&self, placed: &[Member]) -> Result<()> {
+        let renamed = placed.iter().rev().filter(|(_, shut)| shut.is_none());
+        let mut renamed = renamed.map(|(member, _)| member);
+        renamed.try_for_each(|member| self.leave_place(&member.image.name, &member.prepared))
     }
 
     /// Undoes one rename: what was replaced is back under its name.
@@ -156,35 +261,54 @@ impl Store {
         Ok(members)
     }
 
-    /// Puts all members of a set, in its order, into their places, or all back. `true`: they are in
-    /// their places, and what is left is what each has to do by itself. Where it can do neither,
+    /// Puts all members of a set, in its order, into their places, or all back; journals only when
+    /// each is finished by itself. `true`: that is what is left to be done. Where neither can be,
     /// because somebody wrote to a member since, the others go forward: his change stays.
     fn settle_set(&self, members: &[Prep<'_>]) -> Result<bool> {
-        let mut placed = Vec::new();
-        let (mut can_be_placed, mut can_go_back) = (true, true);
+        let mut standings = Vec::new();
         for (image, prepared) in members {
-            let is_placed = self.is_placed(image, prepared)?;
-            can_be_placed &= is_placed || self.can_take_place(image, prepared)?;
-            can_go_back &= !is_placed || self.can_leave_place(image, prepared)?;
-            placed.push(is_placed);
+            standings.push(self.standing_of(image, prepared)?);
         }
+        let can_be_placed = standings.iter().all(|s| s.is_placed || s.can_be_placed);
+        let can_go_back = standings.iter().all(|s| s.can_go_back);
         let count = members.first().and_then(|(_, p)| p.set).map_or(0, |set| set.count);
         // One that is done already was done after all had taken their places.
         let all_were_placed = (members.len() as u32) < count;
-        if all_were_placed || can_be_placed || !can_go_back {
-            for ((image, prepared), is_placed) in members.iter().zip(placed) {
-                if !is_placed && self.can_take_place(image, prepared)? {
+        let forward = all_were_placed || can_be_placed || !can_go_back;
+        let renamed = members.iter().zip(&standings).filter(|((_, p), _)| p.journal.is_none());
+        if forward {
+            for ((image, prepared), standing) in renamed {
+                if !standing.is_placed && self.can_take_place(image, prepared)? {
                     self.take_place(&image.name, prepared)?;
                 }
             }
             return Ok(true);
         }
-        for ((image, prepared), is_placed) in members.iter().zip(placed).rev() {
-            if is_placed {
+        for ((image, prepared), standing) in renamed.rev() {
+            if standing.is_placed {
                 self.leave_place(&image.name, prepared)?;
             }
         }
+        for (image, _) in members.iter().filter(|(_, prepared)| prepared.journal.is_some()) {
+            self.bring_back(&image.name)?;
+        }
         Ok(false)
+    }
+
+    fn standing_of(&self, image: &ImageRecord, prepared: &Prepared) -> Result<Standing> {
+        if prepared.journal.is_some() {
+            return match self.shut_place(image, prepared)? {
+                Some((at, here)) => self.standing(image, prepared, (&at, here)),
+                // Somebody has put something else in its place.
+                None => Ok(Standing { can_go_back: true, ..Standing::default() }),
+            };
+        }
+        let is_placed = self.is_placed(image, prepared)?;
+        Ok(Standing {
+            is_placed,
+            can_be_placed: !is_placed && self.can_take_place(image, prepared)?,
+            can_go_back: !is_placed || self.can_leave_place(image, prepared)?,
+        })
     }
 
     /// Has the new content taken its place?

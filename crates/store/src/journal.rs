@@ -6,6 +6,7 @@
 mod apply;
 mod records;
 mod replay;
+mod set;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,8 @@ use crate::error::{Error, IoContext, Result};
 use records::{Change, DATA_BYTES_MAX, HEAD_BYTES, Record, Records};
 
 pub(crate) use records::Head;
-pub(crate) use replay::Replayed;
+pub(crate) use replay::{Replayed, Standing};
+pub(crate) use set::{Shut, ShutFile};
 
 /// Bytes of changed pages that go through a journal at most. Putting them in place keeps whoever
 /// opens the image waiting, and the kernel lets nobody wait longer than 45 s; what doesn't fit

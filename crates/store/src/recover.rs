@@ -66,32 +66,34 @@ impl Store {
         // What commits had displaced is among it.
         self.recover_kept()?;
         for (image, prepared) in &alone {
-            report.note(image, self.finish(image, prepared)?);
+            report.note(image, self.finish(image, prepared, false)?);
         }
         for (image, prepared) in &placed {
-            report.note(image, self.finish_whole(image, prepared)?);
+            report.note(image, self.finish(image, prepared, true)?);
         }
         self.tidy(&mut report)?;
         Ok(report)
     }
 
-    /// Finishes a prepared commit if its content is there, wherever it is.
-    fn finish(&self, image: &ImageRecord, prepared: &Prepared) -> Result<bool> {
-        let Some(sum) = &prepared.journal else { return self.finish_whole(image, prepared) };
-        let half = half_path(&image.name);
-        let meant = |path: &str| -> Result<Option<Stat>> {
-            let stat = self.disk.stat(path).during("look at", path)?;
-            Ok(stat.filter(|stat| Some(stat.inode) == prepared.replaces))
-        };
-        let replayed = match (meant(image.name.as_str())?, meant(&half)?) {
-            (Some(here), _) => self.replay(image, prepared, sum, (image.name.as_str(), here))?,
-            (None, Some(here)) => {
-                let replayed = self.replay(image, prepared, sum, (&half, here))?;
-                self.bring_back(&image.name, &half, replayed)?
+    /// Finishes a prepared commit if its content is there, wherever it is. `must`: it is one of a
+    /// set that goes forward.
+    fn finish(&self, image: &ImageRecord, prepared: &Prepared, must: bool) -> Result<bool> {
+        if prepared.journal.is_none() {
+            return self.finish_whole(image, prepared);
+        }
+        let replayed = match self.shut_place(image, prepared)? {
+            Some((at, here)) => {
+                let replayed = self.replay(image, prepared, (&at, here), must)?;
+                let is_named = at == image.name.as_str() || self.bring_back(&image.name)?;
+                if is_named { replayed } else { Replayed::Dropped }
             }
-            (None, None) => Replayed::Dropped,
+            None => Replayed::Dropped,
         };
         match replayed {
+            Replayed::Held => {
+                let (image, prepared) = self.prepare_copy(image, prepared)?;
+                self.finish_whole(&image, &prepared)
+            }
             Replayed::Done(sealed) => {
                 let prepared = Prepared { sealed, ..prepared.clone() };
                 self.finish_records(image, &prepared)
@@ -103,19 +105,35 @@ impl Store {
         }
     }
 
-    /// A file that was hidden half done is whole now, the old or the new one: it gets its name,
-    /// unless somebody took that.
-    fn bring_back(&self, name: &ImageName, half: &str, replayed: Replayed) -> Result<Replayed> {
-        if self.disk.stat(half).during("look at", half)?.is_none() {
-            return Ok(replayed);
+    /// Where the file is into which a journal goes: under its name, or hidden half done.
+    pub(crate) fn shut_place(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+    ) -> Result<Option<(String, Stat)>> {
+        for path in [image.name.to_string(), half_path(&image.name)] {
+            let stat = self.disk.stat(&path).during("look at", &path)?;
+            if let Some(stat) = stat.filter(|stat| Some(stat.inode) == prepared.replaces) {
+                return Ok(Some((path, stat)));
+            }
         }
-        match self.disk.rename(half, name.as_str(), RenameHow::NoReplace) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Replayed::Dropped),
-            renamed => renamed.during("rename", half)?,
+        Ok(None)
+    }
+
+    /// A file that was hidden half done, and is the old generation or the new one by now, gets its
+    /// name. `false`: somebody took that.
+    pub(crate) fn bring_back(&self, name: &ImageName) -> Result<bool> {
+        let half = half_path(name);
+        if self.disk.stat(&half).during("look at", &half)?.is_none() {
+            return Ok(true);
+        }
+        match self.disk.rename(&half, name.as_str(), RenameHow::NoReplace) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            renamed => renamed.during("rename", &half)?,
         }
         self.synced(self.disk.sync_dir(""), "store directory")?;
         self.synced(self.disk.sync_dir(STAGING), STAGING)?;
-        Ok(replayed)
+        Ok(true)
     }
 
     /// The same for a file that was to become the image.

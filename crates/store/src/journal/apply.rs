@@ -7,12 +7,13 @@ use std::time::Duration;
 use blockferry_delta::{ImageName, PAGE_BYTES, Root};
 
 use super::records::{Change, Records};
+use super::set::Shut;
 use super::{HEAD_BYTES, Redo};
 use crate::catalog::{Checkpoint, Generation, ImageRecord, Prepared, Staged};
 use crate::disk::{DiskFile, Lease, Open, RenameHow};
 use crate::error::{Error, IoContext, Result};
 use crate::layout::{STAGING, half_path, spare_path, staging_path};
-use crate::spool::{Entries, Spool};
+use crate::spool::Spool;
 use crate::staging::allocate_zeros;
 use crate::store::Store;
 
@@ -52,48 +53,22 @@ impl Store {
         generation: Generation,
         spool: Spool,
     ) -> Result<Generation> {
-        let name = image.name.as_str();
-        let Redo { path, file: redo, sum } = redo;
-        // Once it has begun it must be finished: all that can be known is asked before.
-        if !is_whole(redo.as_ref(), &path, &sum)? {
-            return Err(damaged("it can't be read back"));
-        }
-        let reserved = self.reserve(redo.as_ref(), &path, file.as_ref(), &generation);
-        let stat = file.stat().during("look at", name)?;
-        if let Err(error) = reserved {
-            // Asking alone may have moved its times; nobody else could write to it.
-            let write = self.catalog.write()?;
-            let checkpoint = Some(Checkpoint::of(&stat));
-            write.put_image(&ImageRecord { checkpoint, ..image.clone() })?;
-            write.commit()?;
+        let shut = Shut { image: image.clone(), generation, file, redo, spool };
+        if let Err(error) = self.check_shut(&shut) {
+            self.keep_times(&[&shut])?;
             return Err(error);
         }
-        let mut prepared = Prepared {
-            name: name.to_owned(),
-            staging: path.clone(),
-            inode: stat.inode,
-            generation: generation.encode().into(),
-            spool: spool.path().to_owned(),
-            replaces: Some(stat.inode),
-            keep_spare: false,
-            sealed: None,
-            spool_sum: Some(spool.sum().into()),
-            journal: Some(sum.into()),
-            keep_replaced: None,
-            set: None,
-        };
         let write = self.catalog.write()?;
-        write.put_prepared(image.id, Some(&prepared))?;
+        let (mut ready, shut) = self.prepare_shut(&write, shut, None)?;
         write.commit()?;
-        let applied = self.put_in_place(redo.as_ref(), &path, (name, file.as_ref()), &generation);
+        let (name, path) = (ready.image.name.as_str(), shut.redo.path.as_str());
+        let file = (name, shut.file.as_ref());
+        let applied = self.put_in_place(shut.redo.file.as_ref(), path, file, &ready.generation);
         // Half done it is neither generation: only recovery may go on.
         let point = applied.inspect_err(|_| self.degrade())?;
-        drop(file);
-        prepared.sealed = Some(point);
-        let made = self.make_current(image, &prepared, generation, &Entries::Spool(&spool));
-        let generation = made.inspect_err(|_| self.degrade())?;
-        spool.remove(self.disk.as_ref())?;
-        Ok(generation)
+        drop(shut);
+        ready.prepared.sealed = Some(point);
+        self.conclude(ready)
     }
 
     /// Puts what a journal holds into the image's file, with everything else of the generation,
@@ -115,7 +90,7 @@ impl Store {
 
     /// Takes a file that is half done out of the way, while whoever opens it still waits; recovery
     /// finishes it there. Only tried: the disk has failed already.
-    fn hide(&self, name: &ImageName) {
+    pub(super) fn hide(&self, name: &ImageName) {
         let half = half_path(name);
         let hidden = self.disk.rename(name.as_str(), &half, RenameHow::Replace);
         let synced =
@@ -133,10 +108,7 @@ impl Store {
         generation: &Generation,
     ) -> Result<Checkpoint> {
         let name = generation.image.as_str();
-        apply(redo, path, file, name, self.options.warm)?;
-        allocate_zeros(file, name, generation)?;
-        file.set_meta(&generation.meta).during("set attributes of", name)?;
-        let point = Checkpoint::of(&file.stat().during("look at", name)?);
+        let point = self.put_content(redo, path, file, generation)?;
         // Durable before somebody else may write, or a power cut could leave his bytes among half
         // of ours. The content is whole by now: the sync may take longer than the lease.
         let left = file.shut_left();
@@ -152,6 +124,21 @@ impl Store {
             self.synced(file.sync(), name)?;
         }
         Ok(point)
+    }
+
+    /// Content and attributes, not durable yet.
+    pub(super) fn put_content(
+        &self,
+        redo: &dyn DiskFile,
+        path: &str,
+        file: &dyn DiskFile,
+        generation: &Generation,
+    ) -> Result<Checkpoint> {
+        let name = generation.image.as_str();
+        apply(redo, path, file, name, self.options.warm)?;
+        allocate_zeros(file, name, generation)?;
+        file.set_meta(&generation.meta).during("set attributes of", name)?;
+        Ok(Checkpoint::of(&file.stat().during("look at", name)?))
     }
 
     /// Reserves room for what the journal puts where the image has no storage yet: a disk that is
@@ -243,7 +230,7 @@ impl Store {
         }
     }
 
-    fn copy_through(
+    pub(super) fn copy_through(
         &self,
         image: &ImageRecord,
         base: Root,
@@ -322,6 +309,6 @@ pub(super) fn is_whole(redo: &dyn DiskFile, path: &str, sum: &[u8; 32]) -> Resul
     Ok(bytes >= HEAD_BYTES as u64 && found.finalize().as_bytes() == sum)
 }
 
-fn damaged(detail: &str) -> Error {
+pub(super) fn damaged(detail: &str) -> Error {
     Error::Corrupt { what: "a redo journal", detail: detail.to_owned() }
 }

@@ -29,6 +29,19 @@ pub(crate) enum Replayed {
     Done(Option<Checkpoint>),
     /// The image's file is the old generation, or somebody's change: the commit is dropped.
     Dropped,
+    /// Somebody has the file open and sees the old generation, and others of its set are new.
+    Held,
+}
+
+/// How far the commit of one image of a set has come, and which ways are open to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The new content is in its place, or some of it.
+    pub(crate) is_placed: bool,
+    /// It can be.
+    pub(crate) can_be_placed: bool,
+    /// The old content is there, or can be again.
+    pub(crate) can_go_back: bool,
 }
 
 /// What of a commit an image's file shows.
@@ -50,6 +63,15 @@ struct Found<'r> {
     /// What it was when it was found.
     here: Stat,
     generation: &'r Generation,
+    /// Its set goes forward.
+    must: bool,
+}
+
+/// A file that is looked at, with what it shows and who has it open.
+struct Looked {
+    file: Box<dyn DiskFile>,
+    lease: Lease,
+    seen: Seen,
 }
 
 impl Seen {
@@ -63,32 +85,57 @@ impl Seen {
 
 impl Store {
     /// Finishes a commit by journal, or finds out why it can't be; `at`: where the image's file is.
+    /// `must`: it is one of a set that goes forward.
     pub(crate) fn replay(
         &self,
         image: &ImageRecord,
         prepared: &Prepared,
-        sum: &[u8; 32],
         (at, here): (&str, Stat),
+        must: bool,
     ) -> Result<Replayed> {
-        let path = prepared.staging.as_str();
         let generation = Generation::decode(&image.name, &prepared.generation)?;
-        let redo = match self.disk.stat(path).during("look at", path)? {
-            Some(_) => Some(self.disk.open(path, Open::Read).during("open", path)?),
-            None => None,
-        };
-        let whole = match &redo {
-            Some(redo) => is_whole(redo.as_ref(), path, sum)?,
-            None => false,
-        };
-        let found = Found { image, at, here, generation: &generation };
-        match redo.filter(|_| whole) {
-            Some(redo) => self.replay_whole(&found, redo.as_ref(), path),
+        let found = Found { image, at, here, generation: &generation, must };
+        match self.whole_journal(prepared)? {
+            Some(redo) => self.replay_whole(&found, redo.as_ref(), &prepared.staging),
             None => self.without_journal(&found),
         }
     }
 
-    fn replay_whole(&self, found: &Found<'_>, redo: &dyn DiskFile, path: &str) -> Result<Replayed> {
-        let Found { image, at, here, generation } = found;
+    /// How far a commit by journal has come that is one of a set.
+    pub(crate) fn standing(
+        &self,
+        image: &ImageRecord,
+        prepared: &Prepared,
+        (at, here): (&str, Stat),
+    ) -> Result<Standing> {
+        let generation = Generation::decode(&image.name, &prepared.generation)?;
+        let found = Found { image, at, here, generation: &generation, must: true };
+        let (begun, possible) = match self.whole_journal(prepared)? {
+            Some(redo) => {
+                let Looked { lease, seen, .. } =
+                    self.look_through(&found, redo.as_ref(), &prepared.staging)?;
+                (seen.begun, !seen.foreign && lease != Lease::Held)
+            }
+            None => (matches!(self.without_journal(&found)?, Replayed::Done(_)), false),
+        };
+        Ok(Standing { is_placed: begun, can_be_placed: possible, can_go_back: !begun })
+    }
+
+    /// The journal of a prepared commit, if it is what was written.
+    pub(crate) fn whole_journal(&self, prepared: &Prepared) -> Result<Option<Box<dyn DiskFile>>> {
+        let path = prepared.staging.as_str();
+        let Some(sum) = &prepared.journal else { return Ok(None) };
+        if self.disk.stat(path).during("look at", path)?.is_none() {
+            return Ok(None);
+        }
+        let redo = self.disk.open(path, Open::Read).during("open", path)?;
+        let whole = is_whole(redo.as_ref(), path, sum)?;
+        Ok(Some(redo).filter(|_| whole))
+    }
+
+    /// Shuts the file, if that is possible, and compares it with the journal.
+    fn look_through(&self, found: &Found<'_>, redo: &dyn DiskFile, path: &str) -> Result<Looked> {
+        let Found { image, at, .. } = found;
         let mut file = self.disk.open(at, Open::ReadWrite).during("open", at)?;
         let lease = file.shut_out().during("ask for a lease on", at)?;
         let before = file.stat().during("look at", at)?;
@@ -99,7 +146,7 @@ impl Store {
             let again = file.shut_out().during("ask for a lease on", at)? == Lease::Free;
             if !again || file.stat().during("look at", at)? != before {
                 drop(file);
-                return self.replay_whole(found, redo, path);
+                return self.look_through(found, redo, path);
             }
         }
         if lease != Lease::Free {
@@ -112,15 +159,21 @@ impl Store {
             seen.foreign |= file.stat().during("look at", at)? != before;
             seen.foreign |= self.disk.writer_of(at).is_some();
         }
+        Ok(Looked { file, lease, seen })
+    }
+
+    fn replay_whole(&self, found: &Found<'_>, redo: &dyn DiskFile, path: &str) -> Result<Replayed> {
+        let Found { image, at, here, generation, must } = found;
+        let Looked { file, lease, seen } = self.look_through(found, redo, path)?;
         if seen.foreign {
             return self.written_to(found, file.as_ref(), seen);
         }
         if lease == Lease::Held && !seen.begun {
             // Whoever has it open sees the old generation, and goes on seeing it.
-            return Ok(Replayed::Dropped);
+            return Ok(if *must { Replayed::Held } else { Replayed::Dropped });
         }
         match self.reserve(redo, path, file.as_ref(), generation) {
-            Err(Error::OutOfSpace { .. }) if !seen.begun => return Ok(Replayed::Dropped),
+            Err(Error::OutOfSpace { .. }) if !seen.begun && !must => return Ok(Replayed::Dropped),
             reserved => reserved?,
         }
         let point = self.put_in_place(redo, path, (at, file.as_ref()), generation)?;
@@ -193,7 +246,7 @@ impl Store {
     /// The journal is damaged: only reading the image tells what it is.
     fn without_journal(
         &self,
-        Found { image, at, here, generation }: &Found<'_>,
+        Found { image, at, here, generation, .. }: &Found<'_>,
     ) -> Result<Replayed> {
         let name = image.name.as_str();
         tracing::warn!(image = name, "a redo journal is damaged: the image is read again");
