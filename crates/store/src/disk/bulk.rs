@@ -4,9 +4,9 @@
 //! A read asks `cachestat` first. What is mostly cached is read from the cache; else a second
 //! descriptor with O_DIRECT reads it, else `RWF_DONTCACHE`, else a plain read whose pages are
 //! dropped afterwards, where none was cached before. A write uses `RWF_DONTCACHE`, else it is
-//! written back in a window one request long and dropped. Scattered writes that have no time for
-//! this go through the cache and are dropped after the sync. What is read ahead is dropped when it
-//! was read. What the filesystem refuses once is not tried again on that file.
+//! written back together with its neighbours (`gather`) and dropped. Scattered writes that have no
+//! time for this go through the cache and are dropped after the sync. What is read ahead is dropped
+//! when it was read. What the filesystem refuses once is not tried again on that file.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
@@ -18,6 +18,7 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::ahead::Ahead;
+use super::gather::Gather;
 use super::real_file::RealFile;
 use super::sys;
 use super::{ALIGN_BYTES, AlignedBuf, DiskFile};
@@ -37,8 +38,8 @@ pub(super) struct Bulk {
     no_cachestat: AtomicBool,
     no_dontcache: AtomicBool,
     ahead: Ahead,
-    /// The span written last without `RWF_DONTCACHE`: on its way to disk, to be dropped next.
-    window: Mutex<Option<(u64, u64)>>,
+    /// What was written last without `RWF_DONTCACHE`.
+    written: Mutex<Gather>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -300,28 +301,46 @@ impl Bulk {
             let cold = self.is_cold(file, start, end) == Some(true);
             file.write_at(&buf[done..], offset)?;
             if cold {
-                self.push_out(file, offset, bytes)?;
+                self.push_out(file, start, end)?;
             }
         }
         Ok(())
     }
 
-    /// Starts writing this span back; waits for the one before and drops it from the cache.
-    fn push_out(&self, file: &RealFile, offset: u64, bytes: u64) -> io::Result<()> {
+    /// Starts writing back what is due with this span of whole pages; waits for what was due before
+    /// and drops it from the cache.
+    fn push_out(&self, file: &RealFile, start: u64, end: u64) -> io::Result<()> {
         let unsupported = |error: &io::Error| {
             matches!(Errno::from_io_error(error), Some(Errno::NOSYS | Errno::INVAL | Errno::SPIPE))
         };
-        let mut window = lock(&self.window);
-        match sys::start_writeback(file.fd(), offset, bytes) {
-            Err(error) if unsupported(&error) => return Ok(()),
-            done => done.map_err(|error| file.fail(error))?,
-        }
-        if let Some((offset, bytes)) = window.replace((offset, bytes)) {
-            // This report of an error is the only one: it must not be lost.
-            sys::finish_writeback(file.fd(), offset, bytes).map_err(|error| file.fail(error))?;
-            drop_span(file.fd(), offset, offset + bytes)?;
+        let mut written = lock(&self.written);
+        for (start, end) in written.add(start, end) {
+            match sys::start_writeback(file.fd(), start, end - start) {
+                Err(error) if unsupported(&error) => return Ok(()),
+                done => done.map_err(|error| file.fail(error))?,
+            }
+            if let Some((start, end)) = written.moved((start, end)) {
+                // This report of an error is the only one: it must not be lost.
+                sys::finish_writeback(file.fd(), start, end - start)
+                    .map_err(|error| file.fail(error))?;
+                drop_span(file.fd(), start, end)?;
+            }
         }
         Ok(())
+    }
+
+    /// As on a filesystem that doesn't know `RWF_DONTCACHE`.
+    #[cfg(test)]
+    pub(super) fn refuse_dontcache(&self) {
+        self.no_dontcache.store(true, Ordering::Relaxed);
+    }
+
+    /// Drops what is still cached of what was written, once it is on disk.
+    pub(super) fn drop_written(&self, file: &RealFile) {
+        for (start, end) in lock(&self.written).take() {
+            // Only advice: a page that stays costs memory for a while.
+            let _ = drop_span(file.fd(), start, end);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod bulk;
 pub mod conformance;
 mod copy;
 mod fiemap;
+mod gather;
 mod guard;
 mod holder;
 mod path;

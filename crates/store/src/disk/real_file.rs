@@ -76,6 +76,11 @@ impl RealFile {
         Ok(((stat.device, stat.inode) == self.id).then_some(fd))
     }
 
+    #[cfg(test)]
+    pub(super) fn refuse_dontcache(&self) {
+        self.bulk.refuse_dontcache();
+    }
+
     /// Remembers that write-back failed, whether or not a later fsync would say so.
     pub(super) fn fail(&self, error: io::Error) -> io::Error {
         self.failed.store(true, Ordering::Release);
@@ -358,6 +363,7 @@ impl DiskFile for RealFile {
         rustix::fs::fsync(&self.fd).map_err(|error| self.fail(error.into()))?;
         // Only what is on disk can be dropped.
         self.bulk.drop_ahead(self, 0, u64::MAX);
+        self.bulk.drop_written(self);
         Ok(())
     }
 

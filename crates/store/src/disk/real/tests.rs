@@ -230,6 +230,30 @@ fn bulk_writes_pass_the_page_cache() {
 }
 
 #[test]
+fn bulk_writes_pass_the_page_cache_of_older_kernels() {
+    let (_dir, disk) = disk();
+    const BLOCK: u64 = 64 << 10;
+    // Two spans that are full, one that isn't, and one behind a hole.
+    const BLOCKS: u64 = 160;
+    let file = disk.file("f", Open::CreateNew).unwrap();
+    file.refuse_dontcache();
+    for block in (0..BLOCKS).chain([BLOCKS + 1]) {
+        file.write_bulk_at(&[block as u8; BLOCK as usize], block * BLOCK).unwrap();
+    }
+    file.sync().unwrap();
+    if let Ok(stat) = sys::cachestat(file.fd(), 0, (BLOCKS + 2) * BLOCK) {
+        let pages = BLOCK / sys::page_bytes();
+        assert!(stat.cached <= pages, "{} pages cached, {pages} in a block", stat.cached);
+    }
+    let mut found = [0; BLOCK as usize];
+    for block in 0..BLOCKS + 2 {
+        let byte = if block == BLOCKS { 0 } else { block as u8 };
+        file.read_exact_at(&mut found, block * BLOCK).unwrap();
+        assert!(found.iter().all(|found| *found == byte), "block {block}");
+    }
+}
+
+#[test]
 fn what_is_written_in_passing_leaves_the_page_cache_where_it_was_cold() {
     const PAGE: u64 = 4096;
     let (_dir, disk) = disk();
