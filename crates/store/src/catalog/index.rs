@@ -33,7 +33,7 @@ const ENTRIES_KEPT: usize = 2 * WAITING_MAX;
 /// Changes in one value of the catalog: not quite 64 KiB, which redb would give 128.
 const VALUE_CHANGES: usize = 4000;
 /// Changes that one transaction keeps in memory at most.
-pub(super) const CHANGES_MAX: usize = 1 << 18;
+pub(super) const CHANGES_MAX: usize = 1 << 17;
 /// Bytes of a change: id, image, segment.
 const CHANGE_BYTES: usize = 16;
 /// In the image number of a change: the entry goes. Image numbers never get that high.
@@ -208,7 +208,7 @@ impl Written {
         &mut self,
         transaction: &WriteTransaction,
         memory: &Memory,
-        changes: &[Change],
+        changes: Vec<Change>,
     ) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
@@ -216,7 +216,7 @@ impl Written {
         let before = if self.emptied { 0 } else { memory.waiting().changes };
         let waiting = before + self.waiting.len() + changes.len();
         if waiting > WAITING_MAX && !memory.deferring.load(Ordering::Relaxed) {
-            return self.merge(transaction, changes);
+            return self.merge(transaction, changes, waiting);
         }
         let mut table = transaction.open_table(CHUNKS_NEW)?;
         let next = table.last()?.map_or(0, |(serial, _)| serial.value() + 1);
@@ -224,13 +224,20 @@ impl Written {
             let bytes: Vec<u8> = part.iter().flat_map(|change| change.encode()).collect();
             table.insert(serial, bytes.as_slice())?;
         }
-        self.waiting.extend_from_slice(changes);
+        self.waiting.extend_from_slice(&changes);
         Ok(())
     }
 
-    /// Puts changes into the rows, with all that wait.
-    fn merge(&mut self, transaction: &WriteTransaction, changes: &[Change]) -> Result<()> {
-        let mut all = Vec::new();
+    /// Puts changes into the rows, with all that wait: `count` in all.
+    fn merge(
+        &mut self,
+        transaction: &WriteTransaction,
+        changes: Vec<Change>,
+        count: usize,
+    ) -> Result<()> {
+        // There may be hundreds of thousands: each copy is megabytes.
+        self.waiting = Vec::new();
+        let mut all = Vec::with_capacity(count);
         {
             let mut table = transaction.open_table(CHUNKS_NEW)?;
             for row in table.iter()? {
@@ -238,25 +245,29 @@ impl Written {
             }
             table.retain(|_, _| false)?;
         }
-        all.extend_from_slice(changes);
+        all.extend_from_slice(&changes);
+        drop(changes);
         self.emptied = true;
-        self.waiting.clear();
-        into_rows(transaction, all)
+        into_rows(transaction, &all)
     }
 }
 
 /// Puts changes into the rows, each row once and in order, which halves redb's work and space.
-fn into_rows(transaction: &WriteTransaction, mut changes: Vec<Change>) -> Result<()> {
-    // Stable: of two changes of one entry the later counts.
-    changes.sort_by_key(|change| change.key());
+fn into_rows(transaction: &WriteTransaction, changes: &[Change]) -> Result<()> {
+    let change = |at: &u32| changes[*at as usize];
+    let count = u32::try_from(changes.len()).expect("no more than wait and a transaction keeps");
+    let mut order: Vec<u32> = (0..count).collect();
+    // Of two changes of one entry the later counts.
+    order.sort_unstable_by_key(|at| (change(at).key(), *at));
     let mut table = transaction.open_table(CHUNKS)?;
     let (mut added, mut removed) = (0, 0);
-    for of_row in changes.chunk_by(|a, b| rows::number_of(a.id) == rows::number_of(b.id)) {
-        let number = rows::number_of(of_row[0].id);
+    let number_of = |at: &u32| rows::number_of(change(at).id);
+    for of_row in order.chunk_by(|a, b| number_of(a) == number_of(b)) {
+        let number = number_of(&of_row[0]);
         let before = table.get(number)?.map(|row| row.value().to_vec()).unwrap_or_default();
         let mut row = Row::decode(&before);
         let entries = row.len();
-        for change in of_row {
+        for change in of_row.iter().map(change) {
             match change.is_gone() {
                 true => row.remove(change.id, change.place()),
                 false => row.put(change.id, change.place()),
@@ -295,7 +306,7 @@ pub(super) fn entries(transaction: &ReadTransaction) -> Result<Option<u64>> {
 
 /// Makes an empty index count as one of all chunk lists.
 pub(super) fn begin(transaction: &WriteTransaction) -> Result<()> {
-    into_rows(transaction, Vec::new())
+    into_rows(transaction, &[])
 }
 
 #[cfg(test)]

@@ -421,7 +421,7 @@ impl CatalogWrite {
     /// Makes it all durable.
     pub(crate) fn commit(self) -> Result<()> {
         let Pending { changes, mut written } = self.pending.into_inner();
-        written.write(&self.transaction, &self.index, &changes)?;
+        written.write(&self.transaction, &self.index, changes)?;
         self.transaction.commit()?;
         self.index.take(&written);
         Ok(())
@@ -437,7 +437,7 @@ impl CatalogWrite {
             return Ok(());
         }
         let changes = std::mem::take(&mut pending.changes);
-        pending.written.write(&self.transaction, &self.index, &changes)
+        pending.written.write(&self.transaction, &self.index, changes)
     }
 
     /// A number no image has had.
